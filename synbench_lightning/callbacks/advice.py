@@ -1,0 +1,69 @@
+"""Settings of a trainer under which a probed metric would mislead, each with the change to make."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+
+def interval_advice(
+    trainer: Trainer, prefix: str, every_n_train_steps: int, every_n_epochs: int | None, listeners: type | tuple[type, ...]
+) -> Iterator[str]:
+    """Sentences about callbacks that monitor a key under ``prefix`` when its value is not fresh.
+
+    Args:
+        trainer: at the start of training, when the number of batches is known.
+        listeners: callbacks of these types are told of each probe and need no advice.
+    """
+    steps_per_epoch = math.inf
+    if not math.isinf(trainer.num_training_batches):
+        steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    probes = f"every {every_n_epochs} epochs" if every_n_epochs else f"every {every_n_train_steps} steps"
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        monitor = getattr(callback, "monitor", None)
+        if not isinstance(monitor, str) or not monitor.startswith(f"{prefix}/") or isinstance(callback, listeners):
+            continue
+        if isinstance(callback, EarlyStopping):
+            if callback.mode == "min" and not monitor.endswith(("/gap", "_seconds", "/overhead")):
+                yield f"EarlyStopping(monitor={monitor!r}, mode='min') stops when the score rises: set mode='max'."
+            probe_interval = every_n_epochs * steps_per_epoch if every_n_epochs else every_n_train_steps
+            if probe_interval > _check_interval(trainer, steps_per_epoch):
+                yield (
+                    f"EarlyStopping(monitor={monitor!r}) looks at the end of each epoch or validation, but a probe is "
+                    f"made {probes}: a value that it has seen before counts as no improvement. Use "
+                    f"`SynBenchEarlyStopping(monitor={monitor!r}, patience={callback.patience})` in its place, or "
+                    "`SynBenchCallback(every_n_epochs=1)`."
+                )
+        elif isinstance(callback, ModelCheckpoint):
+            yield from _checkpoint_advice(callback, monitor, probes, every_n_train_steps, every_n_epochs, steps_per_epoch)
+
+
+def _check_interval(trainer: Trainer, steps_per_epoch: float) -> float:
+    validates = trainer.enable_validation and not math.isinf(trainer.val_check_batch or math.inf)
+    if validates and trainer.val_check_interval != 1.0:
+        return float(trainer.val_check_batch) / trainer.accumulate_grad_batches
+    return steps_per_epoch
+
+
+def _checkpoint_advice(
+    callback: ModelCheckpoint, monitor: str, probes: str, every_n_train_steps: int, every_n_epochs: int | None, steps_per_epoch: float
+) -> Iterator[str]:
+    epochs: int = callback.every_n_epochs or 0
+    steps: int = callback._every_n_train_steps
+    if epochs:
+        saves = f"every {epochs} epochs of {steps_per_epoch:g} steps"
+        fresh = epochs % every_n_epochs == 0 if every_n_epochs else epochs * steps_per_epoch % every_n_train_steps == 0
+    elif steps:
+        saves = f"every {steps} steps"
+        fresh = every_n_epochs is None and steps % every_n_train_steps == 0
+    else:
+        saves, fresh = "at intervals of time", False
+    if not fresh:
+        change = f"every_n_epochs={every_n_epochs}" if every_n_epochs else f"every_n_train_steps={every_n_train_steps}"
+        yield (
+            f"ModelCheckpoint(monitor={monitor!r}) saves {saves}, but a probe is made {probes}: weights would be filed "
+            f"under the score of older ones. Use `ModelCheckpoint(monitor={monitor!r}, mode={callback.mode!r}, {change})`."
+        )

@@ -1,0 +1,101 @@
+"""Stop a run when the score has stopped improving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from synbench_lightning.callbacks.synbench import SynBenchCallback
+
+
+class SynBenchEarlyStopping(EarlyStopping):
+    """Stop training when a probed metric has stopped improving.
+
+    Lightning's own ``EarlyStopping`` looks at the end of epochs or validations and takes a value that it has seen
+    before for one without improvement. This one is judged when a probe was made and only then, and ends the run in that
+    step. A probe that failed or was put off counts for nothing. ``Trainer(min_steps=..., min_epochs=...)`` are
+    respected: a run that improves again before them goes on. The patience left is kept in checkpoints. The order of the
+    callbacks does not matter.
+
+    Args:
+        monitor: a logged key of a :class:`SynBenchCallback`, as ``"synbench/score"`` or ``"synbench/worst"``.
+        patience: number of probes in a row without improvement after which the run ends, at least 1.
+        min_delta: how much higher than the best a value must be to count as an improvement, at least 0.
+        mode: ``"max"``, or ``"min"`` for keys where lower is better (``synbench/gap``).
+        stopping_threshold: end the run as soon as the value is better than this.
+        divergence_threshold: end the run as soon as the value is worse than this.
+        verbose: tell of every improvement too; the reason of a stop is told anyway.
+
+    Raises:
+        ValueError: for a patience or ``min_delta`` outside its range; at fit start if no callback logs under the
+            monitored key's prefix; at the first probe if it does not log the key.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from synbench_lightning import SynBenchCallback
+        >>> stop = SynBenchEarlyStopping(patience=5)
+        >>> trainer = Trainer(callbacks=[SynBenchCallback(every_n_train_steps=200), stop], logger=False)
+    """
+
+    def __init__(
+        self,
+        monitor: str = "synbench/score",
+        patience: int = 5,
+        min_delta: float = 0.0,
+        mode: str = "max",
+        stopping_threshold: float | None = None,
+        divergence_threshold: float | None = None,
+        verbose: bool = False,
+    ) -> None:
+        if not isinstance(patience, int) or patience < 1:
+            raise ValueError(f"`patience` must be a number of probes, at least 1, got {patience!r}.")
+        if not min_delta >= 0:
+            raise ValueError(f"`min_delta` must be at least 0, got {min_delta!r}.")
+        if mode not in ("max", "min"):
+            raise ValueError(f"`mode` must be 'max' or 'min', got {mode!r}.")
+        super().__init__(
+            monitor, min_delta, patience, verbose, mode, stopping_threshold=stopping_threshold,
+            divergence_threshold=divergence_threshold, check_on_train_epoch_end=True,
+        )  # fmt: skip
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that something logs the monitored key."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        prefixes = [callback.prefix for callback in callbacks if isinstance(callback, SynBenchCallback)]
+        if self.monitor.split("/")[0] not in prefixes:
+            keys = " or ".join(f"'{prefix}/score'" for prefix in prefixes)
+            raise ValueError(
+                f"SynBenchEarlyStopping(monitor={self.monitor!r}): no callback of this trainer logs that key. "
+                + (f"Monitor {keys}." if keys else "Add `SynBenchCallback()` to the trainer's callbacks.")
+            )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing: the end of an epoch is no probe."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing: the end of a validation is no probe."""
+
+    def on_probe_end(self, trainer: Trainer, pl_module: LightningModule, metrics: Mapping[str, float]) -> None:
+        """Judge the value that a probe has just found."""
+        if self.monitor not in metrics:
+            if any(key.split("/")[0] == self.monitor.split("/")[0] for key in metrics):
+                raise ValueError(
+                    f"SynBenchEarlyStopping(monitor={self.monitor!r}): the probe does not log that key. It logs "
+                    f"{', '.join(metrics)}."
+                )
+            return
+        if trainer.should_stop:
+            return
+        super().on_train_epoch_end(trainer, pl_module)
+        if not trainer.should_stop:
+            return
+        if trainer.global_step < (trainer.min_steps or 0) or trainer.current_epoch < (trainer.min_epochs or 0):
+            # Lightning would remember the wish and stop at the minimum even if the score improves until then.
+            trainer.should_stop = False
+            self.stopped_epoch, self.stopping_reason = 0, EarlyStoppingReason.NOT_STOPPED
+            return
+        rank_zero_info(f"Stopped after step {trainer.global_step}. {self.stopping_reason_message}")

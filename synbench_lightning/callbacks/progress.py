@@ -1,0 +1,48 @@
+"""A bar below the trainer's own while a probe takes long."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from tqdm.auto import tqdm
+
+DELAY_SECONDS = 1.0
+"""A probe that is over by then shows no bar."""
+
+TITLE = "SynBench probe"
+
+
+@contextmanager
+def probe_progress(trainer: Trainer) -> Iterator[Callable[[int, int], None] | None]:
+    """A function to be called with the number of examples done and their total, or ``None`` where no bar is shown."""
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, TQDMProgressBar) and bar.is_enabled:
+        with tqdm(
+            desc=TITLE, position=2 * bar.process_position + 1, leave=False, delay=DELAY_SECONDS, dynamic_ncols=True,
+            file=sys.stdout, unit="ex",
+        ) as inner:  # fmt: skip
+
+            def advance(done: int, total: int) -> None:
+                inner.total = total
+                inner.update(done - inner.n)
+
+            yield advance
+    elif isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
+        rich = bar.progress
+        task = rich.add_task(TITLE, total=None, visible=False)
+        start = time.monotonic()
+
+        def advance(done: int, total: int) -> None:
+            rich.update(task, completed=done, total=total, visible=time.monotonic() - start > DELAY_SECONDS)
+
+        try:
+            yield advance
+        finally:
+            rich.remove_task(task)
+    else:
+        yield None

@@ -1,0 +1,295 @@
+"""When the encoder in training is probed, and what is then logged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from synbench_lightning.callbacks.advice import interval_advice
+from synbench_lightning.callbacks.figures import log_figure
+from synbench_lightning.callbacks.progress import probe_progress
+from synbench_lightning.callbacks.publishing import ProbeListener, notify, publish, steps_logged
+from synbench_lightning.functional.discriminant import check_epsilons
+from synbench_lightning.functional.score import check_thresholds
+from synbench_lightning.plan import ProbePlan
+from synbench_lightning.probe import OFFICIAL_THRESHOLDS, Normalize, Probe, check_batch_size, check_seed
+from synbench_lightning.result import ProbeResult
+from synbench_lightning.runtime.distributed import StrategyProcesses
+from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder
+from synbench_lightning.runtime.examples import example_shape
+from synbench_lightning.runtime.isolation import isolated
+from synbench_lightning.tasks import GaussianTask, check_input_shape
+
+
+class SynBenchCallback(Callback):
+    """Probe the encoder while it trains and log how good its representation is, without labels or data.
+
+    Every N optimizer steps the encoder is shown samples of Gaussian proxy tasks whose best possible classifier is known.
+    The SynBench score is the share of that optimum that a linear discriminant on the encoder's features still reaches:
+    1 if nothing is lost, 0 if nothing is left. Training is not changed by it.
+
+    Logged, one point for each probe, over the number of training steps made before it:
+
+    ================================ =====================================================================
+    ``synbench/score``               score of the first task at epsilon 0: the one to monitor, higher is better
+    ``synbench/score_eps_0.20``      the same for each further epsilon
+    ``synbench/mean``                mean score of the tasks
+    ``synbench/worst``               lowest score of a task
+    ``synbench/cvar``                mean score of the worse half of the tasks
+    ``synbench/gap``                 mean minus worst
+    ``synbench/task/<name>``         score of each task
+    ``synbench/accuracy``            accuracy of the first task, averaged over the scales
+    ``synbench/probe_seconds``       wall-clock time of the probe
+    ``synbench/overhead``            time spent in probes so far, as a fraction of the time since training started
+    ================================ =====================================================================
+
+    Args:
+        encoder: what to probe. ``None``: the first module among the attributes ``encoder``, ``backbone``,
+            ``model.encoder``, ``model.backbone``, ``model``, else the LightningModule's ``forward``; a dotted attribute
+            as ``"student.trunk"``; or a callable ``(pl_module, x) -> features``. Features are ``(N, D)``, tokens
+            ``(N, T, D)`` or maps ``(N, C, H, W)`` (their mean is taken), or an object or dict with ``pooler_output`` or
+            ``last_hidden_state``.
+        input_shape: shape of one input of the encoder, without the batch dimension. ``None``: that of
+            ``example_input_array``, else of the largest floating-point tensor in the first training batch.
+        tasks: ``"default"`` (the paper's task and smooth variations of it), ``"dc"`` (the paper's alone), or a sequence
+            of :class:`GaussianTask`; the first is the one that is monitored.
+        plan: ``"fast"`` (8,192 forwards for all tasks together), ``"official"`` (200,704 for each), or a
+            :class:`ProbePlan`.
+        epsilons: strengths of the shift that the discriminant is robust to, each in [0, 1); 0 among them.
+        threshold: threshold accuracy of the logged scores, in [0.5, 1).
+        every_n_train_steps: optimizer steps between probes.
+        every_n_epochs: epochs between probes; if given, it takes the place of ``every_n_train_steps``.
+        probe_at_start: probe before the first step.
+        probe_at_end: probe when training ends, if the last step was not probed.
+        max_overhead: the fraction of the time since training started that probes may take, in (0, 1]. A probe that would
+            exceed it is put off by one interval.
+        batch_size: examples in one forward of the encoder.
+        normalize: mean and standard deviation, numbers or one per channel: the encoder then sees
+            ``(x + 0.5 - mean) / std``, as in the paper. ``None`` shows it the standard normal examples themselves.
+        seed: of the examples, which are the same in every probe of a run.
+        prefix: of the logged keys; two callbacks in one trainer need two.
+        log_figures: draw the robustness-accuracy curve of each probe into TensorBoard, where matplotlib is installed.
+        on_error: ``"warn"``: a probe that fails is left out with a warning; ``"raise"``: it ends the run. The first
+            probe of a run raises in either case, so that a wrong set-up is seen at once.
+
+    Raises:
+        ValueError: for an argument outside its range; at fit start if no encoder is found; at the first batch if the
+            shape of the input cannot be read off it or does not fit the tasks.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> synbench = SynBenchCallback(every_n_train_steps=10, plan=ProbePlan(forwards=512))
+        >>> trainer = Trainer(max_steps=20, callbacks=[synbench], logger=False, enable_checkpointing=False,
+        ...                   enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer.fit(BoringModel())
+        >>> [result.step for result in synbench.history]
+        [0, 10, 20]
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderSpec = None,
+        input_shape: Sequence[int] | None = None,
+        *,
+        tasks: str | Sequence[GaussianTask] = "default",
+        plan: ProbePlan | str = "fast",
+        epsilons: Sequence[float] = (0.0, 0.2),
+        threshold: float = 0.7,
+        every_n_train_steps: int = 1000,
+        every_n_epochs: int | None = None,
+        probe_at_start: bool = True,
+        probe_at_end: bool = True,
+        max_overhead: float | None = None,
+        batch_size: int = 256,
+        normalize: Normalize | None = None,
+        seed: int = 0,
+        prefix: str = "synbench",
+        log_figures: bool = True,
+        on_error: Literal["warn", "raise"] = "warn",
+    ) -> None:
+        if not (encoder is None or isinstance(encoder, str) or callable(encoder)):
+            raise ValueError(
+                "`encoder` must be None, a dotted attribute of the LightningModule, or a callable "
+                f"(pl_module, x) -> features, got a {type(encoder).__name__}."
+            )
+        for name, every in (("every_n_train_steps", every_n_train_steps), ("every_n_epochs", every_n_epochs)):
+            if not (isinstance(every, int) and every >= 1) and not (every is None and name == "every_n_epochs"):
+                raise ValueError(f"`{name}` must be an integer of at least 1, got {every!r}.")
+        if max_overhead is not None and not 0 < max_overhead <= 1:
+            raise ValueError(f"`max_overhead` must be a fraction in (0, 1] or None, got {max_overhead!r}.")
+        if not prefix or "/" in prefix:
+            raise ValueError(f"`prefix` must be a non-empty text without '/', got {prefix!r}.")
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"`on_error` must be 'warn' or 'raise', got {on_error!r}.")
+        self.encoder = encoder
+        self.input_shape = None if input_shape is None else check_input_shape(input_shape)
+        self.tasks = tasks
+        self.plan = ProbePlan.of(plan)
+        self.epsilons = check_epsilons(epsilons)
+        if 0.0 not in self.epsilons:
+            raise ValueError(f"`epsilons` must hold 0, the epsilon of `{prefix}/score`, got {list(self.epsilons)}.")
+        (self.threshold,) = check_thresholds((threshold,))
+        self.every_n_train_steps = every_n_train_steps
+        self.every_n_epochs = every_n_epochs
+        self.probe_at_start = probe_at_start
+        self.probe_at_end = probe_at_end
+        self.max_overhead = max_overhead
+        self.batch_size = check_batch_size(batch_size)
+        self.normalize = normalize
+        self.seed = check_seed(seed)
+        self.prefix = prefix
+        self.log_figures = log_figures
+        self.on_error = on_error
+        self.history: list[ProbeResult] = []
+        self._last_step = 0  # the optimizer steps made when it was last decided whether to probe
+        self._encoder: Encoder | None = None
+        self._probe: Probe | None = None
+        self._train_start = 0.0
+        self._probe_seconds = 0.0
+
+    @property
+    def state_key(self) -> str:
+        """The key of this callback's state in a checkpoint."""
+        return f"{type(self).__qualname__}{{'prefix': {self.prefix!r}}}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history, as plain types."""
+        return {"history": [result.to_dict() for result in self.history], "last_step": self._last_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the history of a checkpoint."""
+        self.history = [ProbeResult.from_dict(values) for values in state_dict["history"]]
+        self._last_step = state_dict["last_step"]
+
+    def metrics(self, result: ProbeResult) -> dict[str, float]:
+        """The logged values of a result by key, but for those about time."""
+        level = self.threshold
+        worst, mean = result.worst(threshold=level)[1], result.mean(threshold=level)
+        values = {"score": result.score(threshold=level)}
+        values |= {f"score_eps_{e:.2f}": result.score(epsilon=e, threshold=level) for e in result.epsilons if e}
+        values |= {"mean": mean, "worst": worst, "cvar": result.cvar(threshold=level), "gap": mean - worst}
+        values |= {f"task/{task}": score for task, score in result.task_scores(threshold=level).items()}
+        values |= {"accuracy": result.mean_accuracy(), "probe_seconds": result.seconds}
+        return {f"{self.prefix}/{key}": value for key, value in values.items()}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the encoder."""
+        self._encoder = find_encoder(pl_module, self.encoder)
+        self._probe = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with a restored history, and advise on intervals that do not fit."""
+        self._train_start, self._probe_seconds = time.perf_counter(), 0.0
+        if trainer.global_step < self._last_step:  # the callback comes from another run
+            self.history, self._last_step = [], 0
+        if self.history:
+            publish(trainer, self.metrics(self.history[-1]), f"{self.prefix}/score", step=None)
+        for advice in interval_advice(trainer, self.prefix, self.every_n_train_steps, self.every_n_epochs, ProbeListener):
+            rank_zero_warn(advice)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Probe before the first step, when the shape of an input is known."""
+        if self._probe is not None:
+            return
+        self._probe = self._prepare(trainer, pl_module, batch)
+        if self.probe_at_start and not self.history:
+            self._run(trainer, pl_module, position=steps_logged(trainer))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Probe where one is due: `ModelCheckpoint` comes later in this step and sees the value."""
+        if self._is_due(trainer, batch_idx):
+            self._run(trainer, pl_module, position=steps_logged(trainer) + 1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Probe the last weights where the end came unforeseen (early stopping, a time limit)."""
+        if self.probe_at_end and self._probe is not None and trainer.global_step > self._last_step:
+            self._run(trainer, pl_module, position=steps_logged(trainer))
+        self._probe = None
+
+    def _is_due(self, trainer: Trainer, batch_idx: int) -> bool:
+        step = trainer.global_step
+        if step <= self._last_step:
+            return False
+        last_batch = trainer.is_last_batch or batch_idx + 1 == trainer.num_training_batches
+        epoch = trainer.current_epoch + 1
+        if self.probe_at_end and (step == trainer.max_steps or (last_batch and epoch == trainer.max_epochs)):
+            return True
+        if self.every_n_epochs is not None:
+            return last_batch and epoch % self.every_n_epochs == 0
+        return step // self.every_n_train_steps > self._last_step // self.every_n_train_steps
+
+    def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Probe:
+        shape = self.input_shape
+        if shape is None and pl_module.example_input_array is not None:
+            shape = example_shape(pl_module.example_input_array, "`example_input_array`")
+        if shape is None:
+            shape = example_shape(batch, "the first training batch")
+        assert self._encoder is not None
+        probe = Probe(
+            self.tasks, self.plan, shape, epsilons=self.epsilons, thresholds=OFFICIAL_THRESHOLDS,
+            batch_size=self.batch_size, normalize=self.normalize, seed=self.seed, device=trainer.strategy.root_device,
+        )  # fmt: skip
+        interval = f"{self.every_n_epochs} epochs" if self.every_n_epochs else f"{self.every_n_train_steps} steps"
+        rank_zero_info(
+            f"SynBench probes {self._encoder.name}, with inputs of shape {shape}, every {interval}: "
+            f"{probe.num_forwards} forwards for the tasks {', '.join(task.name for task in probe.tasks)}."
+        )
+        return probe
+
+    def _run(self, trainer: Trainer, pl_module: LightningModule, position: int) -> None:
+        assert self._probe is not None and self._encoder is not None
+        self._last_step = trainer.global_step
+        forward, precision = self._encoder.forward, trainer.precision_plugin
+        processes = StrategyProcesses(trainer.strategy, trainer.global_rank, trainer.world_size)
+        if self._exceeds_budget(processes):
+            return
+        start = time.perf_counter()
+
+        def encoder(x: Tensor) -> Any:
+            with precision.val_step_context():
+                return forward(precision.convert_input(x))
+
+        try:
+            with isolated(pl_module), probe_progress(trainer) as progress:
+                result = self._probe(encoder, processes, progress)
+        except Exception as error:
+            if self.on_error == "raise" or not self.history:
+                raise
+            rank_zero_warn(
+                f"The SynBench probe after step {trainer.global_step} failed and is left out; training goes on. "
+                f"{type(error).__name__}: {error}"
+            )
+            return
+        finally:
+            self._probe_seconds += time.perf_counter() - start
+        if not self.history:
+            rank_zero_info(f"SynBench: the representation has {result.feature_dim} dimensions, score {result.score():.3f}.")
+        self.history.append(result.at(step=trainer.global_step))
+        overhead = processes.same(self._probe_seconds / (time.perf_counter() - self._train_start))
+        metrics = {**self.metrics(result), f"{self.prefix}/overhead": overhead}
+        publish(trainer, metrics, on_bar=f"{self.prefix}/score", step=position)
+        if self.log_figures:
+            log_figure(trainer, f"{self.prefix}/curve", result, self.threshold, position)
+        notify(trainer, pl_module, metrics)
+
+    def _exceeds_budget(self, processes: StrategyProcesses) -> bool:
+        """Whether a probe as long as the last one would take more of the run's time than it may."""
+        if self.max_overhead is None or not self.history:
+            return False
+        elapsed = time.perf_counter() - self._train_start
+        last = self.history[-1].seconds
+        share = processes.same((self._probe_seconds + last) / (elapsed + last))
+        if share > self.max_overhead:
+            rank_zero_info(
+                f"SynBench: the probe after step {self._last_step} is put off, with it probes would take {share:.1%} of "
+                f"the time since training started, more than max_overhead={self.max_overhead:g}."
+            )
+        return share > self.max_overhead

@@ -1,0 +1,63 @@
+"""What the best possible classifier reaches in input space, in closed form."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def optimal_accuracy(delta: Tensor | float) -> Tensor:
+    r"""Accuracy of the Bayes classifier of two Gaussians at Mahalanobis half-distance ``delta``.
+
+    For ``x | y ~ N(y * delta * u, I)`` with ``y = ±1`` equally likely and ``|u| = 1`` it is
+    :math:`a(\delta) = \Phi(\delta)` (SynBench, the accuracy of the robust Bayes rule at epsilon 0).
+
+    Args:
+        delta: half the Mahalanobis distance between the class means, any shape, positive.
+
+    Returns:
+        Accuracy in (0.5, 1], float64, of ``delta``'s shape.
+
+    Raises:
+        ValueError: if a ``delta`` is not a positive finite number.
+
+    Example:
+        >>> optimal_accuracy(1.0)
+        tensor(0.8413, dtype=torch.float64)
+    """
+    return torch.special.ndtr(_positive(delta))
+
+
+def optimal_bound(delta: Tensor | float) -> Tensor:
+    r"""Expected bound of the Bayes classifier: how far correctly classified points are from the boundary.
+
+    The mean distance to the decision boundary over the correctly classified points, in units of the
+    distance of the class mean: :math:`b(\delta) = 1 + \phi(\delta) / (\delta\,\Phi(\delta))` (SynBench).
+
+    Args:
+        delta: half the Mahalanobis distance between the class means, any shape, positive.
+
+    Returns:
+        Expected bound, at least 1, float64, of ``delta``'s shape.
+
+    Raises:
+        ValueError: if a ``delta`` is not a positive finite number.
+
+    Example:
+        >>> optimal_bound(1.0)
+        tensor(1.2876, dtype=torch.float64)
+    """
+    delta = _positive(delta)
+    density = torch.exp(-0.5 * delta.square()) / math.sqrt(2 * math.pi)
+    return 1 + density / (delta * torch.special.ndtr(delta))
+
+
+def _positive(delta: Tensor | float) -> Tensor:
+    delta = torch.as_tensor(delta, dtype=torch.float64)
+    if not bool(((delta > 0) & torch.isfinite(delta)).all()):
+        raise ValueError(
+            f"`delta` must be positive and finite (a half-distance between two class means), got {delta.tolist()}."
+        )
+    return delta

@@ -1,0 +1,140 @@
+"""What a probe found: frozen, comparable, to and from plain dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from synbench_lightning.functional.score import conditional_value_at_risk, synbench_score
+from synbench_lightning.plan import ProbePlan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Table = tuple[tuple[tuple[float, ...], ...], ...]
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """The result of one probe: accuracy and bound for each task, epsilon and scale, and the scores that follow.
+
+    Args:
+        tasks: names of the tasks; the first is the one that is monitored.
+        epsilons: strengths of the shift, relative to half the distance of the class means.
+        thresholds: threshold accuracies of :attr:`scores`.
+        accuracy: ``(T, E, K)`` held-out accuracy of the epsilon-robust discriminant.
+        bound: ``(T, E, K)`` mean margin of the points on the right side, in units of the class mean's.
+        plan: how the probe was made.
+        feature_dim: dimensions of the representation.
+        num_forwards: examples that the encoder was shown, over all processes.
+        seconds: wall-clock time of the probe.
+        step: optimizer steps before the probe; ``None`` outside training.
+
+    Example:
+        >>> result = ProbeResult(
+        ...     tasks=("dc",), epsilons=(0.0,), thresholds=(0.7,), plan=ProbePlan(num_scales=2),
+        ...     accuracy=(((0.8, 0.99),),), bound=(((1.3, 1.0),),), feature_dim=64, num_forwards=8192, seconds=1.0,
+        ... )
+        >>> round(result.score(), 3)
+        0.883
+        >>> ProbeResult.from_dict(result.to_dict()) == result
+        True
+    """
+
+    tasks: tuple[str, ...]
+    epsilons: tuple[float, ...]
+    thresholds: tuple[float, ...]
+    accuracy: Table
+    bound: Table
+    plan: ProbePlan
+    feature_dim: int
+    num_forwards: int
+    seconds: float
+    step: int | None = None
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """``(K,)`` scales of the probe."""
+        return self.plan.scales
+
+    @property
+    def scores(self) -> Table:
+        """``(T, E, H)`` SynBench score of each task, epsilon and threshold."""
+        return _table(self._scores(self.thresholds))
+
+    def score(self, task: str | None = None, epsilon: float = 0.0, threshold: float = 0.7) -> float:
+        """The SynBench score of a task, by default the first one, at any threshold.
+
+        Raises:
+            ValueError: for a task or an epsilon that was not probed, or a threshold outside [0.5, 1).
+        """
+        row = 0 if task is None else _position(self.tasks, task, "task")
+        return float(self._scores((threshold,))[row, _position(self.epsilons, epsilon, "epsilon"), 0])
+
+    def task_scores(self, epsilon: float = 0.0, threshold: float = 0.7) -> dict[str, float]:
+        """The score of every task, in their order."""
+        return {task: self.score(task, epsilon, threshold) for task in self.tasks}
+
+    def worst(self, epsilon: float = 0.0, threshold: float = 0.7) -> tuple[str, float]:
+        """The task with the lowest score, and its score."""
+        scores = self.task_scores(epsilon, threshold)
+        task = min(scores, key=scores.__getitem__)
+        return task, scores[task]
+
+    def mean(self, epsilon: float = 0.0, threshold: float = 0.7) -> float:
+        """Mean of the tasks' scores."""
+        return sum(self.task_scores(epsilon, threshold).values()) / len(self.tasks)
+
+    def cvar(self, epsilon: float = 0.0, threshold: float = 0.7, fraction: float = 0.5) -> float:
+        """Mean score of the worst fraction of the tasks (conditional value at risk)."""
+        scores = list(self.task_scores(epsilon, threshold).values())
+        return float(conditional_value_at_risk(scores, fraction))
+
+    def mean_accuracy(self, task: str | None = None, epsilon: float = 0.0) -> float:
+        """Accuracy of a task, by default the first one, averaged over the scales."""
+        row = 0 if task is None else _position(self.tasks, task, "task")
+        values = self.accuracy[row][_position(self.epsilons, epsilon, "epsilon")]
+        weights = self.plan.weights
+        return sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, texts, lists and dicts: safe in checkpoints and in JSON."""
+        plain = {name: getattr(self, name) for name in ("feature_dim", "num_forwards", "seconds", "step")}
+        lists = {name: list(getattr(self, name)) for name in ("tasks", "epsilons", "thresholds")}
+        tables = {name: [[list(row) for row in rows] for rows in getattr(self, name)] for name in ("accuracy", "bound")}
+        return {**lists, **tables, "plan": asdict(self.plan), **plain}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ProbeResult:
+        """The result that :meth:`to_dict` was called on."""
+        tuples = {name: tuple(values[name]) for name in ("tasks", "epsilons", "thresholds")}
+        tables = {name: _table(torch.tensor(values[name], dtype=torch.float64)) for name in ("accuracy", "bound")}
+        changed = {**values, **tuples, **tables, "plan": ProbePlan(**values["plan"])}
+        return cls(**changed)
+
+    def at(self, *, step: int | None = None, seconds: float | None = None) -> ProbeResult:
+        """The same result, made at a step of training and in so many seconds."""
+        return replace(self, step=step, seconds=self.seconds if seconds is None else seconds)
+
+    def plot(self, task: str | None = None, threshold: float = 0.7) -> Figure:
+        """The robustness-accuracy curve of a task against the optimum (needs the extra ``plots``)."""
+        from synbench_lightning.plots import robustness_accuracy_figure
+
+        return robustness_accuracy_figure(self, task, threshold)
+
+    def _scores(self, thresholds: Sequence[float]) -> torch.Tensor:
+        accuracy, bound = (torch.tensor(table, dtype=torch.float64) for table in (self.accuracy, self.bound))
+        return synbench_score(accuracy, bound, self.scales, thresholds, self.plan.weights, grid=self.plan.grid)
+
+
+def _table(values: torch.Tensor) -> Table:
+    return tuple(tuple(tuple(row) for row in rows) for rows in values.tolist())
+
+
+def _position(known: Sequence[object], value: object, name: str) -> int:
+    if value not in known:
+        raise ValueError(f"`{name}` must be one that was probed, {list(known)}, got {value!r}.")
+    return known.index(value)

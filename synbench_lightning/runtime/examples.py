@@ -1,0 +1,58 @@
+"""The shape of one input of the encoder, read off a batch of any layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+def example_shape(batch: Any, source: str) -> tuple[int, ...]:
+    """Shape of one example in a batch: that of its floating-point tensor with the most values per example.
+
+    Looks into tuples, lists (of views), mappings with any keys, dataclasses and named tuples; of equally large tensors
+    the first counts. So labels, masks and weights beside the input are passed over, and of several views the largest
+    is taken.
+
+    Args:
+        batch: what a DataLoader yields, or ``example_input_array``; tensors have the batch as first dimension.
+        source: what the batch is called in an error.
+
+    Returns:
+        The shape without the batch dimension.
+
+    Raises:
+        ValueError: if there is no floating-point tensor with a batch dimension and at least one more.
+
+    Example:
+        >>> import torch
+        >>> example_shape(([torch.rand(8, 3, 32, 32), torch.rand(8, 3, 32, 32)], torch.arange(8)), "the batch")
+        (3, 32, 32)
+    """
+    tensors = list(_tensors(batch))
+    candidates = [tensor for tensor in tensors if tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel()]
+    if not candidates:
+        found = ", ".join(f"{str(t.dtype).removeprefix('torch.')}{tuple(t.shape)}" for t in tensors) or type(batch).__name__
+        raise ValueError(
+            f"`input_shape` could not be read off {source}: it holds no floating-point tensor of shape (batch, ...), "
+            f"found {found}. Where the encoder takes floating-point inputs that are made later, pass "
+            "`input_shape=(...)`, the shape of one of them. Where it takes token ids, probe it in embedding space: "
+            "`input_shape=(tokens, dim)` and a callable `encoder=lambda pl_module, x: pl_module.model(inputs_embeds=x)`."
+        )
+    return tuple(max(candidates, key=lambda tensor: tensor[0].numel()).shape[1:])
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _tensors(inner)
+    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        for inner in value:
+            yield from _tensors(inner)
+    elif is_dataclass(value):
+        for item in fields(value):
+            yield from _tensors(getattr(value, item.name))
