@@ -76,7 +76,9 @@ def evaluate(
     home = torch.device("cpu") if parameter is None else parameter.device
     chosen = home if device is None else torch.device(device)
     if parameter is not None and chosen.type != home.type:
-        raise ValueError(f"`device` is {chosen}, but the encoder's parameters are on {home}: move it with `.to()` first.")
+        raise ValueError(
+            f"`device` is {chosen}, but the encoder's parameters are on {home}: move it with `.to()` first."
+        )
     dtype = torch.float32 if parameter is None else parameter.dtype
     probe = Probe(
         tasks, plan, input_shape, epsilons=epsilons, thresholds=thresholds, batch_size=batch_size, normalize=normalize,
@@ -211,7 +213,9 @@ class Probe:
         whole = processes.sum(whole)
         if not bool(torch.isfinite(whole).all()):
             bad = int((~torch.isfinite(whole)).any(-1).sum())
-            raise ValueError(f"The encoder's features are NaN or infinite for {bad} of {whole[..., 0].numel()} examples.")
+            raise ValueError(
+                f"The encoder's features are NaN or infinite for {bad} of {whole[..., 0].numel()} examples."
+            )
         return whole.cpu() if whole.device.type == "mps" else whole  # which has no float64
 
     def _own_features(
@@ -291,12 +295,14 @@ def _affine(normalize: Normalize | None, shape: tuple[int, ...], device: torch.d
     try:
         mean, std = (torch.as_tensor(values, dtype=torch.float32, device=device) for values in normalize)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"`normalize` must be a pair (mean, std) of numbers or of numbers per channel, got {normalize!r}.") from error
+        raise ValueError(
+            f"`normalize` must be a pair (mean, std) of numbers or of numbers per channel, got {normalize!r}."
+        ) from error
     for name, values in (("mean", mean), ("std", std)):
         if values.ndim > 1 or (values.ndim == 1 and len(values) not in (1, shape[0])):
             raise ValueError(
-                f"`normalize`: {name} must be a number or {shape[0]} numbers, one for each channel of an input of shape "
-                f"{shape}, got {values.tolist()}."
+                f"`normalize`: {name} must be a number or {shape[0]} numbers, one for each channel of an input of "
+                f"shape {shape}, got {values.tolist()}."
             )
     if not bool((std > 0).all()):
         raise ValueError(f"`normalize`: std must be positive, got {std.tolist()}.")

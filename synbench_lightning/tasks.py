@@ -46,7 +46,9 @@ class GaussianTask:
         direction = torch.as_tensor(self.direction, dtype=torch.float64).detach().cpu()
         length = direction.norm()
         if not bool(torch.isfinite(length)) or length == 0:
-            raise ValueError(f"`direction` of task {self.name!r} must be finite and not zero, its length is {length:g}.")
+            raise ValueError(
+                f"`direction` of task {self.name!r} must be finite and not zero, its length is {length:g}."
+            )
         object.__setattr__(self, "direction", (direction / length).float())
 
 
@@ -83,7 +85,9 @@ def task_family(name: str, input_shape: Sequence[int]) -> tuple[GaussianTask, ..
         cosine = torch.cos(math.pi * (torch.arange(shape[axis], dtype=torch.float64) + 0.5) / shape[axis])
         tasks.append(GaussianTask(f"cos_{axis}", cosine.reshape(_along(axis, shape)).expand(shape)))
     if not axes:
-        tasks += [GaussianTask(f"random_{index}", _noise((0, "direction", 0.0, index), shape, "cpu")) for index in (1, 2)]
+        tasks += [
+            GaussianTask(f"random_{index}", _noise((0, "direction", 0.0, index), shape, "cpu")) for index in (1, 2)
+        ]
     return tuple(tasks)
 
 

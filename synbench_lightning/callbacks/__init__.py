@@ -1,0 +1,1 @@
+"""When to probe, and what happens with what was found."""

@@ -10,13 +10,16 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 
 def interval_advice(
-    trainer: Trainer, prefix: str, every_n_train_steps: int, every_n_epochs: int | None, listeners: type | tuple[type, ...]
+    trainer: Trainer,
+    prefix: str,
+    every_n_train_steps: int,
+    every_n_epochs: int | None,
+    listeners: type | tuple[type, ...],
 ) -> Iterator[str]:
     """Sentences about callbacks that monitor a key under ``prefix`` when its value is not fresh.
 
-    Args:
-        trainer: at the start of training, when the number of batches is known.
-        listeners: callbacks of these types are told of each probe and need no advice.
+    The trainer is at the start of training, when the number of batches is known. Callbacks of the types ``listeners``
+    are told of each probe and need no advice.
     """
     steps_per_epoch = math.inf
     if not math.isinf(trainer.num_training_batches):
@@ -38,18 +41,24 @@ def interval_advice(
                     "`SynBenchCallback(every_n_epochs=1)`."
                 )
         elif isinstance(callback, ModelCheckpoint):
-            yield from _checkpoint_advice(callback, monitor, probes, every_n_train_steps, every_n_epochs, steps_per_epoch)
+            yield from _checkpoint_advice(
+                callback, monitor, probes, every_n_train_steps, every_n_epochs, steps_per_epoch
+            )
 
 
 def _check_interval(trainer: Trainer, steps_per_epoch: float) -> float:
-    validates = trainer.enable_validation and not math.isinf(trainer.val_check_batch or math.inf)
-    if validates and trainer.val_check_interval != 1.0:
-        return float(trainer.val_check_batch) / trainer.accumulate_grad_batches
-    return steps_per_epoch
+    """Optimizer steps between two looks of a stock EarlyStopping."""
+    batches = trainer.val_check_batch if trainer.enable_validation and trainer.val_check_interval != 1.0 else None
+    return steps_per_epoch if batches is None else batches / trainer.accumulate_grad_batches
 
 
 def _checkpoint_advice(
-    callback: ModelCheckpoint, monitor: str, probes: str, every_n_train_steps: int, every_n_epochs: int | None, steps_per_epoch: float
+    callback: ModelCheckpoint,
+    monitor: str,
+    probes: str,
+    every_n_train_steps: int,
+    every_n_epochs: int | None,
+    steps_per_epoch: float,
 ) -> Iterator[str]:
     epochs: int = callback.every_n_epochs or 0
     steps: int = callback._every_n_train_steps
@@ -65,5 +74,6 @@ def _checkpoint_advice(
         change = f"every_n_epochs={every_n_epochs}" if every_n_epochs else f"every_n_train_steps={every_n_train_steps}"
         yield (
             f"ModelCheckpoint(monitor={monitor!r}) saves {saves}, but a probe is made {probes}: weights would be filed "
-            f"under the score of older ones. Use `ModelCheckpoint(monitor={monitor!r}, mode={callback.mode!r}, {change})`."
+            "under the score of older ones. Use "
+            f"`ModelCheckpoint(monitor={monitor!r}, mode={callback.mode!r}, {change})`."
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 
 from synbench_lightning.callbacks.synbench import SynBenchCallback
 
@@ -88,14 +88,17 @@ class SynBenchEarlyStopping(EarlyStopping):
                     f"{', '.join(metrics)}."
                 )
             return
-        if trainer.should_stop:
-            return
+        others, trainer.should_stop = trainer.should_stop, False
         super().on_train_epoch_end(trainer, pl_module)
-        if not trainer.should_stop:
-            return
-        if trainer.global_step < (trainer.min_steps or 0) or trainer.current_epoch < (trainer.min_epochs or 0):
+        stop = trainer.should_stop
+        if stop and not _minimum_reached(trainer):
             # Lightning would remember the wish and stop at the minimum even if the score improves until then.
-            trainer.should_stop = False
             self.stopped_epoch, self.stopping_reason = 0, EarlyStoppingReason.NOT_STOPPED
-            return
-        rank_zero_info(f"Stopped after step {trainer.global_step}. {self.stopping_reason_message}")
+            stop = False
+        trainer.should_stop = others or stop
+        if stop:
+            rank_zero_info(f"Stopped after step {trainer.global_step}. {self.stopping_reason_message}")
+
+
+def _minimum_reached(trainer: Trainer) -> bool:
+    return trainer.global_step >= (trainer.min_steps or 0) and trainer.current_epoch >= (trainer.min_epochs or 0)

@@ -25,6 +25,7 @@ def publish(trainer: Trainer, metrics: Mapping[str, float], on_bar: str, step: i
     every hook. So they are written where it would write them.
 
     Args:
+        trainer: the trainer in a fit.
         metrics: values by logged key, the same on every process.
         on_bar: the key that the main progress bar shows.
         step: position on the loggers' axis; ``None`` to set the metrics without logging them (after a resume).

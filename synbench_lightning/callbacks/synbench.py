@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from synbench_lightning.callbacks.advice import interval_advice
@@ -29,9 +29,9 @@ from synbench_lightning.tasks import GaussianTask, check_input_shape
 class SynBenchCallback(Callback):
     """Probe the encoder while it trains and log how good its representation is, without labels or data.
 
-    Every N optimizer steps the encoder is shown samples of Gaussian proxy tasks whose best possible classifier is known.
-    The SynBench score is the share of that optimum that a linear discriminant on the encoder's features still reaches:
-    1 if nothing is lost, 0 if nothing is left. Training is not changed by it.
+    Every N optimizer steps the encoder is shown samples of Gaussian proxy tasks whose best possible classifier is
+    known. The SynBench score is the share of that optimum that a linear discriminant on the encoder's features still
+    reaches: 1 if nothing is lost, 0 if nothing is left. Training is not changed by it.
 
     Logged, one point for each probe, over the number of training steps made before it:
 
@@ -66,8 +66,8 @@ class SynBenchCallback(Callback):
         every_n_epochs: epochs between probes; if given, it takes the place of ``every_n_train_steps``.
         probe_at_start: probe before the first step.
         probe_at_end: probe when training ends, if the last step was not probed.
-        max_overhead: the fraction of the time since training started that probes may take, in (0, 1]. A probe that would
-            exceed it is put off by one interval.
+        max_overhead: the fraction of the time since training started that probes may take, in (0, 1]. A probe that
+            would exceed it is put off by one interval.
         batch_size: examples in one forward of the encoder.
         normalize: mean and standard deviation, numbers or one per channel: the encoder then sees
             ``(x + 0.5 - mean) / std``, as in the paper. ``None`` shows it the standard normal examples themselves.
@@ -190,7 +190,9 @@ class SynBenchCallback(Callback):
             self.history, self._last_step = [], 0
         if self.history:
             publish(trainer, self.metrics(self.history[-1]), f"{self.prefix}/score", step=None)
-        for advice in interval_advice(trainer, self.prefix, self.every_n_train_steps, self.every_n_epochs, ProbeListener):
+        for advice in interval_advice(
+            trainer, self.prefix, self.every_n_train_steps, self.every_n_epochs, ProbeListener
+        ):
             rank_zero_warn(advice)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -245,7 +247,8 @@ class SynBenchCallback(Callback):
         return probe
 
     def _run(self, trainer: Trainer, pl_module: LightningModule, position: int) -> None:
-        assert self._probe is not None and self._encoder is not None
+        assert self._probe is not None
+        assert self._encoder is not None
         self._last_step = trainer.global_step
         forward, precision = self._encoder.forward, trainer.precision_plugin
         processes = StrategyProcesses(trainer.strategy, trainer.global_rank, trainer.world_size)
@@ -271,7 +274,8 @@ class SynBenchCallback(Callback):
         finally:
             self._probe_seconds += time.perf_counter() - start
         if not self.history:
-            rank_zero_info(f"SynBench: the representation has {result.feature_dim} dimensions, score {result.score():.3f}.")
+            score = result.score(threshold=self.threshold)
+            rank_zero_info(f"SynBench: the representation has {result.feature_dim} dimensions, score {score:.3f}.")
         self.history.append(result.at(step=trainer.global_step))
         overhead = processes.same(self._probe_seconds / (time.perf_counter() - self._train_start))
         metrics = {**self.metrics(result), f"{self.prefix}/overhead": overhead}

@@ -58,9 +58,13 @@ def synbench_score(
             f"{tuple(accuracy.shape)}, {tuple(bound.shape)} and {tuple(scales.shape)}."
         )
     if quadrature.shape != scales.shape:
-        raise ValueError(f"`weights` must have the shape of `scales`, {tuple(scales.shape)}, got {tuple(quadrature.shape)}.")
+        raise ValueError(
+            f"`weights` must have the shape of `scales`, {tuple(scales.shape)}, got {tuple(quadrature.shape)}."
+        )
     points = None if grid is None else torch.as_tensor(grid, dtype=torch.float64)
-    limits = torch.tensor(check_thresholds(thresholds, 0.5 if points is None else float(points[0])), dtype=torch.float64)
+    limits = torch.tensor(
+        check_thresholds(thresholds, 0.5 if points is None else float(points[0])), dtype=torch.float64
+    )
 
     def area(accuracy: Tensor, bound: Tensor) -> Tensor:
         if points is None:

@@ -27,7 +27,8 @@ def optimal_accuracy(delta: Tensor | float) -> Tensor:
         >>> optimal_accuracy(1.0)
         tensor(0.8413, dtype=torch.float64)
     """
-    return torch.special.ndtr(_positive(delta))
+    accuracy: Tensor = torch.special.ndtr(_positive(delta))
+    return accuracy
 
 
 def optimal_bound(delta: Tensor | float) -> Tensor:
@@ -51,7 +52,7 @@ def optimal_bound(delta: Tensor | float) -> Tensor:
     """
     delta = _positive(delta)
     density = torch.exp(-0.5 * delta.square()) / math.sqrt(2 * math.pi)
-    return 1 + density / (delta * torch.special.ndtr(delta))
+    return 1 + density / (delta * optimal_accuracy(delta))
 
 
 def _positive(delta: Tensor | float) -> Tensor:

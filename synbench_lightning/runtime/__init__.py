@@ -1,0 +1,1 @@
+"""Everything that touches modules, devices or processes."""

@@ -34,12 +34,15 @@ def example_shape(batch: Any, source: str) -> tuple[int, ...]:
     tensors = list(_tensors(batch))
     candidates = [tensor for tensor in tensors if tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel()]
     if not candidates:
-        found = ", ".join(f"{str(t.dtype).removeprefix('torch.')}{tuple(t.shape)}" for t in tensors) or type(batch).__name__
+        found = (
+            ", ".join(f"{str(t.dtype).removeprefix('torch.')}{tuple(t.shape)}" for t in tensors) or type(batch).__name__
+        )
         raise ValueError(
             f"`input_shape` could not be read off {source}: it holds no floating-point tensor of shape (batch, ...), "
             f"found {found}. Where the encoder takes floating-point inputs that are made later, pass "
             "`input_shape=(...)`, the shape of one of them. Where it takes token ids, probe it in embedding space: "
-            "`input_shape=(tokens, dim)` and a callable `encoder=lambda pl_module, x: pl_module.model(inputs_embeds=x)`."
+            "`input_shape=(tokens, dim)` and a callable as in `encoder=lambda pl_module, x: "
+            "pl_module.model(inputs_embeds=x)`."
         )
     return tuple(max(candidates, key=lambda tensor: tensor[0].numel()).shape[1:])
 
