@@ -65,6 +65,7 @@ def evaluate(
     Raises:
         ValueError: for an argument outside its range, or features that are NaN or infinite.
         TypeError: for an encoder that returns something else than features.
+        RuntimeError: if the encoder raises.
 
     Example:
         >>> result = evaluate(torch.nn.Flatten(), (1, 4, 4))  # nothing is lost
@@ -144,8 +145,8 @@ class Probe:
             progress: called with the number of examples done and their total on this process.
 
         Raises:
-            ValueError: if the features are not finite; the errors of :func:`feature_matrix`; what the encoder raises.
-            RuntimeError: if the probe failed on another process.
+            ValueError: if the features are not finite; the errors of :func:`feature_matrix`.
+            RuntimeError: if the encoder raises; if the probe failed on another process.
         """
         start = time.perf_counter()
         processes = processes or SingleProcess()
@@ -227,7 +228,7 @@ class Probe:
             batch = blocks[position : position + per_batch]
             examples = [self._examples(task, scale, first) for _, task, scale, first in batch]
             x = torch.cat(examples)
-            found = torch.cat([feature_matrix(encoder(part), len(part)) for part in x.split(self.batch_size)])
+            found = torch.cat([_encoded(encoder, part) for part in x.split(self.batch_size)])
             for (row, *_), features in zip(batch, found.split([len(block) for block in examples]), strict=True):
                 yield row, features.unflatten(0, (self.plan.signs, -1)).transpose(0, 1)
 
@@ -254,6 +255,18 @@ class Probe:
     def _signs(self) -> Tensor:
         """The classes of the official protocol's samples, ``(vectors,)``: in turn +1 and -1."""
         return 1.0 - 2.0 * (torch.arange(self.vectors, device=self.device) % 2)
+
+
+def _encoded(encoder: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    try:
+        output = encoder(x)
+    except Exception as error:
+        raise RuntimeError(
+            f"The encoder failed on a batch of shape {tuple(x.shape)}: {type(error).__name__}: {error}. If its inputs "
+            "have another shape, pass `input_shape=`; if it takes other arguments or is another module, pass a callable "
+            "`encoder=lambda pl_module, x: ...` or the name of the module."
+        ) from error
+    return feature_matrix(output, len(x))
 
 
 class _Advance:

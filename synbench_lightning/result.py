@@ -39,7 +39,7 @@ class ProbeResult:
         ...     accuracy=(((0.8, 0.99),),), bound=(((1.3, 1.0),),), feature_dim=64, num_forwards=8192, seconds=1.0,
         ... )
         >>> round(result.score(), 3)
-        0.883
+        0.851
         >>> ProbeResult.from_dict(result.to_dict()) == result
         True
     """

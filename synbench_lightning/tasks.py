@@ -33,8 +33,8 @@ class GaussianTask:
     Example:
         >>> left_right = torch.ones(3, 32, 32)
         >>> left_right[..., :16] = -1
-        >>> GaussianTask("left_right", left_right).direction.norm()
-        tensor(1.)
+        >>> round(GaussianTask("left_right", left_right).direction.norm().item(), 4)
+        1.0
     """
 
     name: str

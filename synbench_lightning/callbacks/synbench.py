@@ -293,7 +293,7 @@ class SynBenchCallback(Callback):
         share = processes.same((self._probe_seconds + last) / (elapsed + last))
         if share > self.max_overhead:
             rank_zero_info(
-                f"SynBench: the probe after step {self._last_step} is put off, with it probes would take {share:.1%} of "
-                f"the time since training started, more than max_overhead={self.max_overhead:g}."
+                f"SynBench: the probe after step {self._last_step} is put off; with it, probes would take {share:.1%} "
+                f"of the time since training started, more than max_overhead={self.max_overhead:g}."
             )
         return share > self.max_overhead

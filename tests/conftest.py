@@ -1,0 +1,22 @@
+"""What holds for every test."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> Iterator[None]:
+    """Each test works in a folder of its own and leaves no process group, thread or environment variable."""
+    monkeypatch.chdir(str(tmp_path))
+    threads, variables = set(threading.enumerate()), set(os.environ)
+    yield
+    assert not torch.distributed.is_initialized()
+    assert [thread for thread in threading.enumerate() if thread not in threads and not thread.daemon] == []
+    set_by_seed_everything = {"PL_GLOBAL_SEED", "PL_SEED_WORKERS"}
+    assert set(os.environ) - variables <= set_by_seed_everything

@@ -1,0 +1,62 @@
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from synbench_lightning.runtime.examples import example_shape
+
+IMAGES, LABELS = torch.rand(4, 3, 8, 8), torch.arange(4)
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+@dataclass
+class Record:
+    x: Tensor
+    y: Tensor
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        IMAGES,
+        (IMAGES, LABELS),
+        [IMAGES, LABELS],
+        ([IMAGES, IMAGES, torch.rand(4, 3, 4, 4)], LABELS),
+        ([torch.rand(4, 3, 4, 4), IMAGES], LABELS, ["a.png", "b.png", "c.png", "d.png"]),
+        ((LABELS, (IMAGES, LABELS)), {"id": 3}),
+        {"anything": LABELS, "target": torch.rand(4, 1), "picture": IMAGES},
+        {"mask": torch.ones(4, 8), "views": [IMAGES, IMAGES]},
+        Pair(IMAGES, LABELS),
+        Record(IMAGES, torch.rand(4)),
+        (IMAGES.bfloat16(), LABELS),
+    ],
+    ids=lambda batch: type(batch).__name__,
+)
+def test_the_shape_of_the_input_is_found_in_a_batch_of_any_layout(batch):
+    assert example_shape(batch, "the batch") == (3, 8, 8)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 100), (16, 32), (3, 4, 8, 8)])
+def test_inputs_are_not_only_images(shape):
+    assert example_shape((torch.rand(4, *shape), torch.rand(4)), "the batch") == shape
+
+
+@pytest.mark.parametrize(
+    ("batch", "found"),
+    [
+        ({"input_ids": torch.ones(4, 16).long(), "labels": LABELS}, r"int64\(4, 16\), int64\(4,\)"),
+        (LABELS, r"int64\(4,\)"),
+        (torch.rand(4), r"float32\(4,\)"),
+        ("text", "str"),
+        ([], "list"),
+    ],
+)
+def test_a_batch_without_floating_point_inputs_says_how_to_probe_in_embedding_space(batch, found):
+    with pytest.raises(ValueError, match=rf"could not be read off the batch.*found {found}.*inputs_embeds"):
+        example_shape(batch, "the batch")

@@ -1,0 +1,78 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from synbench_lightning.runtime.isolation import isolated
+
+
+class Counter(nn.Module):
+    """Changes its buffers in every forward, in place and by assignment, and draws from every generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("last", torch.zeros(1))
+
+    def forward(self, x):
+        self.count += 1
+        self.last = x.mean(0)
+        return x * random.random() * np.random.rand() * torch.rand(())
+
+
+def states():
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_modes_buffers_and_random_states_are_as_before_also_after_an_error(fails):
+    module = nn.Sequential(nn.Linear(3, 3), nn.Dropout(), nn.BatchNorm1d(3), Counter())
+    module[2].eval()
+    modes = [submodule.training for submodule in module.modules()]
+    last, before = module[3].last, states()
+    with pytest.raises(ZeroDivisionError) if fails else isolated(None), isolated(module):
+        assert not any(submodule.training for submodule in module.modules())
+        assert not torch.is_grad_enabled()
+        module(torch.ones(4, 3))
+        assert module[3].count == 1
+        if fails:
+            1 / 0  # noqa: B018
+    assert [submodule.training for submodule in module.modules()] == modes
+    assert module[3].count == 0
+    assert module[3].last is last
+    assert states() == before
+    assert torch.is_grad_enabled()
+
+
+def test_encoders_that_draw_draw_alike_in_every_probe():
+    module, found = Counter(), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        with isolated(module):
+            found.append(module(torch.ones(2, 1)))
+    assert torch.equal(*found)
+
+
+def test_a_mode_that_is_switched_with_side_effects_is_not_switched():
+    class Merging(nn.Linear):
+        """As adapters that are merged into the weights in evaluation mode."""
+
+        def train(self, mode=True):
+            self.weight.data.add_(1.0 if mode else -1.0)
+            return super().train(mode)
+
+    module = Merging(2, 2)
+    before = module.weight.clone()
+    with isolated(module):
+        assert torch.equal(module.weight, before)
+    assert torch.equal(module.weight, before)
+
+
+def test_nothing_is_compiled():
+    compiled = []
+    module = torch.compile(nn.Linear(3, 3), backend=lambda graph, _: compiled.append(graph) or graph.forward)
+    with isolated(module):
+        module(torch.ones(4, 3))
+    assert not compiled

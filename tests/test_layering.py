@@ -1,0 +1,47 @@
+"""Dependencies point one way: callbacks, cli -> probe, runtime -> tasks, plan, result -> functional."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import synbench_lightning
+
+ROOT = Path(synbench_lightning.__file__).parent
+LEVELS = {
+    "functional": 0,
+    "tasks": 1,
+    "plan": 1,
+    "result": 1,
+    "plots": 2,
+    "runtime": 2,
+    "probe": 3,
+    "callbacks": 4,
+    "__init__": 5,
+}
+LAZY = {("result", "plots")}  # a method that draws imports what draws when it is called
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def layer(parts: tuple[str, ...]) -> str:
+    return parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    names = [n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module]
+    return {
+        name.split(".")[1] if "." in name else "__init__" for name in names if name.startswith("synbench_lightning")
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_imports_only_from_its_own_layer_and_below(path):
+    own = layer(path.relative_to(ROOT).parts)
+    for other in imported(path):
+        assert LEVELS[other] <= LEVELS[own] or (own, other) in LAZY, f"{own} imports {other}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "functional").glob("*.py")), ids=lambda path: path.name)
+def test_the_mathematics_knows_nothing_of_lightning(path):
+    assert "lightning." not in path.read_text().replace("synbench_lightning.", "")

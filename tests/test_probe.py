@@ -1,0 +1,128 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from synbench_lightning import GaussianTask, ProbePlan, evaluate
+from tests.encoders import DATA, encoder_a
+
+REFERENCE = json.loads((DATA / "encoder_a.json").read_text())
+SMALL = ProbePlan(forwards=1024)
+
+
+def test_fast_plan_is_near_the_many_sample_limit_of_the_reference_encoder():
+    result = evaluate(encoder_a(), (3, 32, 32))
+    for epsilon, row in zip((0.0, 0.2), REFERENCE["population"]["score"], strict=True):
+        limit = dict(zip(REFERENCE["population"]["thresholds"], row, strict=True))
+        for threshold in (0.6, 0.7, 0.8):
+            assert result.score(epsilon=epsilon, threshold=threshold) == pytest.approx(limit[threshold], abs=0.05)
+
+
+@pytest.mark.slow
+def test_official_plan_is_within_the_spread_of_the_official_runs():
+    found = torch.tensor(evaluate(encoder_a(), (3, 32, 32), plan="official").scores[0])
+    runs = torch.tensor([run["score"] for run in REFERENCE["official_runs"]], dtype=torch.float64)
+    spread = runs.std(0).clamp_min(2e-3)
+    assert ((found - runs.mean(0)).abs() < 3 * spread * (1 + 1 / len(runs)) ** 0.5).all()
+
+
+def test_the_batch_size_changes_nothing():
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU())
+    results = [evaluate(encoder, (1, 4, 4), plan=SMALL, batch_size=size).scores for size in (1, 7, 256, 4096)]
+    for scores in results[1:]:
+        torch.testing.assert_close(torch.tensor(scores), torch.tensor(results[0]), rtol=0, atol=1e-6)
+
+
+def test_an_orthogonal_transformation_of_the_features_changes_nothing():
+    first = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU())
+    rotation = nn.utils.parametrizations.orthogonal(nn.Linear(8, 8))
+    plain, rotated = (evaluate(e, (1, 4, 4), plan=SMALL) for e in (first, nn.Sequential(first, rotation)))
+    torch.testing.assert_close(torch.tensor(plain.scores), torch.tensor(rotated.scores), rtol=0, atol=2e-3)
+
+
+def test_the_seed_decides_the_examples():
+    encoder = nn.Sequential(nn.Linear(8, 4), nn.ReLU())
+    one, again, other = (evaluate(encoder, (8,), plan=SMALL, seed=seed) for seed in (0, 0, 1))
+    assert one.scores == again.scores != other.scores
+
+
+def test_the_examples_have_the_mean_and_variance_of_the_task():
+    seen = []
+    task = GaussianTask("ramp", torch.arange(1.0, 5.0))
+
+    def encoder(x):
+        seen.append(x.clone())
+        return x
+
+    evaluate(encoder, (4,), tasks=[task], plan=ProbePlan(forwards=8192, num_scales=1), batch_size=128)
+    x = torch.cat(seen).unflatten(0, (-1, 2, 64))  # batches of one block: 64 of the plus sign, 64 of the minus sign
+    scale = 2.5
+    torch.testing.assert_close(x[:, 0] - x[:, 1], (2 * scale * task.direction).expand(64, 64, 4), rtol=0, atol=1e-5)
+    noise = (x[:, 0] + x[:, 1]).flatten(0, 1) / 2
+    torch.testing.assert_close(torch.cov(noise.T), torch.eye(4), rtol=0, atol=0.1)
+
+
+def test_normalize_reproduces_the_papers_input():
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    column = torch.tensor([mean, std]).reshape(2, 1, 3, 1, 1)
+    plain, normalised = [], []
+    evaluate(lambda x: plain.append(x) or x.flatten(1), (3, 2, 2), plan=SMALL)
+    evaluate(lambda x: normalised.append(x) or x.flatten(1), (3, 2, 2), plan=SMALL, normalize=(mean, std))
+    torch.testing.assert_close(torch.cat(normalised), (torch.cat(plain) + 0.5 - column[0]) / column[1])
+
+
+def test_noise_that_does_not_fit_the_budget_is_drawn_again_and_the_same(monkeypatch):
+    encoder = nn.Sequential(nn.Linear(8, 4), nn.ReLU())
+    kept = evaluate(encoder, (8,), plan=SMALL)
+    monkeypatch.setattr("synbench_lightning.probe.NOISE_BUDGET_BYTES", 0)
+    assert evaluate(encoder, (8,), plan=SMALL).scores == kept.scores
+
+
+def test_a_collapsed_encoder_scores_zero():
+    assert evaluate(lambda x: torch.ones(len(x), 5), (8,), plan=SMALL).score() == 0
+
+
+def test_a_double_precision_encoder_gets_double_precision_inputs():
+    encoder = nn.Linear(8, 4)
+    double = nn.Linear(8, 4).double()
+    double.load_state_dict(encoder.state_dict())
+    one, two = (evaluate(e, (8,), plan=SMALL) for e in (encoder, double))
+    torch.testing.assert_close(torch.tensor(one.scores), torch.tensor(two.scores), rtol=0, atol=1e-3)
+
+
+def test_a_module_is_left_as_it_was():
+    encoder = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Dropout())
+    encoder[1].eval()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    evaluate(encoder, (8,), plan=SMALL)
+    assert [m.training for m in encoder.modules()] == [True, True, False, True]
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert all(p.grad is None for p in encoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "`batch_size` must be a positive integer, got 0"),
+        ({"seed": -1}, "`seed` must be an integer of at least 0, got -1"),
+        ({"epsilons": [1.0]}, "`epsilons`"),
+        ({"thresholds": [0.4]}, "`thresholds`"),
+        ({"plan": "official", "thresholds": [0.55]}, "official protocol starts at 0.6"),
+        ({"plan": "quick"}, "`plan`"),
+        ({"tasks": "all"}, "`tasks`"),
+        ({"normalize": (0.5, 0.0)}, "`normalize`: std must be positive"),
+        ({"normalize": ((0.5, 0.5), 1.0)}, "`normalize`: mean must be a number or 8 numbers"),
+        ({"normalize": 3}, r"`normalize` must be a pair \(mean, std\)"),
+        ({"device": "meta"}, "`device` is meta, but the encoder's parameters are on cpu"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(nn.Linear(8, 4), (8,), **arguments)
+
+
+def test_features_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match=r"features are NaN or infinite for .* of 1024 examples"):
+        evaluate(lambda x: x / (x[:, :1] > 0), (8,), plan=SMALL)
