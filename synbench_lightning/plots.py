@@ -39,6 +39,7 @@ def robustness_accuracy_figure(result: ProbeResult, task: str | None = None, thr
         'threshold accuracy'
     """
     name = result.tasks[0] if task is None else task
+    scores = [result.score(name, epsilon, threshold) for epsilon in result.epsilons]
     row = result.tasks.index(name)
     levels = torch.linspace(0.5, 1.0, 251, dtype=torch.float64)
     scales = torch.tensor(result.scales, dtype=torch.float64)
@@ -48,9 +49,8 @@ def robustness_accuracy_figure(result: ProbeResult, task: str | None = None, thr
     accuracy, bound = (torch.tensor(table[row], dtype=torch.float64) for table in (result.accuracy, result.bound))
     for index, epsilon in enumerate(result.epsilons):
         kept = _curve(levels, accuracy[index], bound[index], result.plan.weights)
-        score = result.score(name, epsilon, threshold)
         style = "-" if index == 0 else ":"
-        axes.plot(levels, kept, style, color=ENCODER, label=f"encoder, ε = {epsilon:g}, score {score:.3f}")
+        axes.plot(levels, kept, style, color=ENCODER, label=f"encoder, ε = {epsilon:g}, score {scores[index]:.3f}")
         if index == 0:
             axes.fill_between(levels, kept, where=(levels >= threshold).tolist(), color=SHADE, linewidth=0)
     axes.axvline(threshold, color=OPTIMUM, linewidth=0.8)

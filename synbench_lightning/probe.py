@@ -263,8 +263,8 @@ def _encoded(encoder: Callable[[Tensor], Any], x: Tensor) -> Tensor:
     except Exception as error:
         raise RuntimeError(
             f"The encoder failed on a batch of shape {tuple(x.shape)}: {type(error).__name__}: {error}. If its inputs "
-            "have another shape, pass `input_shape=`; if it takes other arguments or is another module, pass a callable "
-            "`encoder=lambda pl_module, x: ...` or the name of the module."
+            "have another shape, pass `input_shape=`; if it takes other arguments or is another module, pass a "
+            "callable `encoder=lambda pl_module, x: ...` or the name of the module."
         ) from error
     return feature_matrix(output, len(x))
 

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from synbench_lightning import ProbePlan, evaluate
+from synbench_lightning.plots import history_figure, pixels, robustness_accuracy_figure
+
+PLAN = ProbePlan(forwards=2048)
+
+
+def result(noise, step=None):
+    generator = torch.Generator().manual_seed(0)
+    return evaluate(
+        lambda x: x.flatten(1) + noise * torch.randn(x.flatten(1).shape, generator=generator),
+        (1, 4, 4),
+        tasks="default",
+        plan=PLAN,
+    ).at(step=step)
+
+
+def test_the_shaded_area_over_that_of_the_optimum_is_the_score():
+    found = evaluate(nn.Flatten(), (1, 4, 4), plan=PLAN)
+    axes = robustness_accuracy_figure(found, threshold=0.7).axes[0]
+    optimum, encoder = axes.lines[0], axes.lines[1]
+    level = np.asarray(optimum.get_xdata())
+    inside = level >= 0.7
+    areas = [np.trapezoid(np.asarray(line.get_ydata())[inside], level[inside]) for line in (encoder, optimum)]
+    assert areas[0] / areas[1] == pytest.approx(found.score(threshold=0.7), abs=0.02)
+
+
+def test_figures_have_axes_with_names_and_a_title():
+    for figure in (
+        robustness_accuracy_figure(result(0.5, 10), "cos_1"),
+        history_figure([result(1.0, 0), result(0.1, 5)]),
+    ):
+        axes = figure.axes[0]
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
+        assert axes.get_title()
+        assert axes.get_legend() is not None
+
+
+def test_the_history_shows_each_task_over_the_steps():
+    history = [result(1.0, 0), result(0.5, 100), result(0.1, 200)]
+    lines = {line.get_label(): line for line in history_figure(history).axes[0].lines}
+    assert set(lines) == {"task dc", "task cos_1", "task cos_2", "worst task"}
+    assert list(lines["task dc"].get_xdata()) == [0, 100, 200]
+    assert list(lines["task cos_1"].get_ydata()) == [found.score("cos_1") for found in history]
+
+
+def test_pixels_are_an_image():
+    image = pixels(result(0.5).plot())
+    assert image.dtype == np.uint8
+    assert image.ndim == 3
+    assert image.shape[2] == 3
+    assert image.std() > 10
+
+
+def test_an_empty_history_and_an_unknown_task_are_refused():
+    with pytest.raises(ValueError, match="`history` holds no result"):
+        history_figure([])
+    with pytest.raises(ValueError, match="`task` must be one that was probed"):
+        robustness_accuracy_figure(result(0.5), "x")

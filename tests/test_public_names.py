@@ -1,0 +1,99 @@
+"""Every public name is documented, typed, and can be had from YAML and the command line."""
+
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+import torch
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.demos.boring_classes import BoringModel
+
+import synbench_lightning
+from synbench_lightning import SynBenchCallback, SynBenchEarlyStopping
+from synbench_lightning.functional import discriminant, score, theory
+
+NAMES = [name for name in vars(synbench_lightning) if not name.startswith("_") and name[0].isupper()] + [
+    "evaluate",
+    "task_family",
+]
+PUBLIC = [getattr(synbench_lightning, name) for name in NAMES] + [
+    theory.optimal_accuracy,
+    theory.optimal_bound,
+    discriminant.accuracy_and_bound,
+    score.synbench_score,
+]
+
+
+@pytest.mark.parametrize("public", PUBLIC, ids=lambda public: public.__name__)
+def test_a_public_name_has_a_docstring_with_an_example_and_types(public):
+    assert "Example:" in public.__doc__
+    function = public.__init__ if inspect.isclass(public) else public
+    for name, parameter in inspect.signature(function).parameters.items():
+        assert name in ("self", "args", "kwargs") or parameter.annotation is not inspect.Parameter.empty
+
+
+CONFIG = """
+trainer:
+  max_steps: 4
+  logger: false
+  enable_checkpointing: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  callbacks:
+    - class_path: synbench_lightning.SynBenchCallback
+      init_args:
+        encoder: layer
+        input_shape: [32]
+        tasks: dc
+        plan:
+          class_path: synbench_lightning.ProbePlan
+          init_args: {forwards: 512}
+        epsilons: [0.0, 0.1]
+        normalize: [0.5, 0.25]
+        every_n_train_steps: 2
+    - class_path: synbench_lightning.SynBenchEarlyStopping
+      init_args: {patience: 9}
+"""
+
+
+def test_the_callbacks_are_configured_from_yaml_and_command_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    arguments = [
+        "fit", "--config", str(tmp_path / "config.yaml"), "--trainer.callbacks+=synbench_lightning.SynBenchCallback",
+        "--trainer.callbacks.every_n_train_steps=4", "--trainer.callbacks.prefix=other",
+    ]  # fmt: skip
+    run = LightningCLI(BoringModel, args=arguments, save_config_callback=None, seed_everything_default=0).trainer
+    first, second = (callback for callback in run.callbacks if isinstance(callback, SynBenchCallback))
+    assert [result.step for result in first.history] == [0, 2, 4]
+    assert first.history[0].epsilons == (0.0, 0.1)
+    assert [result.step for result in second.history] == [0, 4]
+    assert any(isinstance(callback, SynBenchEarlyStopping) for callback in run.callbacks)
+
+
+def test_the_package_works_without_matplotlib_and_names_the_extra_where_it_is_needed():
+    code = """
+import sys
+from lightning.pytorch import Trainer
+for name in [name for name in sys.modules if name.startswith("matplotlib")]:
+    del sys.modules[name]
+sys.modules["matplotlib"] = None
+from lightning.pytorch.demos.boring_classes import BoringModel
+from synbench_lightning import ProbePlan, SynBenchCallback
+callback = SynBenchCallback(plan=ProbePlan(forwards=512))
+Trainer(max_steps=1, callbacks=[callback], enable_checkpointing=False, enable_progress_bar=False).fit(BoringModel())
+try:
+    callback.history[0].plot()
+except ImportError as error:
+    print(error)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "pip install 'synbench-lightning[plots]'" in found.stdout, found.stderr
+
+
+def test_importing_the_package_draws_nothing_from_the_global_generators():
+    state = torch.get_rng_state()
+    importlib.reload(synbench_lightning)
+    assert torch.equal(state, torch.get_rng_state())
