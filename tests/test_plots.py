@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import trapezoid
 from torch import nn
 
 from synbench_lightning import ProbePlan, evaluate
@@ -25,7 +26,7 @@ def test_the_shaded_area_over_that_of_the_optimum_is_the_score():
     optimum, encoder = axes.lines[0], axes.lines[1]
     level = np.asarray(optimum.get_xdata())
     inside = level >= 0.7
-    areas = [np.trapezoid(np.asarray(line.get_ydata())[inside], level[inside]) for line in (encoder, optimum)]
+    areas = [trapezoid(np.asarray(line.get_ydata())[inside], level[inside]) for line in (encoder, optimum)]
     assert areas[0] / areas[1] == pytest.approx(found.score(threshold=0.7), abs=0.02)
 
 

@@ -34,15 +34,19 @@ def probe_progress(trainer: Trainer) -> Iterator[Callable[[int, int], None] | No
             yield advance
     elif isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
         rich = bar.progress
-        task = rich.add_task(TITLE, total=None, visible=False)
+        task = rich.add_task(TITLE, total=1, visible=False)
         start = time.monotonic()
 
         def advance(done: int, total: int) -> None:
-            rich.update(task, completed=done, total=total, visible=time.monotonic() - start > DELAY_SECONDS)
+            visible = time.monotonic() - start > DELAY_SECONDS
+            rich.update(task, completed=done, total=total, visible=visible)
+            if visible:
+                bar.refresh()  # Lightning's rich bar redraws only when asked
 
         try:
             yield advance
         finally:
             rich.remove_task(task)
+            bar.refresh()
     else:
         yield None
