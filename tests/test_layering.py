@@ -13,6 +13,7 @@ LEVELS = {
     "tasks": 1,
     "plan": 1,
     "result": 1,
+    "sampling": 2,
     "plots": 2,
     "runtime": 2,
     "probe": 3,

@@ -17,12 +17,13 @@ from synbench_lightning.callbacks.publishing import ProbeListener, notify, publi
 from synbench_lightning.functional.discriminant import check_epsilons
 from synbench_lightning.functional.score import check_thresholds
 from synbench_lightning.plan import ProbePlan
-from synbench_lightning.probe import OFFICIAL_THRESHOLDS, Normalize, Probe, check_batch_size, check_seed
+from synbench_lightning.probe import OFFICIAL_THRESHOLDS, Probe, check_batch_size
 from synbench_lightning.result import ProbeResult
 from synbench_lightning.runtime.distributed import StrategyProcesses
 from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder
-from synbench_lightning.runtime.examples import example_shape
+from synbench_lightning.runtime.input_shape import example_shape
 from synbench_lightning.runtime.isolation import isolated
+from synbench_lightning.sampling import Normalize, check_seed
 from synbench_lightning.tasks import GaussianTask, check_input_shape
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from synbench_lightning.runtime.examples import example_shape
+from synbench_lightning.runtime.input_shape import example_shape
 
 IMAGES, LABELS = torch.rand(4, 3, 8, 8), torch.arange(4)
 

@@ -1,0 +1,119 @@
+"""The examples that a family of tasks shows an encoder under a plan, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from synbench_lightning.plan import ProbePlan
+from synbench_lightning.tasks import NOISE_BLOCK, GaussianTask, noise_block
+
+NOISE_BUDGET_BYTES = 2**28
+"""Noise that fits is kept on the device between probes; more is drawn again, block by block."""
+
+Normalize = tuple[float | Sequence[float], float | Sequence[float]]
+
+
+class Block(NamedTuple):
+    """Some noise vectors of one task at one scale; ``row`` is the place of the first among all features."""
+
+    row: int
+    task: int
+    scale: int
+    first: int
+    vectors: int
+
+
+class ProxySamples:
+    """The examples of a family of tasks under a plan.
+
+    An example depends on the seed, the task, the scale and its index alone, not on the process that draws it or the
+    batch in which it is shown.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[GaussianTask],
+        plan: ProbePlan,
+        *,
+        normalize: Normalize | None,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.tasks, self.plan, self.device = tuple(tasks), plan, device
+        self.input_shape = tuple(self.tasks[0].direction.shape)
+        self.seed = check_seed(seed)
+        self.vectors = plan.noise_vectors(len(self.tasks))
+        self.cells = [(task, scale) for task in range(len(self.tasks)) for scale in range(len(plan.scales))]
+        self._offset, self._factor = _affine(normalize, self.input_shape, device)
+        self._directions = [task.direction.to(device) * self._factor for task in self.tasks]
+        size = 4 * self.vectors * len(self.cells) * self.tasks[0].direction.numel()
+        self._kept: dict[Block, Tensor] | None = {} if size <= NOISE_BUDGET_BYTES else None
+
+    @property
+    def signs(self) -> Tensor:
+        """The classes of the official protocol's samples, ``(vectors,)``: in turn +1 and -1."""
+        return 1.0 - 2.0 * (torch.arange(self.vectors, device=self.device) % 2)
+
+    def blocks(self, cells: Sequence[tuple[int, int]]) -> list[Block]:
+        """The blocks of some pairs of task and scale, in the order of their features."""
+        return [
+            Block(row * self.vectors + first, task, scale, first, min(NOISE_BLOCK, self.vectors - first))
+            for row, (task, scale) in enumerate(cells)
+            for first in range(0, self.vectors, NOISE_BLOCK)
+        ]
+
+    def examples(self, block: Block) -> Tensor:
+        """The examples of a block, ``(signs * vectors, *input_shape)``, those of the plus sign first."""
+        noise = self._noise(block)
+        shift = self._directions[block.task] * self.plan.scales[block.scale]
+        if self.plan.signs == 2:
+            return torch.cat([noise + shift, noise - shift])
+        signs = self.signs[block.first : block.first + block.vectors].reshape(-1, *[1] * shift.ndim)
+        return torch.addcmul(noise, signs, shift.unsqueeze(0))
+
+    def _noise(self, block: Block) -> Tensor:
+        if self._kept is not None and block in self._kept:
+            return self._kept[block]
+        name, scale = self.tasks[block.task].name, self.plan.scales[block.scale]
+        noise = noise_block(self.seed, name, scale, block.first // NOISE_BLOCK, self.input_shape, self.device)
+        noise = noise[: block.vectors] * self._factor + self._offset
+        if self._kept is not None:
+            self._kept[block] = noise
+        return noise
+
+
+def check_seed(seed: int) -> int:
+    """The seed.
+
+    Raises:
+        ValueError: if it is not an integer of at least 0.
+    """
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"`seed` must be an integer of at least 0, got {seed!r}.")
+    return seed
+
+
+def _affine(normalize: Normalize | None, shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Offset and factor, broadcastable to an input, of ``(x + 0.5 - mean) / std``."""
+    if normalize is None:
+        return torch.zeros((), device=device), torch.ones((), device=device)
+    try:
+        mean, std = (torch.as_tensor(values, dtype=torch.float32, device=device) for values in normalize)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`normalize` must be a pair (mean, std) of numbers or of numbers per channel, got {normalize!r}."
+        ) from error
+    for name, values in (("mean", mean), ("std", std)):
+        if values.ndim > 1 or (values.ndim == 1 and len(values) not in (1, shape[0])):
+            raise ValueError(
+                f"`normalize`: {name} must be a number or {shape[0]} numbers, one for each channel of an input of "
+                f"shape {shape}, got {values.tolist()}."
+            )
+    if not bool((std > 0).all()):
+        raise ValueError(f"`normalize`: std must be positive, got {std.tolist()}.")
+    columns = [1] * (len(shape) - 1)
+    return ((0.5 - mean) / std).reshape(-1, *columns), (1 / std).reshape(-1, *columns)
