@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -187,6 +188,7 @@ class _Pass:
         failure: Exception | None = None
         try:
             found = [self._encoded(batch) for batch in self._batches(own)]
+            self._keep_step(blocks, len(found))
         except Exception as error:  # the other processes must hear of it before anybody leaves
             failure = error
         if self.processes.any(failure is not None):
@@ -202,6 +204,14 @@ class _Pass:
         if bad:
             raise ValueError(f"The encoder's features are NaN or infinite for {bad} of {rows * signs} examples.")
         return whole.cpu() if whole.device.type == "mps" else whole  # which has no float64
+
+    def _keep_step(self, blocks: Sequence[Block], made: int) -> None:
+        """Make the forwards that others still make, where a forward is a collective; their features do not count."""
+        if self.processes.lockstep:
+            size, signs = self.processes.size, self.samples.plan.signs
+            examples = [signs * sum(block.vectors for block in blocks[rank::size]) for rank in range(size)]
+            for _ in range(math.ceil(max(examples) / self.batch_size) - made):
+                self.encoder(torch.zeros(1, *self.samples.input_shape, device=self.samples.device))
 
     def _batches(self, blocks: Sequence[Block]) -> Iterator[Tensor]:
         """The examples of the blocks in batches of the batch size; the last one may be smaller."""

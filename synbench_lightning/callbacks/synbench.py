@@ -23,6 +23,7 @@ from synbench_lightning.runtime.distributed import StrategyProcesses
 from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder
 from synbench_lightning.runtime.input_shape import example_shape
 from synbench_lightning.runtime.isolation import isolated
+from synbench_lightning.runtime.sharding import is_sharded, reachable_forward
 from synbench_lightning.sampling import Normalize, check_seed
 from synbench_lightning.tasks import GaussianTask, check_input_shape
 
@@ -251,8 +252,10 @@ class SynBenchCallback(Callback):
         assert self._probe is not None
         assert self._encoder is not None
         self._last_step = trainer.global_step
-        forward, precision = self._encoder.forward, trainer.precision_plugin
-        processes = StrategyProcesses(trainer.strategy, trainer.global_rank, trainer.world_size)
+        forward = reachable_forward(self._encoder, trainer.strategy, pl_module)
+        precision = trainer.precision_plugin
+        lockstep = is_sharded(trainer.strategy, pl_module)
+        processes = StrategyProcesses(trainer.strategy, trainer.world_size, lockstep)
         if self._exceeds_budget(processes):
             return
         start = time.perf_counter()

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TypeVar
 
-from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.strategies import ParallelStrategy, Strategy
 from torch import Tensor
 
 T = TypeVar("T")
 
 
 class Processes(Protocol):
-    """The processes that share a probe. Every method is a collective: all of them call it, in the same order."""
+    """The processes that share a probe. Every method is a collective: all of them call it, in the same order.
+
+    ``rank`` of ``size`` is the share of this one. ``lockstep`` tells that a forward is a collective too.
+    """
 
     rank: int
     size: int
+    lockstep: bool
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of the tensor over all processes, on each of them."""
+        """The sum of the tensor over the shares, on each process."""
         ...
 
     def any(self, flag: bool) -> bool:
@@ -34,6 +38,7 @@ class SingleProcess:
 
     rank = 0
     size = 1
+    lockstep = False
 
     def sum(self, tensor: Tensor) -> Tensor:
         return tensor
@@ -46,14 +51,21 @@ class SingleProcess:
 
 
 class StrategyProcesses:
-    """The processes of a Lightning strategy, through its own collectives."""
+    """The processes of a Lightning strategy, through its own collectives.
 
-    def __init__(self, strategy: Strategy, rank: int, size: int) -> None:
-        self.strategy, self.rank, self.size = strategy, rank, size
+    Shares are those of the data: processes that hold parts of one tensor (tensor parallelism) have the same share.
+    """
+
+    def __init__(self, strategy: Strategy, world_size: int, lockstep: bool) -> None:
+        share = strategy.distributed_sampler_kwargs if isinstance(strategy, ParallelStrategy) else {}
+        self.strategy, self.lockstep = strategy, lockstep
+        self.rank: int = share.get("rank", 0)
+        self.size: int = share.get("num_replicas", 1)
+        self._holders = world_size // self.size
 
     def sum(self, tensor: Tensor) -> Tensor:
         reduced: Any = self.strategy.reduce(tensor, reduce_op="sum")
-        return reduced  # type: ignore[no-any-return]
+        return reduced / self._holders  # type: ignore[no-any-return]
 
     def any(self, flag: bool) -> bool:
         return self.strategy.reduce_boolean_decision(flag, all=False)

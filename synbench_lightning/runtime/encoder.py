@@ -16,10 +16,11 @@ CANDIDATES = ("encoder", "backbone", "model.encoder", "model.backbone", "model")
 
 
 class Encoder(NamedTuple):
-    """What to call for features, and what it is called in messages."""
+    """What to call for features, what it is called in messages, and the modules that it is part of, outermost first."""
 
     name: str
     forward: Callable[[Tensor], Any]
+    owners: tuple[nn.Module, ...]
 
 
 def find_encoder(pl_module: LightningModule, encoder: EncoderSpec = None) -> Encoder:
@@ -36,41 +37,38 @@ def find_encoder(pl_module: LightningModule, encoder: EncoderSpec = None) -> Enc
     """
     if encoder is None:
         for path in CANDIDATES:
-            found = _follow(pl_module, path)
+            *owners, found = _walk(pl_module, path)
             if isinstance(found, nn.Module):
-                return Encoder(f"`{path}`, a {type(found).__name__}", found)
+                return Encoder(f"`{path}`, a {type(found).__name__}", found, tuple(owners))
         if type(pl_module).forward is LightningModule.forward:
             raise ValueError(
                 f"No encoder was found in {type(pl_module).__name__}: it has none of the attributes "
                 f"{', '.join(CANDIDATES)} and no `forward` of its own. Pass `encoder=` one of {_children(pl_module)} "
                 "or a callable `encoder=lambda pl_module, x: ...`."
             )
-        return Encoder(f"the `forward` of {type(pl_module).__name__}", pl_module)
+        return Encoder(f"the `forward` of {type(pl_module).__name__}", pl_module, ())
     if isinstance(encoder, str):
-        found = _named(pl_module, encoder)
-        return Encoder(f"`{encoder}`, a {type(found).__name__}", found)
-    return Encoder("the given callable", lambda x: encoder(pl_module, x))
-
-
-def _follow(module: Any, path: str) -> Any:
-    for name in path.split("."):
-        module = getattr(module, name, None)
-    return module
-
-
-def _named(pl_module: LightningModule, path: str) -> Callable[[Tensor], Any]:
-    found: Any = pl_module
-    for depth, name in enumerate(path.split(".")):
-        if not hasattr(found, name):
-            parent = ".".join(path.split(".")[:depth]) or type(pl_module).__name__
+        *owners, found = _walk(pl_module, encoder)
+        if len(owners) < len(encoder.split(".")):
+            parent, missing = ".".join(encoder.split(".")[: len(owners)]), encoder.split(".")[len(owners)]
             raise ValueError(
-                f"`encoder={path!r}` does not exist: {parent!r} has no attribute {name!r}. Its children are "
-                f"{_children(found)}."
+                f"`encoder={encoder!r}` does not exist: {parent or type(pl_module).__name__!r} has no attribute "
+                f"{missing!r}. Its children are {_children(found)}."
             )
-        found = getattr(found, name)
-    if not callable(found):
-        raise ValueError(f"`encoder={path!r}` must be a module or a method, got a {type(found).__name__}.")
-    return found  # type: ignore[no-any-return]
+        if not callable(found):
+            raise ValueError(f"`encoder={encoder!r}` must be a module or a method, got a {type(found).__name__}.")
+        return Encoder(f"`{encoder}`, a {type(found).__name__}", found, tuple(owners))
+    return Encoder("the given callable", lambda x: encoder(pl_module, x), (pl_module,))
+
+
+def _walk(pl_module: LightningModule, path: str) -> list[Any]:
+    """The module and what the names of a dotted path lead to, as far as they do."""
+    found: list[Any] = [pl_module]
+    for name in path.split("."):
+        if not hasattr(found[-1], name):
+            break
+        found.append(getattr(found[-1], name))
+    return found
 
 
 def _children(module: Any) -> str:

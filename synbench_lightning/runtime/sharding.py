@@ -1,0 +1,63 @@
+"""Reach an encoder whose weights are spread over processes: through the root that gathers them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+from synbench_lightning.runtime.encoder import Encoder
+
+
+def is_sharded(strategy: Strategy, pl_module: LightningModule) -> bool:
+    """Whether a forward is a collective: then every process has to make the same number of them."""
+    modules = [strategy.model, *pl_module.modules()]
+    sharded = any(isinstance(module, (FSDPModule, FullyShardedDataParallel)) for module in modules)
+    return sharded or isinstance(strategy, DeepSpeedStrategy)
+
+
+def reachable_forward(encoder: Encoder, strategy: Strategy, pl_module: LightningModule) -> Callable[[Tensor], Any]:
+    """The encoder's forward, entered through the outermost sharded module that it is part of.
+
+    That module prepares its own weights and those below it. An encoder that is called without it would take itself for
+    the root, and the next training step would fail.
+    """
+    model = strategy.model
+    if isinstance(model, FullyShardedDataParallel) or isinstance(strategy, DeepSpeedStrategy):
+        assert model is not None
+        return _redirected(encoder.forward, entry=model, inner=pl_module)
+    for owner in encoder.owners:
+        if isinstance(owner, FullyShardedDataParallel):
+            return _redirected(encoder.forward, entry=owner, inner=owner.module)
+        if isinstance(owner, FSDPModule):
+            return _redirected(encoder.forward, entry=owner, inner=owner)
+    return encoder.forward
+
+
+def _redirected(forward: Callable[[Tensor], Any], entry: nn.Module, inner: nn.Module) -> Callable[[Tensor], Any]:
+    """Call ``entry``, and have ``forward`` run where the forward of ``inner`` would."""
+
+    def call(x: Tensor) -> Any:
+        own = inner.__dict__.get("forward")
+
+        def restore() -> None:
+            if own is None:
+                inner.__dict__.pop("forward", None)
+            else:
+                inner.__dict__["forward"] = own
+
+        def once(*args: Any, **kwargs: Any) -> Any:
+            restore()  # before the call, which may itself want the real one
+            return forward(*args, **kwargs)
+
+        inner.__dict__["forward"] = once
+        try:
+            return entry(x)
+        finally:
+            restore()
+
+    return call
