@@ -38,7 +38,7 @@ def find_encoder(pl_module: LightningModule, encoder: EncoderSpec = None) -> Enc
     if encoder is None:
         for path in CANDIDATES:
             *owners, found = _walk(pl_module, path)
-            if isinstance(found, nn.Module):
+            if len(owners) == path.count(".") + 1 and isinstance(found, nn.Module):
                 return Encoder(f"`{path}`, a {type(found).__name__}", found, tuple(owners))
         if type(pl_module).forward is LightningModule.forward:
             raise ValueError(
