@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -64,6 +65,8 @@ def robustness_accuracy_figure(result: ProbeResult, task: str | None = None, thr
 def history_figure(history: Sequence[ProbeResult], threshold: float = 0.7) -> Figure:
     """The score over the steps of a run: the monitored task, the others, and the worst of them.
 
+    A dotted line marks where a run was resumed with other tasks, plan or seed: scores do not compare across it.
+
     Args:
         history: results of one run, as in ``SynBenchCallback.history``.
         threshold: threshold accuracy of the score, in [0.5, 1).
@@ -83,6 +86,9 @@ def history_figure(history: Sequence[ProbeResult], threshold: float = 0.7) -> Fi
     if len(tasks) > 1:
         worst = [result.worst(threshold=threshold)[1] for result in history]
         axes.plot(steps, worst, color=OPTIMUM, linestyle="--", linewidth=1.2, label="worst task")
+    for before, result in pairwise(history):
+        if before.settings != result.settings:  # a run resumed with other arguments: the scores do not compare
+            axes.axvline(result.step or 0, color=OPTIMUM, linestyle=":", linewidth=1.0)
     axes.set(xlabel="optimizer steps", ylabel=f"SynBench score (threshold {threshold:g})", ylim=(0, None))
     axes.set_title("Representation quality during pretraining")
     axes.legend(loc="best")

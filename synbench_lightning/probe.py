@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
 from torch import Tensor, nn
 
 from synbench_lightning.functional.crossfit import crossfit_accuracy_and_bound
@@ -149,6 +151,7 @@ class Probe:
             plan=self.plan,
             feature_dim=dim,
             num_forwards=self.num_forwards,
+            seed=self.samples.seed,
             seconds=time.perf_counter() - start,
         )
         return processes.same(result)
@@ -176,7 +179,7 @@ class _Pass:
     def __init__(
         self, probe: Probe, encoder: Callable[[Tensor], Any], processes: Processes, progress: Progress | None
     ) -> None:
-        self.samples, self.batch_size = probe.samples, probe.batch_size
+        self.probe, self.samples = probe, probe.samples
         self.encoder, self.processes, self.progress = encoder, processes, progress
         self.done, self.total = 0, probe.num_forwards // processes.size
 
@@ -187,7 +190,9 @@ class _Pass:
         found: list[Tensor] = []
         failure: Exception | None = None
         try:
-            found = [self._encoded(batch) for batch in self._batches(own)]
+            for batch in self._batches(own):
+                found.append(self._encoded(batch))
+                self._advance(len(batch))
             self._keep_step(blocks, len(found))
         except Exception as error:  # the other processes must hear of it before anybody leaves
             failure = error
@@ -205,12 +210,17 @@ class _Pass:
             raise ValueError(f"The encoder's features are NaN or infinite for {bad} of {rows * signs} examples.")
         return whole.cpu() if whole.device.type == "mps" else whole  # which has no float64
 
+    def _advance(self, examples: int) -> None:
+        self.done += examples
+        if self.progress is not None:
+            self.progress(min(self.done, self.total), self.total)
+
     def _keep_step(self, blocks: Sequence[Block], made: int) -> None:
         """Make the forwards that others still make, where a forward is a collective; their features do not count."""
         if self.processes.lockstep:
             size, signs = self.processes.size, self.samples.plan.signs
             examples = [signs * sum(block.vectors for block in blocks[rank::size]) for rank in range(size)]
-            for _ in range(math.ceil(max(examples) / self.batch_size) - made):
+            for _ in range(math.ceil(max(examples) / self.probe.batch_size) - made):
                 self.encoder(torch.zeros(1, *self.samples.input_shape, device=self.samples.device))
 
     def _batches(self, blocks: Sequence[Block]) -> Iterator[Tensor]:
@@ -218,15 +228,28 @@ class _Pass:
         waiting: list[Tensor] = []
         for block in blocks:
             waiting.append(self.samples.examples(block))
-            while sum(map(len, waiting)) >= self.batch_size:
+            while sum(map(len, waiting)) >= (size := self.probe.batch_size):
                 joined = torch.cat(waiting)
-                yield joined[: self.batch_size]
-                waiting = [joined[self.batch_size :]]
+                yield joined[:size]
+                waiting = [joined[size:]]
         rest = torch.cat(waiting) if waiting else torch.empty(0)
         if len(rest):
             yield rest
 
     def _encoded(self, x: Tensor) -> Tensor:
+        """Features of a batch, in smaller parts where memory does not suffice for it as a whole."""
+        while True:
+            try:
+                return torch.cat([self._forward(part) for part in x.split(self.probe.batch_size)])
+            except RuntimeError as error:
+                smaller = min(len(x), self.probe.batch_size) // 2
+                if not is_oom_error(error.__cause__ or error) or smaller == 0 or self.processes.lockstep:
+                    raise
+            garbage_collection_cuda()
+            self.probe.batch_size = smaller
+            warnings.warn(f"The memory did not suffice for the probe: its batch size is now {smaller}.", stacklevel=2)
+
+    def _forward(self, x: Tensor) -> Tensor:
         try:
             output = self.encoder(x)
         except Exception as error:
@@ -235,11 +258,7 @@ class _Pass:
                 "inputs have another shape, pass `input_shape=`; if it takes other arguments or is another module, "
                 "pass a callable `encoder=lambda pl_module, x: ...` or the name of the module."
             ) from error
-        features = feature_matrix(output, len(x))
-        self.done += len(x)
-        if self.progress is not None:
-            self.progress(min(self.done, self.total), self.total)
-        return features
+        return feature_matrix(output, len(x))
 
 
 def check_batch_size(batch_size: int) -> int:

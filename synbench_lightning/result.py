@@ -30,13 +30,15 @@ class ProbeResult:
         plan: how the probe was made.
         feature_dim: dimensions of the representation.
         num_forwards: examples that the encoder was shown, over all processes.
+        seed: of the examples.
         seconds: wall-clock time of the probe.
         step: optimizer steps before the probe; ``None`` outside training.
 
     Example:
         >>> result = ProbeResult(
         ...     tasks=("dc",), epsilons=(0.0,), thresholds=(0.7,), plan=ProbePlan(num_scales=2),
-        ...     accuracy=(((0.8, 0.99),),), bound=(((1.3, 1.0),),), feature_dim=64, num_forwards=8192, seconds=1.0,
+        ...     accuracy=(((0.8, 0.99),),), bound=(((1.3, 1.0),),), feature_dim=64, num_forwards=8192,
+        ...     seed=0, seconds=1.0,
         ... )
         >>> round(result.score(), 3)
         0.851
@@ -52,6 +54,7 @@ class ProbeResult:
     plan: ProbePlan
     feature_dim: int
     num_forwards: int
+    seed: int
     seconds: float
     step: int | None = None
 
@@ -59,6 +62,16 @@ class ProbeResult:
     def scales(self) -> tuple[float, ...]:
         """``(K,)`` scales of the probe."""
         return self.plan.scales
+
+    @property
+    def settings(self) -> str:
+        """What decides whether two results compare: the tasks, the plan, the epsilons and the seed."""
+        return f"tasks {', '.join(self.tasks)}; {self.plan}; epsilons {self.epsilons}; seed {self.seed}"
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether no discriminant exists for any task: the features are constant."""
+        return not any(value for rows in self.bound for row in rows for value in row)
 
     @property
     def scores(self) -> Table:
@@ -102,7 +115,7 @@ class ProbeResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, texts, lists and dicts: safe in checkpoints and in JSON."""
-        plain = {name: getattr(self, name) for name in ("feature_dim", "num_forwards", "seconds", "step")}
+        plain = {name: getattr(self, name) for name in ("feature_dim", "num_forwards", "seed", "seconds", "step")}
         lists = {name: list(getattr(self, name)) for name in ("tasks", "epsilons", "thresholds")}
         tables = {name: [[list(row) for row in rows] for rows in getattr(self, name)] for name in ("accuracy", "bound")}
         return {**lists, **tables, "plan": asdict(self.plan), **plain}

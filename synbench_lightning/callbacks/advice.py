@@ -8,13 +8,11 @@ from collections.abc import Iterator
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from synbench_lightning.callbacks.schedule import Schedule
+
 
 def interval_advice(
-    trainer: Trainer,
-    prefix: str,
-    every_n_train_steps: int,
-    every_n_epochs: int | None,
-    listeners: type | tuple[type, ...],
+    trainer: Trainer, prefix: str, schedule: Schedule, listeners: type | tuple[type, ...]
 ) -> Iterator[str]:
     """Sentences about callbacks that monitor a key under ``prefix`` when its value is not fresh.
 
@@ -24,7 +22,6 @@ def interval_advice(
     steps_per_epoch = math.inf
     if not math.isinf(trainer.num_training_batches):
         steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-    probes = f"every {every_n_epochs} epochs" if every_n_epochs else f"every {every_n_train_steps} steps"
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         monitor = getattr(callback, "monitor", None)
         if not isinstance(monitor, str) or not monitor.startswith(f"{prefix}/") or isinstance(callback, listeners):
@@ -32,18 +29,17 @@ def interval_advice(
         if isinstance(callback, EarlyStopping):
             if callback.mode == "min" and not monitor.endswith(("/gap", "_seconds", "/overhead")):
                 yield f"EarlyStopping(monitor={monitor!r}, mode='min') stops when the score rises: set mode='max'."
-            probe_interval = every_n_epochs * steps_per_epoch if every_n_epochs else every_n_train_steps
+            every_n_epochs = schedule.every_n_epochs
+            probe_interval = every_n_epochs * steps_per_epoch if every_n_epochs else schedule.every_n_train_steps
             if probe_interval > _check_interval(trainer, steps_per_epoch):
                 yield (
                     f"EarlyStopping(monitor={monitor!r}) looks at the end of each epoch or validation, but a probe is "
-                    f"made {probes}: a value that it has seen before counts as no improvement. Use "
+                    f"made every {schedule}: a value that it has seen before counts as no improvement. Use "
                     f"`SynBenchEarlyStopping(monitor={monitor!r}, patience={callback.patience})` in its place, or "
                     "`SynBenchCallback(every_n_epochs=1)`."
                 )
         elif isinstance(callback, ModelCheckpoint):
-            yield from _checkpoint_advice(
-                callback, monitor, probes, every_n_train_steps, every_n_epochs, steps_per_epoch
-            )
+            yield from _checkpoint_advice(callback, monitor, schedule, steps_per_epoch)
 
 
 def _check_interval(trainer: Trainer, steps_per_epoch: float) -> float:
@@ -53,13 +49,9 @@ def _check_interval(trainer: Trainer, steps_per_epoch: float) -> float:
 
 
 def _checkpoint_advice(
-    callback: ModelCheckpoint,
-    monitor: str,
-    probes: str,
-    every_n_train_steps: int,
-    every_n_epochs: int | None,
-    steps_per_epoch: float,
+    callback: ModelCheckpoint, monitor: str, schedule: Schedule, steps_per_epoch: float
 ) -> Iterator[str]:
+    every_n_epochs, every_n_train_steps = schedule.every_n_epochs, schedule.every_n_train_steps
     epochs: int = callback.every_n_epochs or 0
     steps: int = callback._every_n_train_steps
     if epochs:
@@ -73,7 +65,7 @@ def _checkpoint_advice(
     if not fresh:
         change = f"every_n_epochs={every_n_epochs}" if every_n_epochs else f"every_n_train_steps={every_n_train_steps}"
         yield (
-            f"ModelCheckpoint(monitor={monitor!r}) saves {saves}, but a probe is made {probes}: weights would be filed "
-            "under the score of older ones. Use "
+            f"ModelCheckpoint(monitor={monitor!r}) saves {saves}, but a probe is made every {schedule}: weights would "
+            "be filed under the score of older ones. Use "
             f"`ModelCheckpoint(monitor={monitor!r}, mode={callback.mode!r}, {change})`."
         )

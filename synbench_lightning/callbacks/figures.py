@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 
 from synbench_lightning.result import ProbeResult
 
@@ -17,6 +18,9 @@ def log_figure(trainer: Trainer, key: str, result: ProbeResult, threshold: float
         return
     from synbench_lightning.plots import pixels
 
-    image = pixels(result.plot(threshold=threshold))
-    for logger in loggers:
-        logger.experiment.add_image(key, image, step, dataformats="HWC")
+    try:
+        image = pixels(result.plot(threshold=threshold))
+        for logger in loggers:
+            logger.experiment.add_image(key, image, step, dataformats="HWC")
+    except Exception as error:  # a picture is not worth a run
+        rank_zero_warn(f"The figure {key} could not be drawn: {type(error).__name__}: {error}")

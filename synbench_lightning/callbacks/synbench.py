@@ -14,6 +14,7 @@ from synbench_lightning.callbacks.advice import interval_advice
 from synbench_lightning.callbacks.figures import log_figure
 from synbench_lightning.callbacks.progress import probe_progress
 from synbench_lightning.callbacks.publishing import ProbeListener, notify, publish, steps_logged
+from synbench_lightning.callbacks.schedule import Schedule
 from synbench_lightning.functional.discriminant import check_epsilons
 from synbench_lightning.functional.score import check_thresholds
 from synbench_lightning.plan import ProbePlan
@@ -26,6 +27,9 @@ from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.sharding import is_sharded, reachable_forward
 from synbench_lightning.sampling import Normalize, check_seed
 from synbench_lightning.tasks import GaussianTask, check_input_shape
+
+MAX_FAILURES = 3
+"""Failed probes in a row after which no more are made."""
 
 
 class SynBenchCallback(Callback):
@@ -120,9 +124,7 @@ class SynBenchCallback(Callback):
                 "`encoder` must be None, a dotted attribute of the LightningModule, or a callable "
                 f"(pl_module, x) -> features, got a {type(encoder).__name__}."
             )
-        for name, every in (("every_n_train_steps", every_n_train_steps), ("every_n_epochs", every_n_epochs)):
-            if not (isinstance(every, int) and every >= 1) and not (every is None and name == "every_n_epochs"):
-                raise ValueError(f"`{name}` must be an integer of at least 1, got {every!r}.")
+        self.schedule = Schedule(every_n_train_steps, every_n_epochs, probe_at_start, probe_at_end)
         if max_overhead is not None and not 0 < max_overhead <= 1:
             raise ValueError(f"`max_overhead` must be a fraction in (0, 1] or None, got {max_overhead!r}.")
         if not prefix or "/" in prefix:
@@ -137,10 +139,6 @@ class SynBenchCallback(Callback):
         if 0.0 not in self.epsilons:
             raise ValueError(f"`epsilons` must hold 0, the epsilon of `{prefix}/score`, got {list(self.epsilons)}.")
         (self.threshold,) = check_thresholds((threshold,))
-        self.every_n_train_steps = every_n_train_steps
-        self.every_n_epochs = every_n_epochs
-        self.probe_at_start = probe_at_start
-        self.probe_at_end = probe_at_end
         self.max_overhead = max_overhead
         self.batch_size = check_batch_size(batch_size)
         self.normalize = normalize
@@ -149,9 +147,9 @@ class SynBenchCallback(Callback):
         self.log_figures = log_figures
         self.on_error = on_error
         self.history: list[ProbeResult] = []
-        self._last_step = 0  # the optimizer steps made when it was last decided whether to probe
         self._encoder: Encoder | None = None
         self._probe: Probe | None = None
+        self._failures = 0  # in a row
         self._train_start = 0.0
         self._probe_seconds = 0.0
 
@@ -162,12 +160,12 @@ class SynBenchCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The history, as plain types."""
-        return {"history": [result.to_dict() for result in self.history], "last_step": self._last_step}
+        return {"history": [result.to_dict() for result in self.history], "last_step": self.schedule.last_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the history of a checkpoint."""
         self.history = [ProbeResult.from_dict(values) for values in state_dict["history"]]
-        self._last_step = state_dict["last_step"]
+        self.schedule.last_step = state_dict["last_step"]
 
     def metrics(self, result: ProbeResult) -> dict[str, float]:
         """The logged values of a result by key, but for those about time."""
@@ -187,48 +185,34 @@ class SynBenchCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with a restored history, and advise on intervals that do not fit."""
-        self._train_start, self._probe_seconds = time.perf_counter(), 0.0
-        if trainer.global_step < self._last_step:  # the callback comes from another run
-            self.history, self._last_step = [], 0
+        self._train_start, self._probe_seconds, self._failures = time.perf_counter(), 0.0, 0
+        if trainer.global_step < self.schedule.last_step:  # the callback comes from another run
+            self.history, self.schedule.last_step = [], 0
         if self.history:
             publish(trainer, self.metrics(self.history[-1]), f"{self.prefix}/score", step=None)
-        for advice in interval_advice(
-            trainer, self.prefix, self.every_n_train_steps, self.every_n_epochs, ProbeListener
-        ):
+        for advice in interval_advice(trainer, self.prefix, self.schedule, ProbeListener):
             rank_zero_warn(advice)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Probe before the first step, when the shape of an input is known."""
+        """Probe before the first step, when the shape of an input is known; after a resume, where one was missed."""
         if self._probe is not None:
             return
         self._probe = self._prepare(trainer, pl_module, batch)
-        if self.probe_at_start and not self.history:
+        if self.schedule.due_at_first_batch(trainer, seen_before=bool(self.history)):
             self._run(trainer, pl_module, position=steps_logged(trainer))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Probe where one is due: `ModelCheckpoint` comes later in this step and sees the value."""
-        if self._is_due(trainer, batch_idx):
+        if self.schedule.due_after_batch(trainer, batch_idx):
             self._run(trainer, pl_module, position=steps_logged(trainer) + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the last weights where the end came unforeseen (early stopping, a time limit)."""
-        if self.probe_at_end and self._probe is not None and trainer.global_step > self._last_step:
+        if self._probe is not None and self.schedule.due_at_end(trainer):
             self._run(trainer, pl_module, position=steps_logged(trainer))
         self._probe = None
-
-    def _is_due(self, trainer: Trainer, batch_idx: int) -> bool:
-        step = trainer.global_step
-        if step <= self._last_step:
-            return False
-        last_batch = trainer.is_last_batch or batch_idx + 1 == trainer.num_training_batches
-        epoch = trainer.current_epoch + 1
-        if self.probe_at_end and (step == trainer.max_steps or (last_batch and epoch == trainer.max_epochs)):
-            return True
-        if self.every_n_epochs is not None:
-            return last_batch and epoch % self.every_n_epochs == 0
-        return step // self.every_n_train_steps > self._last_step // self.every_n_train_steps
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Probe:
         shape = self.input_shape
@@ -241,9 +225,8 @@ class SynBenchCallback(Callback):
             self.tasks, self.plan, shape, epsilons=self.epsilons, thresholds=OFFICIAL_THRESHOLDS,
             batch_size=self.batch_size, normalize=self.normalize, seed=self.seed, device=trainer.strategy.root_device,
         )  # fmt: skip
-        interval = f"{self.every_n_epochs} epochs" if self.every_n_epochs else f"{self.every_n_train_steps} steps"
         rank_zero_info(
-            f"SynBench probes {self._encoder.name}, with inputs of shape {shape}, every {interval}: "
+            f"SynBench probes {self._encoder.name}, with inputs of shape {shape}, every {self.schedule}: "
             f"{probe.num_forwards} forwards for the tasks {', '.join(task.name for task in probe.tasks)}."
         )
         return probe
@@ -251,12 +234,11 @@ class SynBenchCallback(Callback):
     def _run(self, trainer: Trainer, pl_module: LightningModule, position: int) -> None:
         assert self._probe is not None
         assert self._encoder is not None
-        self._last_step = trainer.global_step
         forward = reachable_forward(self._encoder, trainer.strategy, pl_module)
         precision = trainer.precision_plugin
         lockstep = is_sharded(trainer.strategy, pl_module)
         processes = StrategyProcesses(trainer.strategy, trainer.world_size, lockstep)
-        if self._exceeds_budget(processes):
+        if self._failures >= MAX_FAILURES or self._exceeds_budget(processes):
             return
         start = time.perf_counter()
 
@@ -270,16 +252,12 @@ class SynBenchCallback(Callback):
         except Exception as error:
             if self.on_error == "raise" or not self.history:
                 raise
-            rank_zero_warn(
-                f"The SynBench probe after step {trainer.global_step} failed and is left out; training goes on. "
-                f"{type(error).__name__}: {error}"
-            )
+            self._leave_out(trainer, error)
             return
         finally:
             self._probe_seconds += time.perf_counter() - start
-        if not self.history:
-            score = result.score(threshold=self.threshold)
-            rank_zero_info(f"SynBench: the representation has {result.feature_dim} dimensions, score {score:.3f}.")
+        self._failures = 0
+        self._tell(result)
         self.history.append(result.at(step=trainer.global_step))
         overhead = processes.same(self._probe_seconds / (time.perf_counter() - self._train_start))
         metrics = {**self.metrics(result), f"{self.prefix}/overhead": overhead}
@@ -287,6 +265,33 @@ class SynBenchCallback(Callback):
         if self.log_figures:
             log_figure(trainer, f"{self.prefix}/curve", result, self.threshold, position)
         notify(trainer, pl_module, metrics)
+
+    def _leave_out(self, trainer: Trainer, error: Exception) -> None:
+        self._failures += 1
+        rank_zero_warn(
+            f"The SynBench probe after step {trainer.global_step} failed and is left out; training goes on. "
+            f"{type(error).__name__}: {error}"
+        )
+        if self._failures == MAX_FAILURES:
+            rank_zero_warn(
+                f"{MAX_FAILURES} SynBench probes in a row have failed: no more are made in this run. What monitors "
+                f"`{self.prefix}/...` keeps the value of step {self.history[-1].step}."
+            )
+
+    def _tell(self, result: ProbeResult) -> None:
+        """Say what a curve does not: the first result, a break, a collapse."""
+        before = self.history[-1] if self.history else None
+        if before is None:
+            score = result.score(threshold=self.threshold)
+            rank_zero_info(f"SynBench: the representation has {result.feature_dim} dimensions, score {score:.3f}.")
+        elif before.settings != result.settings:
+            rank_zero_warn(
+                f"The SynBench scores up to step {before.step}, from the checkpoint, were made with other arguments "
+                "and do not compare with those from here on, nor does a best score among them. "
+                f"Before: {before.settings}. Now: {result.settings}."
+            )
+        if result.collapsed and not (before and before.collapsed):
+            rank_zero_warn("The representation has collapsed: the features are constant for all examples, score 0.")
 
     def _exceeds_budget(self, processes: StrategyProcesses) -> bool:
         """Whether a probe as long as the last one would take more of the run's time than it may."""
@@ -297,7 +302,7 @@ class SynBenchCallback(Callback):
         share = processes.same((self._probe_seconds + last) / (elapsed + last))
         if share > self.max_overhead:
             rank_zero_info(
-                f"SynBench: the probe after step {self._last_step} is put off; with it, probes would take {share:.1%} "
-                f"of the time since training started, more than max_overhead={self.max_overhead:g}."
+                f"SynBench: the probe after step {self.schedule.last_step} is put off; with it, probes would take "
+                f"{share:.1%} of the time since training started, more than max_overhead={self.max_overhead:g}."
             )
         return share > self.max_overhead

@@ -74,7 +74,7 @@ def test_a_resumed_run_keeps_its_patience():
 
 def test_a_failed_probe_counts_for_nothing():
     def encoder(module, x):
-        if module.trainer.global_step in (5, 10, 15):
+        if module.trainer.global_step in (5, 10):
             raise RuntimeError("no luck")
         return x.flatten(1)[:, :4]
 
@@ -82,7 +82,7 @@ def test_a_failed_probe_counts_for_nothing():
     run = trainer(callback, SynBenchEarlyStopping(patience=2), max_steps=100)
     with pytest.warns(UserWarning, match="is left out"):
         run.fit(Autoencoder())
-    assert run.global_step == 25
+    assert run.global_step == 20
 
 
 def test_a_monitored_key_that_nobody_logs_is_refused():

@@ -1,0 +1,72 @@
+"""When a probe is due."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lightning.pytorch import Trainer
+
+
+@dataclass
+class Schedule:
+    """Probes before the first step, every N optimizer steps or epochs, and after the last step.
+
+    Optimizer steps may come several at a time (several optimizers) or once in several batches (accumulation): a probe
+    is due when a multiple of N has been passed since the last one was, not where the step is one.
+
+    Args:
+        every_n_train_steps: optimizer steps between probes.
+        every_n_epochs: epochs between probes, in place of steps.
+        at_start: whether to probe before the first step.
+        at_end: whether to probe after the last one.
+    """
+
+    every_n_train_steps: int
+    every_n_epochs: int | None
+    at_start: bool
+    at_end: bool
+    last_step: int = 0  # the optimizer steps made when a probe was last due
+
+    def __post_init__(self) -> None:
+        every = {"every_n_train_steps": self.every_n_train_steps, "every_n_epochs": self.every_n_epochs}
+        for name, value in every.items():
+            if not (isinstance(value, int) and value >= 1) and not (value is None and name == "every_n_epochs"):
+                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+
+    def __str__(self) -> str:
+        return f"{self.every_n_epochs} epochs" if self.every_n_epochs else f"{self.every_n_train_steps} steps"
+
+    def due_at_first_batch(self, trainer: Trainer, seen_before: bool) -> bool:
+        """Before the first step of a run; after a resume, where the saved weights should have been probed."""
+        if not seen_before:
+            due = self.at_start
+        else:
+            due = self.every_n_epochs is None and self._passed(trainer.global_step)
+        self.last_step = max(self.last_step, trainer.global_step)
+        return due
+
+    def due_after_batch(self, trainer: Trainer, batch_idx: int) -> bool:
+        """After a batch of training: at an interval, or where the run is foreseen to end."""
+        step = trainer.global_step
+        if step <= self.last_step:
+            return False
+        last_batch = trainer.is_last_batch or batch_idx + 1 == trainer.num_training_batches
+        epoch = trainer.current_epoch + 1
+        ends = 0 < trainer.max_steps <= step or (last_batch and epoch == trainer.max_epochs)
+        if self.every_n_epochs is None:
+            due = self._passed(step)
+        else:
+            due = last_batch and epoch % self.every_n_epochs == 0
+        due = due or (ends and self.at_end)
+        if due:
+            self.last_step = step
+        return due
+
+    def due_at_end(self, trainer: Trainer) -> bool:
+        """When training has ended, for weights that were not probed after their last batch."""
+        due = self.at_end and trainer.global_step > self.last_step
+        self.last_step = max(self.last_step, trainer.global_step)
+        return due
+
+    def _passed(self, step: int) -> bool:
+        return step // self.every_n_train_steps > self.last_step // self.every_n_train_steps
