@@ -1,0 +1,168 @@
+"""LightningModules that are easy to disturb: each keeps something that a careless probe would change."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class Plain(LightningModule):
+    """Dropout and BatchNorm in an encoder, a head, Adam; remembers the order of its data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder: nn.Module = nn.Sequential(
+            nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 8)
+        )
+        self.head = nn.Linear(8, 12)
+        self.seen: list[float] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        (x,) = batch
+        self.seen.append(float(x.sum()))
+        return self.loss(x)
+
+    def loss(self, x: Tensor) -> Tensor:
+        return nn.functional.mse_loss(self.head(self.encoder(x)), x)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=1e-2)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        data = torch.randn(96, 12, generator=torch.Generator().manual_seed(0))
+        return DataLoader(TensorDataset(data), batch_size=8, shuffle=True)
+
+
+class FrozenParts(Plain):
+    """A BatchNorm in evaluation mode, a frozen layer, and a `train` that keeps them so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder[0].requires_grad_(False)  # type: ignore[index]
+        self.train()
+
+    def train(self, mode: bool = True) -> FrozenParts:
+        super().train(mode)
+        self.encoder[1].eval()  # type: ignore[index]
+        return self
+
+
+class RandomAugmentation(Plain):
+    """Draws from torch's global generator in each step."""
+
+    def loss(self, x: Tensor) -> Tensor:
+        return super().loss(x + 0.1 * torch.randn_like(x) * float(torch.rand(())))
+
+
+class TwoOptimizers(Plain):
+    """Manual optimization of encoder and head in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        for optimizer in self.optimizers():  # type: ignore[union-attr]
+            loss = super().training_step(batch, batch_idx)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.encoder.parameters()), torch.optim.SGD(self.head.parameters(), lr=0.1)
+
+
+class Teacher(Plain):
+    """A teacher that is an average of the student, its target, updated after each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher = copy.deepcopy(self.encoder).requires_grad_(False)
+
+    def loss(self, x: Tensor) -> Tensor:
+        return super().loss(x) + nn.functional.mse_loss(self.encoder(x), self.teacher(x))
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        for slow, fast in zip(self.teacher.parameters(), self.encoder.parameters(), strict=True):
+            slow.data.lerp_(fast.data, 0.1)
+
+
+class Compiled(Plain):
+    """A compiled encoder (with a backend that needs no compiler)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.graphs = 0
+
+        def backend(graph: Any, _: Any) -> Any:
+            self.graphs += 1
+            return graph.forward
+
+        torch._dynamo.reset()
+        self.encoder = torch.compile(self.encoder, backend=backend)  # type: ignore[assignment]
+
+
+class Checkpointed(Plain):
+    """Activations are computed again in the backward pass, with the random state of the forward."""
+
+    def loss(self, x: Tensor) -> Tensor:
+        hidden: Tensor = checkpoint(self.encoder, x, use_reentrant=False)
+        return nn.functional.mse_loss(self.head(hidden), x)
+
+
+class Hooked(Plain):
+    """A forward hook that counts in a buffer, and one whose noise is part of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder.register_buffer("calls", torch.zeros(()))
+        self.encoder.register_forward_hook(self.count)
+
+    @staticmethod
+    def count(module: nn.Module, _: Any, output: Tensor) -> Tensor:
+        module.calls += 1  # type: ignore[operator]
+        return output + 0.01 * torch.randn_like(output) * module.calls  # type: ignore[operator]
+
+
+class Lazy(Plain):
+    """A lazy layer that was initialised before the fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.LazyBatchNorm1d(), nn.Linear(16, 8))
+        self.encoder(torch.zeros(2, 12))
+
+
+class Workers(Plain):
+    """A shuffling DataLoader with worker processes."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        dataset = super().train_dataloader().dataset
+        return DataLoader(dataset, batch_size=8, shuffle=True, num_workers=1, persistent_workers=True)
+
+
+class Queue(Plain):
+    """A queue of earlier features in a buffer, replaced by assignment in the encoder's forward (as in MoCo)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inner = self.encoder
+
+        class Queued(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = inner
+                self.register_buffer("queue", torch.zeros(4, 8))
+
+            def forward(self, x: Tensor) -> Tensor:
+                z: Tensor = self.inner(x)
+                self.queue = torch.cat([z[:1].detach(), self.queue])[:4]
+                return z + 0.1 * self.queue.mean(0)
+
+        self.encoder = Queued()
