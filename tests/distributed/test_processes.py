@@ -1,0 +1,121 @@
+"""Real processes: the probe is shared among them, and each of them gets the same result."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from synbench_lightning import evaluate
+from tests.callbacks.runs import SMALL
+from tests.encoders import Autoencoder
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(folder, world=2, timeout=150, **arguments):
+    """What each process wrote down, and what all of them printed."""
+    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
+    settings = json.dumps({"folder": str(folder), "world": world, **arguments})
+    found = subprocess.run(
+        [sys.executable, *command, str(ROOT / "tests/distributed/worker.py"), settings],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert found.returncode == 0, found.stderr[-4000:]
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world)], found.stderr
+
+
+def result_of_one_process():
+    seed_everything(0, verbose=False)
+    return evaluate(Autoencoder().encoder, (1, 8, 8), tasks="default", plan=SMALL)
+
+
+def assert_like_one_process(result, alone):
+    for name in ("accuracy", "bound"):
+        shared = torch.tensor(result[name])
+        torch.testing.assert_close(shared, torch.tensor(getattr(alone, name)), rtol=1e-5, atol=1e-5)
+
+
+def assert_same_on_every_process(found):
+    for other in found[1:]:
+        assert other["history"] == found[0]["history"]
+        probed = [{k: v for k, v in one["monitored"].items() if "synbench" in k} for one in (found[0], other)]
+        assert probed[0] == probed[1]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ddp_shares_the_examples_and_agrees_on_the_result(tmp_path, world):
+    found, _ = run(tmp_path, world)
+    assert_same_on_every_process(found)
+    assert [result["step"] for result in found[0]["history"]] == [0, 5, 10, 15]
+    events = EventAccumulator(found[0]["log_dir"])
+    events.Reload()
+    assert [event.step for event in events.Scalars("synbench/score")] == [0, 5, 10, 15]
+    # BatchNorm statistics are each process's own, and features of all of them are used: before the first step they
+    # are equal, and so is the result.
+    assert_like_one_process(found[0]["history"][0], result_of_one_process())
+    assert found[0]["weights"]["encoder.2.running_mean"] != found[1]["weights"]["encoder.2.running_mean"]
+    shown = [one["shown"] for one in found]
+    assert sum(shown) == 4 * SMALL.num_forwards(3)
+    assert max(shown) <= 1.35 * min(shown)  # whole blocks of examples: 24 of them among the processes
+
+
+def test_ddp_training_is_the_same_to_the_bit(tmp_path):
+    plain, probed = tmp_path / "plain", tmp_path / "probed"
+    plain.mkdir()
+    probed.mkdir()
+    for one, other in zip(run(plain, probes=False)[0], run(probed)[0], strict=True):
+        assert one["weights"] == other["weights"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_failure_on_one_process_costs_that_probe_on_all_and_hangs_nobody(tmp_path, rank):
+    found, log = run(tmp_path, fails_on=rank)
+    assert [result["step"] for result in found[0]["history"]] == [0, 5, 15]
+    assert_same_on_every_process(found)
+    assert "probe after step 10 failed and is left out" in log
+
+
+def test_an_error_that_is_to_be_raised_ends_all_processes_within_seconds(tmp_path):
+    found, _ = run(tmp_path, fails_on=1, on_error="raise")
+    assert "RuntimeError: The probe failed on another process" in found[0]["error"]
+    assert "RuntimeError: The encoder failed" in found[1]["error"]
+    assert max(one["seconds"] for one in found) < 60
+
+
+def test_a_first_probe_that_fails_on_one_process_ends_all(tmp_path):
+    found, _ = run(tmp_path, fails_on=1, fails_at=0)
+    assert all(one["error"] for one in found)
+
+
+def test_more_processes_than_blocks_of_examples(tmp_path):
+    found, _ = run(tmp_path, world=3, forwards=192)
+    assert_same_on_every_process(found)
+    assert len(found[0]["history"]) == 4
+
+
+@pytest.mark.parametrize("parts", ["all", "children", "root"])
+def test_fsdp2_is_probed_through_its_root_and_trains_undisturbed(tmp_path, parts):
+    plain, probed = tmp_path / "plain", tmp_path / "probed"
+    plain.mkdir()
+    probed.mkdir()
+    found, _ = run(probed, sharded=parts)
+    assert_same_on_every_process(found)
+    assert [result["step"] for result in found[0]["history"]] == [0, 5, 10, 15]
+    assert_like_one_process(found[0]["history"][0], result_of_one_process())
+    for one, other in zip(run(plain, sharded=parts, probes=False)[0], found, strict=True):
+        assert one["weights"] == other["weights"]
+
+
+def test_fsdp2_with_uneven_shares_makes_as_many_forwards_on_every_process(tmp_path):
+    found, _ = run(tmp_path, world=3, sharded="all", forwards=192)
+    assert_same_on_every_process(found)
+    assert len(found[0]["history"]) == 4

@@ -1,0 +1,99 @@
+"""What one process of a distributed run does: train, and write down what it saw. Started by torchrun."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from synbench_lightning import ProbePlan
+from tests.callbacks.runs import SMALL, probing, trainer
+from tests.encoders import Autoencoder
+
+
+class Sharded(Autoencoder):
+    """FSDP2: encoder and decoder sharded, or the root, or all of them."""
+
+    def __init__(self, parts: str) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def configure_model(self) -> None:
+        mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
+        if not any(isinstance(module, FSDPModule) for module in self.modules()):
+            for part in {"all": ["encoder", "decoder", ""], "children": ["encoder", "decoder"], "root": [""]}[
+                self.parts
+            ]:
+                fully_shard(self.get_submodule(part), mesh=mesh)
+
+    def forward(self, x: Tensor) -> Tensor:
+        reconstruction: Tensor = self.decoder(self.encoder(x))
+        return reconstruction
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.mse_loss(self(batch[0]), batch[0].flatten(1))
+
+
+def full(value: Tensor) -> Tensor:
+    return value.full_tensor() if hasattr(value, "full_tensor") else value  # type: ignore[no-any-return]
+
+
+def train(
+    folder: str,
+    world: int,
+    sharded: str | None = None,
+    fails_on: int | None = None,
+    fails_at: int = 10,
+    on_error: str = "warn",
+    forwards: int = SMALL.forwards,
+    probes: bool = True,
+) -> None:
+    """Train an autoencoder; with ``fails_on`` the encoder raises on that rank at step ``fails_at``."""
+    lengths: list[int] = []
+
+    def encoder(module: Autoencoder, x: Tensor) -> Tensor:
+        lengths.append(len(x))
+        if module.global_rank == fails_on and module.trainer.global_step == fails_at:
+            raise RuntimeError("out of luck")
+        features: Tensor = module.encoder(x)
+        return features
+
+    seed_everything(0)
+    model = Sharded(sharded) if sharded else Autoencoder()
+    strategy: Any = ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1) if sharded else "ddp"
+    plan = ProbePlan(forwards=forwards)
+    callback = probing(every=5, encoder="encoder" if sharded else encoder, on_error=on_error, plan=plan, batch_size=32)
+    logger = TensorBoardLogger(folder)
+    callbacks = [callback] if probes else []
+    run = trainer(*callbacks, max_steps=15, limit_train_batches=5, strategy=strategy, devices=world, logger=logger)
+    start = time.monotonic()
+    error = None
+    try:
+        run.fit(model)
+    except Exception as failure:
+        error = f"{type(failure).__name__}: {failure}"
+    found = {
+        "history": [result.to_dict() for result in callback.history],
+        "monitored": {key: float(value) for key, value in run.callback_metrics.items()},
+        "weights": {name: full(value).tolist() for name, value in model.state_dict().items()} if not error else {},
+        "log_dir": logger.log_dir,
+        "error": error,
+        "seconds": time.monotonic() - start,
+        "shown": sum(lengths),
+    }
+    (Path(folder) / f"rank{run.global_rank}.json").write_text(json.dumps(found))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    train(**json.loads(sys.argv[1]))
