@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+torch.set_num_threads(1)  # the tensors here are small: threads would wait for each other
+
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> Iterator[None]:
