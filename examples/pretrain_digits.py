@@ -1,12 +1,16 @@
 """Pretrain a small encoder on scanned digits without labels, and let the SynBench score choose the checkpoint.
 
-The run is plain contrastive learning (SimCLR) in PyTorch Lightning on the 1,797 images that scikit-learn ships, about
-one minute on two CPU cores, nothing to download. What one learns from it:
+Contrastive learning (SimCLR) in plain PyTorch Lightning on the 1,797 images that scikit-learn ships: nothing to
+download, about one minute on two CPU cores. What one learns from it:
 
-- `SynBenchCallback` needs one line: it finds the encoder and the shape of its input by itself;
+- `SynBenchCallback` is one line: it finds the encoder and the shape of its input by itself;
 - its score is monitored like any other metric, by `ModelCheckpoint` and, probe by probe, by `SynBenchEarlyStopping`;
-- what such a choice is worth: afterwards, and only then, labels are used to measure every checkpoint with a linear
-  probe, beside the score that was known without them.
+- what the choice is worth: afterwards, and only then, labels measure every checkpoint with a linear probe.
+
+What to expect, from the seeds 0 to 5: score and accuracy rise together while the encoder learns fast. After about a
+thousand steps the score only goes up and down by 0.01 to 0.02, which is its noise at this small number of forwards,
+while the accuracy creeps up by another percent. The checkpoint that it chose without a label was at most one percent
+below the best, and between 0.1 percent above and 0.9 below the last one: nothing here makes later weights worse.
 
     pip install 'synbench-lightning[examples]'
     python examples/pretrain_digits.py
@@ -20,6 +24,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -30,12 +35,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from synbench_lightning import SynBenchCallback, SynBenchEarlyStopping
+from synbench_lightning import ProbeResult, SynBenchCallback, SynBenchEarlyStopping
 
 try:
     from sklearn.datasets import load_digits
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import train_test_split
+    from sklearn.model_selection import StratifiedShuffleSplit, train_test_split
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -46,7 +51,7 @@ except ImportError as error:
     ) from error
 
 Batch = tuple[list[Tensor], Tensor]
-"""A batch: two views ``(N, 1, 8, 8)`` of the same images, and their labels ``(N,)``, which pretraining ignores."""
+"""Two views ``(N, 1, 8, 8)`` of the same images, and their labels ``(N,)``, which pretraining ignores."""
 
 MEAN, STD = 0.305, 0.376
 """Of the pixels in [0, 1]. The encoder sees standardized images, as it sees standard normal examples in a probe."""
@@ -61,7 +66,7 @@ class TwoViews(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitems__(self, indices: list[int]) -> list[tuple[list[Tensor], Tensor]]:
+    def __getitems__(self, indices: list[int]) -> list[Batch]:
         # The DataLoader calls this one, where it exists, with the indices of a whole batch: 30 times as fast for tiny
         # images as a `__getitem__` for each.
         images = self.images[indices]
@@ -97,11 +102,11 @@ def standardize(images: Tensor) -> Tensor:
 class SimCLR(LightningModule):
     """An encoder whose features of two views of an image resemble each other more than those of other images."""
 
-    def __init__(self, width: int = 32, temperature: float = 0.5, learning_rate: float = 1e-3) -> None:
+    def __init__(self, width: int = 16, temperature: float = 0.5, learning_rate: float = 1e-3) -> None:
         super().__init__()
         self.save_hyperparameters()
-        # The last map is flattened, not averaged: features that have lost where something is in the image cannot tell
-        # left from right, and the tasks `cos_1` and `cos_2` of the probe would stay at 0.
+        # The last map is flattened, not averaged: features that have lost where something is in the image score low in
+        # the tasks `cos_1` and `cos_2` of the probe, whose classes differ in their left and right or top and bottom.
         self.encoder = nn.Sequential(
             block(1, width, stride=1),
             block(width, 2 * width, stride=2),
@@ -131,9 +136,148 @@ def block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 def nt_xent(projections: Tensor, temperature: float) -> Tensor:
-    """Cross entropy of finding the other view of each image among all others; ``(2N, D)``, the views one after another."""
+    """Cross entropy of finding each image's other view among all others; ``(2N, D)``, one view after the other."""
     z = F.normalize(projections, dim=1)
     similarity = z @ z.T / temperature
     similarity.fill_diagonal_(-torch.inf)
     partner = torch.arange(len(z)).roll(len(z) // 2)
     return F.cross_entropy(similarity, partner)
+
+
+class LossOfEachStep(Callback):
+    """The training loss of each step, to be averaged between probes."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.values.append(float(outputs["loss"]))
+
+
+class Downstream:
+    """What labels say about an encoder, asked only after pretraining: the accuracy of a linear probe with few of them.
+
+    The split is fixed. Pretraining sees the training images without their labels, and no test image. The probe has ten
+    labels for each digit: with all 1,297, a linear classifier of raw pixels already has 97 % right, and there would be
+    little to tell encoders apart by.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, draws: int = 10) -> None:
+        train, test = train_test_split(torch.arange(len(labels)), test_size=500, stratify=labels, random_state=0)
+        self.train_images, self.train_labels = images[train], labels[train]
+        self.test_images, self.test_labels = images[test], labels[test]
+        # Which hundred images are labelled moves the accuracy by a percent: the same ten draws for every encoder.
+        folds = StratifiedShuffleSplit(draws, train_size=100, random_state=0)
+        self.labelled = [few for few, _ in folds.split(train, self.train_labels)]
+
+    @torch.no_grad()
+    def accuracy(self, encoder: nn.Module) -> float:
+        encoder.eval()
+        train, test = (encoder(standardize(images)).numpy() for images in (self.train_images, self.test_images))
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        scores = []
+        for few in self.labelled:
+            classifier.fit(train[few], self.train_labels[few].numpy())
+            scores.append(classifier.score(test, self.test_labels.numpy()))
+        return fmean(scores)
+
+
+def main() -> None:
+    args = arguments()
+    # Tensors this small are not worth sharing among threads.
+    torch.set_num_threads(1)
+    # Advice of Lightning that does not apply here: a batch is made in milliseconds and needs no worker processes, the
+    # model is too small for a GPU, and the last is about Lightning's own code with recent versions of torch.
+    for advice in ("does not have many workers", "GPU available but not used", "LeafSpec"):
+        warnings.filterwarnings("ignore", message=f".*{advice}")
+    seed_everything(args.seed, verbose=False)
+
+    digits = load_digits()
+    images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
+    downstream = Downstream(images, torch.tensor(digits.target))
+    dataset = TwoViews(downstream.train_images, downstream.train_labels)
+    # One long epoch, so that the progress bar is that of the run and not of five batches.
+    sampler = RandomSampler(dataset, num_samples=args.steps * args.batch_size)
+    batches = DataLoader(dataset, batch_size=args.batch_size, sampler=sampler)
+
+    model = SimCLR()
+    encoders: dict[int, nn.Module] = {0: copy.deepcopy(model.encoder)}
+
+    synbench = SynBenchCallback(every_n_train_steps=args.every)
+    # It keeps the checkpoint of every probe for the table below; `save_top_k=1` would keep the chosen one alone.
+    checkpoints = ModelCheckpoint(
+        monitor="synbench/score", mode="max", every_n_train_steps=args.every, save_top_k=-1, filename="{step}"
+    )
+    # From one probe to the next the score may fall by chance: less patience ends some runs while they still improve.
+    stopping = SynBenchEarlyStopping(patience=args.patience)
+    losses = LossOfEachStep()
+    logger = TensorBoardLogger(args.dir, name="digits", default_hp_metric=False)
+    trainer = Trainer(
+        max_steps=args.steps,
+        accelerator="cpu",
+        callbacks=[synbench, checkpoints, stopping, losses],
+        logger=logger,
+        log_every_n_steps=10,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, batches)
+
+    print("\nMeasuring every checkpoint with labels ...\n")
+    encoders |= {step_of(path): SimCLR.load_from_checkpoint(path).encoder for path in checkpoints.best_k_models}
+    accuracy = {step: downstream.accuracy(encoder) for step, encoder in encoders.items()}
+    print_table(synbench.history, losses.values, accuracy)
+
+    chosen, last, best = step_of(checkpoints.best_model_path), max(accuracy), max(accuracy, key=accuracy.__getitem__)
+    print(f"\nThe score chose step {chosen}, without labels. Linear probe there and elsewhere:")
+    for name, value in (
+        (f"chosen by the score, step {chosen}", accuracy[chosen]),
+        (f"last checkpoint, step {last}", accuracy[last]),
+        (f"best checkpoint, step {best} (only labels can tell)", accuracy[best]),
+        ("random encoder at the start", accuracy[0]),
+        ("raw pixels", downstream.accuracy(nn.Flatten())),
+    ):
+        print(f"  {value:5.3f}  {name}")
+
+    figure = Path(logger.log_dir) / "curve.png"
+    history_figure(synbench.history).savefig(figure)
+    print(f"\nChosen checkpoint:  {checkpoints.best_model_path}")
+    print(f"Curve of the score: {figure}")
+    print(f"All curves:         tensorboard --logdir {args.dir}")
+
+
+def step_of(checkpoint: str) -> int:
+    return int(Path(checkpoint).stem.removeprefix("step="))
+
+
+def print_table(history: Sequence[ProbeResult], losses: Sequence[float], accuracy: Mapping[int, float]) -> None:
+    print("  step    loss   score   worst case   linear probe")
+    before = 0
+    for result in history:
+        step = result.step or 0
+        loss = f"{fmean(losses[before:step]):6.3f}" if step else "     -"
+        score, worst = result.score(), result.worst()[1]
+        print(f"{step:6d}  {loss}   {score:5.3f}        {worst:5.3f}          {accuracy[step]:5.3f}")
+        before = step
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Pretrain a small encoder on scanned digits and let the SynBench score choose the checkpoint.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--steps", type=int, default=2500, help="optimizer steps, if nothing stops the run earlier")
+    parser.add_argument("--every", type=int, default=100, help="optimizer steps between probes; divides --steps")
+    parser.add_argument("--patience", type=int, default=8, help="probes without a better score after which to stop")
+    parser.add_argument("--batch-size", type=int, default=128, help="images in a batch, each seen twice")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and the augmentations")
+    parser.add_argument("--dir", default="runs", help="where logs, checkpoints and the curve go")
+    args = parser.parse_args()
+    if min(args.steps, args.every) < 1 or args.steps % args.every:
+        parser.error(f"--steps ({args.steps}) must be a multiple of --every ({args.every}), both at least 1")
+    return args
+
+
+if __name__ == "__main__":
+    main()
