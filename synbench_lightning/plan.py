@@ -20,7 +20,8 @@ class ProbePlan:
     """A budget of encoder forwards and the way in which it is turned into a score.
 
     ``ProbePlan()`` is the plan ``"fast"``: Gauss-Legendre scales on [0, ``max_scale``], each noise vector used at both
-    signs, two folds that are trained and tested on in turn, one covariance for all scales, and the exact area.
+    signs, an estimate of what accuracy and bound tend to with many samples
+    (:mod:`synbench_lightning.functional.limit`), and the exact area.
     ``ProbePlan.official()`` is the protocol of the published script: 49 scales 0.1 .. 4.9, 2048 training and 2048 test
     samples at each, a covariance of its own for each, and a sum over 100 grid points for the area.
 
@@ -37,13 +38,13 @@ class ProbePlan:
     Example:
         >>> plan = ProbePlan(forwards=16384)
         >>> plan.noise_vectors(num_tasks=1), len(plan.scales)
-        (1024, 8)
+        (512, 16)
         >>> ProbePlan.official().num_forwards(num_tasks=1)
         200704
     """
 
     forwards: int = 8192
-    num_scales: int = 8
+    num_scales: int = 16
     max_scale: float = 5.0
     protocol: Literal["fast", "official"] = "fast"
 

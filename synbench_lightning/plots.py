@@ -82,14 +82,19 @@ def history_figure(history: Sequence[ProbeResult], threshold: float = 0.7) -> Fi
     for index, task in enumerate(tasks):
         scores = [result.score(task, threshold=threshold) for result in history]
         width = 2.0 if index == 0 else 1.2
-        axes.plot(steps, scores, color=TASK_COLOURS[index % len(TASK_COLOURS)], linewidth=width, label=f"task {task}")
+        colour = TASK_COLOURS[index % len(TASK_COLOURS)]
+        axes.plot(steps, scores, color=colour, linewidth=width, label=f"task {task}")
+        if index == 0:
+            errors = [result.standard_error(task, threshold=threshold) or 0.0 for result in history]
+            low, high = ([s + side * e for s, e in zip(scores, errors, strict=True)] for side in (-1, 1))
+            axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0, label="± 1 standard error")
     if len(tasks) > 1:
         worst = [result.worst(threshold=threshold)[1] for result in history]
         axes.plot(steps, worst, color=OPTIMUM, linestyle="--", linewidth=1.2, label="worst task")
     for before, result in pairwise(history):
         if before.settings != result.settings:  # a run resumed with other arguments: the scores do not compare
             axes.axvline(result.step or 0, color=OPTIMUM, linestyle=":", linewidth=1.0)
-    axes.set(xlabel="optimizer steps", ylabel=f"SynBench score (threshold {threshold:g})", ylim=(0, None))
+    axes.set(xlabel="optimizer steps", ylabel=f"SynBench score (threshold {threshold:g})")
     axes.set_title("Representation quality during pretraining")
     axes.legend(loc="best")
     return figure

@@ -6,17 +6,17 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
 from torch import Tensor, nn
 
-from synbench_lightning.functional.crossfit import crossfit_accuracy_and_bound
 from synbench_lightning.functional.discriminant import accuracy_and_bound, check_epsilons
-from synbench_lightning.functional.score import check_thresholds
+from synbench_lightning.functional.limit import estimate_limit, jackknife_error
+from synbench_lightning.functional.score import check_thresholds, synbench_score
 from synbench_lightning.plan import ProbePlan
-from synbench_lightning.result import ProbeResult
+from synbench_lightning.result import ProbeResult, as_table
 from synbench_lightning.runtime.distributed import Processes, SingleProcess
 from synbench_lightning.runtime.features import feature_matrix
 from synbench_lightning.runtime.isolation import isolated
@@ -115,6 +115,7 @@ class Probe:
         grid = self.plan.grid
         self.thresholds = check_thresholds(thresholds, 0.5 if grid is None else float(grid[0]))
         self.batch_size = check_batch_size(batch_size)
+        self._warned = False
         self.samples = ProxySamples(self.tasks, self.plan, normalize=normalize, seed=seed, device=device)
 
     @property
@@ -141,36 +142,63 @@ class Probe:
         """
         start = time.perf_counter()
         processes = processes or SingleProcess()
-        accuracy, bound, dim = self._accuracy_and_bound(_Pass(self, encoder, processes, progress))
+        probing = _Pass(self, encoder, processes, progress)
+        found = self._limit(probing) if self.plan.protocol == "fast" else self._official(probing)
         result = ProbeResult(
             tasks=tuple(task.name for task in self.tasks),
             epsilons=self.epsilons,
             thresholds=self.thresholds,
-            accuracy=tuple(tuple(map(tuple, rows)) for rows in accuracy.tolist()),
-            bound=tuple(tuple(map(tuple, rows)) for rows in bound.tolist()),
+            accuracy=as_table(found.accuracy),
+            bound=as_table(found.bound),
+            standard_errors=None if found.standard_errors is None else as_table(found.standard_errors),
             plan=self.plan,
-            feature_dim=dim,
+            feature_dim=found.feature_dim,
             num_forwards=self.num_forwards,
             seed=self.samples.seed,
             seconds=time.perf_counter() - start,
         )
         return processes.same(result)
 
-    def _accuracy_and_bound(self, probing: _Pass) -> tuple[Tensor, Tensor, int]:
-        cells, shape = self.samples.cells, (len(self.tasks), len(self.plan.scales))
-        if self.plan.protocol == "fast":
-            features = probing.features(cells)
-            accuracy, bound = crossfit_accuracy_and_bound(features.unflatten(0, (*shape, -1)), self.epsilons)
-            return accuracy, bound, features.shape[-1]
-        labels = (self.samples.signs > 0).long()
-        half, found = self.samples.vectors // 2, []
-        for cell in cells:
+    def _limit(self, probing: _Pass) -> _Found:
+        features = probing.features(self.samples.cells)
+        dim, scales = features.shape[-1], self.plan.scales
+        shaped = features.unflatten(0, (len(self.tasks), len(scales), -1))
+        found = estimate_limit(shaped, scales, self.epsilons)
+        if not found.resolved and probing.processes.rank == 0 and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"The representation varies in {found.rank} of its {dim} dimensions, more than {self.num_forwards} "
+                "forwards resolve: the score is that of a ridge rule and may be off. Use "
+                f"`plan=ProbePlan(forwards={4 * dim})` or more.",
+                stacklevel=3,
+            )
+
+        def scores(accuracy: Tensor, bound: Tensor) -> Tensor:
+            return synbench_score(accuracy, bound, scales, self.thresholds, self.plan.weights)
+
+        accuracy, bound, *replicates = (curve.cpu() for curve in found[:4])
+        errors = jackknife_error(scores(accuracy, bound), scores(*replicates))
+        return _Found(accuracy, bound, errors, dim)
+
+    def _official(self, probing: _Pass) -> _Found:
+        labels, half = (self.samples.signs > 0).long(), self.samples.vectors // 2
+        found = []
+        for cell in self.samples.cells:
             features = probing.features([cell])[:, 0]
             of_both = labels.to(features.device)
             train, test = (features[:half], of_both[:half]), (features[half:], of_both[half:])
             found.append(torch.stack(accuracy_and_bound(*train, *test, self.epsilons)))
-        accuracy, bound = torch.stack(found, 1).unflatten(1, shape).transpose(2, 3)
-        return accuracy, bound, features.shape[-1]
+        accuracy, bound = torch.stack(found, 1).unflatten(1, (len(self.tasks), -1)).transpose(2, 3)
+        return _Found(accuracy, bound, None, features.shape[-1])
+
+
+class _Found(NamedTuple):
+    """Accuracy and bound ``(T, E, K)``, standard errors ``(T, E, H)`` of the scores, dimension of the features."""
+
+    accuracy: Tensor
+    bound: Tensor
+    standard_errors: Tensor | None
+    feature_dim: int
 
 
 class _Pass:

@@ -27,6 +27,7 @@ class ProbeResult:
         thresholds: threshold accuracies of :attr:`scores`.
         accuracy: ``(T, E, K)`` held-out accuracy of the epsilon-robust discriminant.
         bound: ``(T, E, K)`` mean margin of the points on the right side, in units of the class mean's.
+        standard_errors: ``(T, E, H)`` standard errors of the scores over the noise; ``None`` for the official protocol.
         plan: how the probe was made.
         feature_dim: dimensions of the representation.
         num_forwards: examples that the encoder was shown, over all processes.
@@ -37,8 +38,8 @@ class ProbeResult:
     Example:
         >>> result = ProbeResult(
         ...     tasks=("dc",), epsilons=(0.0,), thresholds=(0.7,), plan=ProbePlan(num_scales=2),
-        ...     accuracy=(((0.8, 0.99),),), bound=(((1.3, 1.0),),), feature_dim=64, num_forwards=8192,
-        ...     seed=0, seconds=1.0,
+        ...     accuracy=(((0.8, 0.99),),), bound=(((1.3, 1.0),),), standard_errors=(((0.01,),),),
+        ...     feature_dim=64, num_forwards=8192, seed=0, seconds=1.0,
         ... )
         >>> round(result.score(), 3)
         0.851
@@ -51,6 +52,7 @@ class ProbeResult:
     thresholds: tuple[float, ...]
     accuracy: Table
     bound: Table
+    standard_errors: Table | None
     plan: ProbePlan
     feature_dim: int
     num_forwards: int
@@ -76,7 +78,7 @@ class ProbeResult:
     @property
     def scores(self) -> Table:
         """``(T, E, H)`` SynBench score of each task, epsilon and threshold."""
-        return _table(self._scores(self.thresholds))
+        return as_table(self._scores(self.thresholds))
 
     def score(self, task: str | None = None, epsilon: float = 0.0, threshold: float = 0.7) -> float:
         """The SynBench score of a task, by default the first one, at any threshold.
@@ -86,6 +88,20 @@ class ProbeResult:
         """
         row = 0 if task is None else _position(self.tasks, task, "task")
         return float(self._scores((threshold,))[row, _position(self.epsilons, epsilon, "epsilon"), 0])
+
+    def standard_error(self, task: str | None = None, epsilon: float = 0.0, threshold: float = 0.7) -> float | None:
+        """Standard error of :meth:`score` over the noise of the examples: what another seed would change.
+
+        A jackknife over the noise vectors. It does not hold what the estimate gets wrong for every seed.
+
+        Raises:
+            ValueError: for a task, an epsilon or a threshold that was not probed.
+        """
+        if self.standard_errors is None:
+            return None
+        row = 0 if task is None else _position(self.tasks, task, "task")
+        column = _position(self.thresholds, threshold, "threshold")
+        return self.standard_errors[row][_position(self.epsilons, epsilon, "epsilon")][column]
 
     def task_scores(self, epsilon: float = 0.0, threshold: float = 0.7) -> dict[str, float]:
         """The score of every task, in their order."""
@@ -118,14 +134,16 @@ class ProbeResult:
         plain = {name: getattr(self, name) for name in ("feature_dim", "num_forwards", "seed", "seconds", "step")}
         lists = {name: list(getattr(self, name)) for name in ("tasks", "epsilons", "thresholds")}
         tables = {name: [[list(row) for row in rows] for rows in getattr(self, name)] for name in ("accuracy", "bound")}
-        return {**lists, **tables, "plan": asdict(self.plan), **plain}
+        errors = self.standard_errors and [[list(row) for row in rows] for rows in self.standard_errors]
+        return {**lists, **tables, "standard_errors": errors, "plan": asdict(self.plan), **plain}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ProbeResult:
         """The result that :meth:`to_dict` was called on."""
         tuples = {name: tuple(values[name]) for name in ("tasks", "epsilons", "thresholds")}
-        tables = {name: _table(torch.tensor(values[name], dtype=torch.float64)) for name in ("accuracy", "bound")}
-        changed = {**values, **tuples, **tables, "plan": ProbePlan(**values["plan"])}
+        tables = {name: as_table(torch.tensor(values[name], dtype=torch.float64)) for name in ("accuracy", "bound")}
+        errors = values["standard_errors"] and as_table(torch.tensor(values["standard_errors"], dtype=torch.float64))
+        changed = {**values, **tuples, **tables, "standard_errors": errors, "plan": ProbePlan(**values["plan"])}
         return cls(**changed)
 
     def at(self, *, step: int | None = None, seconds: float | None = None) -> ProbeResult:
@@ -143,7 +161,8 @@ class ProbeResult:
         return synbench_score(accuracy, bound, self.scales, thresholds, self.plan.weights, grid=self.plan.grid)
 
 
-def _table(values: torch.Tensor) -> Table:
+def as_table(values: torch.Tensor) -> Table:
+    """A tensor with three dimensions as tuples of floats."""
     return tuple(tuple(tuple(row) for row in rows) for rows in values.tolist())
 
 

@@ -31,7 +31,7 @@ def test_presets_have_names():
 
 
 def test_a_budget_too_small_for_the_family_names_the_number_needed():
-    with pytest.raises(ValueError, match=r"`forwards` must be at least 192 for 3 tasks at 8 scales.*got 100"):
+    with pytest.raises(ValueError, match=r"`forwards` must be at least 384 for 3 tasks at 16 scales.*got 100"):
         ProbePlan(forwards=100).noise_vectors(3)
 
 

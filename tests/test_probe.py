@@ -126,3 +126,19 @@ def test_wrong_arguments_are_refused_by_name(arguments, message):
 def test_features_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match=r"features are NaN or infinite for .* of 1024 examples"):
         evaluate(lambda x: x / (x[:, :1] > 0), (8,), plan=SMALL)
+
+
+def test_a_budget_that_does_not_resolve_the_features_is_told_with_the_one_that_does():
+    encoder = nn.Linear(400, 400)
+    with pytest.warns(
+        UserWarning, match=r"varies in .* of its 400 dimensions.*`plan=ProbePlan\(forwards=1600\)` or more"
+    ):
+        evaluate(encoder, (400,), plan=ProbePlan(forwards=512))
+
+
+def test_the_result_carries_the_standard_error_of_each_score():
+    result = evaluate(nn.Flatten(), (1, 4, 4), tasks="default", plan=SMALL)
+    assert 0 < result.standard_error() < 0.2
+    assert result.standard_error("cos_1", 0.2, 0.8) != result.standard_error()
+    with pytest.raises(ValueError, match="`threshold` must be one that was probed"):
+        result.standard_error(threshold=0.71)

@@ -43,6 +43,7 @@ class SynBenchCallback(Callback):
 
     ================================ =====================================================================
     ``synbench/score``               score of the first task at epsilon 0: the one to monitor, higher is better
+    ``synbench/score_se``            its standard error over the noise of the examples
     ``synbench/score_eps_0.20``      the same for each further epsilon
     ``synbench/mean``                mean score of the tasks
     ``synbench/worst``               lowest score of a task
@@ -175,6 +176,8 @@ class SynBenchCallback(Callback):
         values |= {f"score_eps_{e:.2f}": result.score(epsilon=e, threshold=level) for e in result.epsilons if e}
         values |= {"mean": mean, "worst": worst, "cvar": result.cvar(threshold=level), "gap": mean - worst}
         values |= {f"task/{task}": score for task, score in result.task_scores(threshold=level).items()}
+        error = result.standard_error(threshold=level)
+        values |= {} if error is None else {"score_se": error}
         values |= {"accuracy": result.mean_accuracy(), "probe_seconds": result.seconds}
         return {f"{self.prefix}/{key}": value for key, value in values.items()}
 
@@ -221,9 +224,10 @@ class SynBenchCallback(Callback):
         if shape is None:
             shape = example_shape(batch, "the first training batch")
         assert self._encoder is not None
+        thresholds = sorted({*OFFICIAL_THRESHOLDS, self.threshold})
         probe = Probe(
-            self.tasks, self.plan, shape, epsilons=self.epsilons, thresholds=OFFICIAL_THRESHOLDS,
-            batch_size=self.batch_size, normalize=self.normalize, seed=self.seed, device=trainer.strategy.root_device,
+            self.tasks, self.plan, shape, epsilons=self.epsilons, thresholds=thresholds, batch_size=self.batch_size,
+            normalize=self.normalize, seed=self.seed, device=trainer.strategy.root_device,
         )  # fmt: skip
         rank_zero_info(
             f"SynBench probes {self._encoder.name}, with inputs of shape {shape}, every {self.schedule}: "

@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
-from synbench_lightning import SynBenchEarlyStopping
+from synbench_lightning import ProbePlan, SynBenchEarlyStopping
 from tests.callbacks.runs import probing, steps, trainer
 from tests.encoders import Autoencoder
 
@@ -13,12 +13,14 @@ from tests.encoders import Autoencoder
 def scripted(levels, every=5):
     """A probing callback whose score falls with the noise that is added to the features: one level for each probe."""
 
+    generators = {}  # the same noise in every probe, other noise in every batch
+
     def encoder(module, x):
         level = levels[min(module.trainer.global_step // every, len(levels) - 1)]
-        generator = torch.Generator().manual_seed(len(x))
+        generator = generators.setdefault(module.trainer.global_step, torch.Generator().manual_seed(0))
         return x.flatten(1)[:, :4] + level * torch.randn(len(x), 4, generator=generator)
 
-    return probing(every, encoder=encoder, input_shape=(4,), tasks="dc")
+    return probing(every, encoder=encoder, input_shape=(4,), tasks="dc", plan=ProbePlan(forwards=4096))
 
 
 def test_the_run_ends_in_the_step_in_which_the_patience_does():

@@ -15,7 +15,7 @@ from tests.encoders import Autoencoder, Batches
 
 KEYS = {
     "score", "score_eps_0.20", "mean", "worst", "cvar", "gap", "accuracy", "probe_seconds", "overhead",
-    "task/dc", "task/cos_1", "task/cos_2",
+    "score_se", "task/dc", "task/cos_1", "task/cos_2",
 }  # fmt: skip
 
 

@@ -1,0 +1,366 @@
+r"""What accuracy and bound tend to with many samples, estimated from few.
+
+Every noise vector :math:`z` is shown at both signs of a task's direction :math:`u`. Half the sum :math:`p` and half
+the difference :math:`q` of the two features tell everything: the half difference of the class means is :math:`E q`,
+their midpoint :math:`E p`, the within-class covariance :math:`Cov\,p + Cov\,q`. A discriminant that is fitted to
+:math:`N` pairs in :math:`D` dimensions and measured on others is worse than that of many samples by about
+:math:`\sqrt{1 - D / N}`; the estimate takes that loss out and leaves in what the encoder itself has lost:
+
+1. The half difference of the means is odd in the scale :math:`s` (exchange the classes): four vectors, the coefficients
+   of :math:`s, s^3, s^5, s^7`, are fitted to all pairs of a task at once.
+2. One covariance is pooled over tasks, scales and pairs, with one factorisation. With a ridge :math:`g` it stands for a
+   population ridge :math:`\kappa = g / (1 - df(g) / N)`, and :math:`\kappa` is what solves the equation of the
+   epsilon-robust discriminant.
+3. The four coefficients give four candidate directions. Each pair is projected by directions fitted without it, in
+   closed form (Sherman-Morrison). Per scale the best combination of the four is taken under the covariance of
+   neighbouring scales, since the pooled one need not be right for that scale.
+4. The variance of the left-out projections holds the noise of the fitted directions. It is estimated from the leverages
+   and subtracted; for Gaussian features of one covariance that is Wishart's factor :math:`1 - D / N`.
+5. Accuracy and bound come from the left-out projections themselves, shrunk by that factor and shared by neighbouring
+   scales: no Gaussian shape is assumed.
+6. Steps 4 and 5 are repeated without each of some blocks of pairs: a jackknife.
+
+Where it is weak: a covariance that changes abruptly with the scale (a gated encoder reads .01 to .03 low from 8,192
+forwards, and the jackknife does not see it), and directions that fewer than one example in a thousand moves, which are
+dropped. Measured by ``python -m tests.benchmarks.accuracy``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+from synbench_lightning.functional.discriminant import check_epsilons
+
+RELATIVE_FLOOR = 1e-6
+"""Directions with less than this share of the mean variance carry nothing."""
+ROUNDING = 1e-12
+"""Variance below this share of the mean square is rounding of float32 features: such features are constant."""
+RARE = 10
+"""Directions whose variance comes from fewer pairs than this are dropped: leaving one out would mean nothing."""
+TERMS = 4
+"""Terms of the polynomials in the scale."""
+SHARE = 0.6
+"""Largest share of the pairs that may go into directions; a ridge is forced beyond it."""
+NEIGHBOURHOOD = 0.12
+"""Width of the neighbourhood of a scale, as a share of the largest scale."""
+
+
+class LimitEstimate(NamedTuple):
+    """Accuracy and bound ``(T, E, K)``, and their jackknife replicates ``(B, T, E, K)``.
+
+    ``resolved`` tells whether the pairs suffice for the ``rank`` directions in which the features vary.
+    """
+
+    accuracy: Tensor
+    bound: Tensor
+    jackknife_accuracy: Tensor
+    jackknife_bound: Tensor
+    resolved: bool
+    rank: int
+
+
+class _Pool(NamedTuple):
+    """The pooled covariance's eigenvalues ``(R,)`` and basis ``(D, R)``, and the number of pairs in it."""
+
+    values: Tensor
+    basis: Tensor
+    pairs: int
+    smallest_ridge: float
+
+    def freedom(self, ridge: float) -> float:
+        return float((self.values / (self.values + ridge)).sum())
+
+
+class _Means(NamedTuple):
+    """The fit of the half differences over the scales, the same for every task.
+
+    ``odd (K, r)`` the polynomials, ``load (K, r)`` the weight of a pair's half difference in each coefficient, ``lever
+    (K,)`` the root of what a pair's own residual keeps of it.
+    """
+
+    odd: Tensor
+    load: Tensor
+    lever: Tensor
+    vectors: int
+
+    @property
+    def covariance(self) -> Tensor:
+        """Sampling covariance of the coefficients, in units of that of the half differences."""
+        return self.vectors * self.load.T @ self.load
+
+
+class _Projections(NamedTuple):
+    """Left-out projections of one task for one epsilon.
+
+    ``residual (K, n, 2)`` of half sum and half difference, ``mean (K, K, n)`` contributions of the pairs of every
+    scale to the mean under each scale's direction, ``noise (K,)`` the directions' own variance, ``kept`` Wishart's
+    factor.
+    """
+
+    residual: Tensor
+    mean: Tensor
+    noise: Tensor
+    kept: Tensor
+
+
+def estimate_limit(
+    features: Tensor, scales: Sequence[float], epsilons: Sequence[float], blocks: int = 64
+) -> LimitEstimate:
+    """Accuracy and bound of the epsilon-robust discriminants in the limit of many samples.
+
+    Args:
+        features: ``(T, K, n, 2, D)``: task, scale, noise vector, sign (plus, minus), dimension.
+        scales: ``(K,)`` Mahalanobis half-distances in input space, positive.
+        epsilons: strengths of the shift relative to half the distance of the class means, each in [0, 1).
+        blocks: how many jackknife replicates, if there are as many noise vectors.
+
+    Returns:
+        The estimate, float64, on the features' device. Constant features give accuracy 0.5 and bound 0.
+
+    Raises:
+        ValueError: for features of another shape, fewer than four noise vectors, or an epsilon outside [0, 1).
+
+    Example:
+        >>> noise = torch.randn(1, 3, 512, 1, 64, generator=torch.Generator().manual_seed(0))
+        >>> shift = torch.tensor([0.5, 1.0, 2.0]).reshape(3, 1, 1, 1) * torch.eye(64)[0]
+        >>> found = estimate_limit(torch.cat([noise + shift, noise - shift], 3), [0.5, 1.0, 2.0], [0.0])
+        >>> (found.accuracy[0, 0] - torch.special.ndtr(torch.tensor([0.5, 1.0, 2.0]))).abs().max() < 0.02
+        tensor(True)
+    """
+    epsilons = check_epsilons(epsilons)
+    shape = features.shape
+    if features.ndim != 5 or shape[1] != len(scales) or shape[2] < 4 or shape[3] != 2:
+        raise ValueError(
+            f"`features` must have the shape (tasks, {len(scales)} scales, at least 4 noise vectors, 2 signs, "
+            f"dimensions), got {tuple(shape)}."
+        )
+    vectors = shape[2]
+    position = torch.tensor(scales, dtype=torch.float64, device=features.device)
+    means = _fit_of_means(position, vectors)
+    coefficients = [vectors * means.load.T @ _half_difference(of_task).double().mean(1) for of_task in features]
+    pool, resolved, rank = _pooled(features, means, coefficients)
+    keep = torch.arange(vectors, device=features.device) % min(blocks, vectors)
+    replicates = [torch.ones_like(keep, dtype=torch.bool)] + [keep != b for b in range(min(blocks, vectors))]
+    found = []
+    for of_task, fitted in zip(features, coefficients, strict=True):
+        if len(pool.values) == 0:
+            chance = torch.full((len(replicates), len(epsilons), len(scales)), 0.5).to(position)
+            found.append(torch.stack([chance, torch.zeros_like(chance)]))
+            continue
+        projections = _projected(of_task, position, means, fitted, pool, epsilons)
+        curves = torch.stack([_curves(projections, position, means, chosen) for chosen in replicates], 1)
+        # With the directions held fixed the replicates vary too little, by the root of Wishart's factor.
+        widening = torch.stack([projection.kept for projection in projections]).rsqrt()[:, None]
+        found.append(torch.cat([curves[:, :1], curves[:, :1] + (curves[:, 1:] - curves[:, :1]) * widening], 1))
+    accuracy, bound = torch.stack(found, 2)  # (replicates, T, E, K) each
+    return LimitEstimate(accuracy[0], bound[0], accuracy[1:], bound[1:], resolved, rank)
+
+
+def jackknife_error(value: Tensor, replicates: Tensor) -> Tensor:
+    """Standard error of a statistic from its values without each block ``(B, ...)``."""
+    blocks = len(replicates)
+    return ((replicates - value).square().sum(0) * (blocks - 1) / blocks).sqrt()
+
+
+def _half_difference(features: Tensor) -> Tensor:
+    return (features[..., 0, :] - features[..., 1, :]) / 2
+
+
+def _fit_of_means(position: Tensor, vectors: int) -> _Means:
+    top = position / position.max()
+    odd = torch.stack([top ** (2 * term + 1) for term in range(min(TERMS, len(top)))], 1)
+    load = torch.linalg.solve(vectors * odd.T @ odd, odd.T).T
+    return _Means(odd, load, (1 - (load * odd).sum(1)).sqrt(), vectors)
+
+
+def _residuals(features: Tensor, means: _Means, fitted: Tensor) -> list[Tensor]:
+    """For each scale ``(n, 2, D)``: half sums and half differences less their means, unbiased for their covariances."""
+    found = []
+    for scale, of_scale in enumerate(features):
+        half_sum = of_scale.double().mean(1)
+        half_sum = (half_sum - half_sum.mean(0)) * math.sqrt(means.vectors / (means.vectors - 1))
+        half_difference = (_half_difference(of_scale.double()) - means.odd[scale] @ fitted) / means.lever[scale]
+        found.append(torch.stack([half_sum, half_difference], 1))
+    return found
+
+
+def _pooled(features: Tensor, means: _Means, coefficients: Sequence[Tensor]) -> tuple[_Pool, bool, int]:
+    pairs, dim = features[..., 0, 0].numel(), features.shape[-1]
+    covariance = torch.zeros(dim, dim, dtype=torch.float64, device=features.device)
+    for of_task, fitted in zip(features, coefficients, strict=True):
+        for residual in _residuals(of_task, means, fitted):
+            flat = residual.flatten(0, 1)
+            covariance += flat.T @ flat / pairs
+    values, basis = torch.linalg.eigh(covariance)
+    floor = max(RELATIVE_FLOOR * float(values.mean()), ROUNDING * float(features.square().mean()))
+    above = values > floor
+    rank = int(above.sum())
+    if rank > SHARE * pairs:
+        # A ridge takes what the pairs cannot resolve; directions that they do not show are not empty.
+        values = values.clamp_min(0)
+        unresolved = _Pool(values, basis, pairs, 0.0)
+        ridge = _root(
+            lambda g: SHARE * pairs - unresolved.freedom(g), 1e-12 * float(values[-1]), 1e6 * float(values[-1])
+        )
+        return unresolved._replace(smallest_ridge=ridge), False, rank
+    values, basis = values[above], basis[:, above]
+    fourth = torch.zeros_like(values)
+    for of_task, fitted in zip(features, coefficients, strict=True):
+        for residual in _residuals(of_task, means, fitted):
+            fourth += (residual @ basis).pow(4).sum((0, 1))
+    seen = (pairs * values) ** 2 > RARE * fourth
+    return _Pool(values[seen], basis[:, seen], pairs, 0.0), True, rank
+
+
+def _projected(
+    features: Tensor, position: Tensor, means: _Means, fitted: Tensor, pool: _Pool, epsilons: Sequence[float]
+) -> list[_Projections]:
+    """The left-out projections of one task for each epsilon."""
+    x = torch.stack([(residual @ pool.basis).float() for residual in _residuals(features, means, fitted)])
+    mu = fitted @ pool.basis  # (r, R), in the pooled eigenbasis like everything from here on
+    variance = x[:, :, 1].double().square().mean((0, 1))  # of the half differences
+    identity = torch.eye(2, dtype=torch.float64, device=x.device)
+    own_pairs = x.shape[0] * x.shape[1]
+
+    def leverages(weights: Tensor) -> Tensor:
+        """``(K, n, 2, 2)``: ``X diag(weights) X'`` of every pair."""
+        entries = [(x[:, :, i] * x[:, :, j]) @ weights.float() for i, j in ((0, 0), (0, 1), (0, 1), (1, 1))]
+        found: Tensor = torch.stack(entries, -1).double().unflatten(-1, (2, 2))
+        return found
+
+    def effective_pairs(lever: Tensor, ridge: float) -> float:
+        """From N, where half differences do not vary, to 2 N, where they vary like half sums; fewer for heavy tails."""
+        left_out = torch.linalg.solve(identity - lever, lever).diagonal(dim1=-2, dim2=-1).sum()
+        ratio = float(left_out) * pool.pairs / own_pairs / pool.freedom(ridge)
+        return pool.freedom(ridge) / (1 - 1 / ratio)
+
+    lever = leverages(1 / (pool.values + pool.smallest_ridge)) / pool.pairs
+    energy = _energy(mu, means, variance / (1 - float(lever[..., 1, 1].mean())))
+    size = effective_pairs(lever, pool.smallest_ridge)
+    found = []
+    for epsilon in epsilons:
+        ridge = _population_ridge(pool, energy, size, epsilon)
+        inverse = 1 / (pool.values + ridge)
+        lever = leverages(inverse) / pool.pairs
+        size = effective_pairs(lever, ridge)
+        kappa = ridge / (1 - pool.freedom(ridge) / size)
+        # Without pair i: X R_i = (I - H)^-1 X R, and its half difference is taken out of the coefficients.
+        out = torch.linalg.inv(identity - lever)
+        own = (means.load / means.lever[:, None])[:, None, None, :]
+        projected = (x @ (inverse * mu).T.float()).double()
+        left = out @ projected
+        residual = left - pool.pairs * (out @ lever)[..., 1:] * own  # (K, n, 2, r)
+        centre = (mu * inverse) @ mu.T + projected.mT @ left / pool.pairs - left[:, :, 1, :, None] * own
+        half_difference = (
+            torch.einsum("kr,knrt->knt", means.odd, centre) + means.lever[:, None, None] * residual[:, :, 1]
+        )
+        # The directions are noisy from the covariance (variance `turn` times omega) and from the coefficients.
+        h, h_difference = lever.diagonal(dim1=-2, dim2=-1), float(lever[..., 1, 1].mean())
+        omega = leverages(pool.values * inverse**2).diagonal(dim1=-2, dim2=-1) - pool.pairs * h**2
+        omega = (omega / (1 - h) ** 2).sum(-1).mean(1) / size
+        spread = leverages(variance * inverse**2).diagonal(dim1=-2, dim2=-1).clone()
+        spread[..., 1] -= pool.pairs**2 / own_pairs * h[..., 1] ** 2
+        spread = (spread / (1 - h) ** 2).sum(-1).mean(1) / (1 - h_difference) ** 2
+        covariance = torch.einsum("knit,kniu->ktu", residual, residual) / means.vectors
+        pooled = covariance.mean(0)
+        turn = (pooled - means.covariance * spread.mean()) / (1 + omega.mean())
+        noise = turn * omega[:, None, None] + means.covariance * spread[:, None, None]
+        # Each scale's combination of the candidates; the ridge follows the scale's variance.
+        centred = means.odd @ (means.load.T @ half_difference.sum(1))
+        local = torch.einsum("kl,ltu->ktu", _neighbourhood(position), covariance)
+        along = torch.einsum("kr,rt,kt->k", means.odd, pooled, means.odd).clamp_min(1e-300)
+        growth = torch.einsum("kr,krt,kt->k", means.odd, local, means.odd) / along
+        local = local + kappa * growth[:, None, None] * ((mu * inverse**2) @ mu.T)
+        clear = _clear_candidates(pooled, means.covariance, float(spread.mean()), len(pool.values))
+        inside = torch.linalg.pinv(clear @ local @ clear.T, rtol=1e-9, hermitian=True) @ clear @ centred[..., None]
+        combined = clear.T @ inside / position[:, None, None]
+        found.append(
+            _Projections(
+                residual=(residual @ combined[:, None]).squeeze(-1),
+                mean=torch.einsum("lnt,kt->kln", half_difference, combined.squeeze(-1)),
+                noise=(combined.mT @ noise @ combined).flatten(),
+                kept=1 / (1 + omega.mean()),
+            )
+        )
+    return found
+
+
+def _clear_candidates(covariance: Tensor, of_noise: Tensor, level: float, rank: int) -> Tensor:
+    """The combinations ``(c, r)`` of the coefficients that stand out from their noise; at least the clearest one.
+
+    Coefficients of high powers are often nothing but noise. Directions made of them are as good as any others in few
+    dimensions, and the noise that is subtracted for them would be too much.
+    """
+    whitened = torch.linalg.inv(torch.linalg.cholesky(of_noise))
+    strength, axes = torch.linalg.eigh(whitened @ covariance @ whitened.T)
+    edge = 1.5 * level * (1 + math.sqrt(len(strength) / rank)) ** 2  # of what noise alone gives, with a margin
+    stands_out = strength > min(edge, float(strength[-1]) * (1 - 1e-9))
+    return (axes[:, stands_out].T) @ whitened
+
+
+def _energy(mu: Tensor, means: _Means, variance: Tensor) -> Tensor:
+    """Squared half difference of the means at the mean scale, ``(R,)``, less the variance of its estimate."""
+    at = means.odd.mean(0)
+    return (at @ mu).square() - float(at @ means.covariance @ at) * variance
+
+
+def _population_ridge(pool: _Pool, energy: Tensor, size: float, epsilon: float) -> float:
+    r"""The sample's ridge ``g`` whose population ridge :math:`\kappa` has :math:`|z| = \epsilon |\mu|`."""
+    if epsilon == 0:
+        return pool.smallest_ridge
+    values = pool.values
+
+    def excess(ridge: float) -> float:
+        freedom, slope = pool.freedom(ridge), -float((values / (values + ridge) ** 2).sum())
+        kappa = ridge / (1 - freedom / size)
+        change = 1 - (freedom + kappa * slope) / (1 + kappa * slope / size) / size  # of g with kappa
+        share = ridge / (values + ridge) - kappa * change * values / (values + ridge) ** 2
+        return float((energy * share).sum() - epsilon**2 * energy.sum())
+
+    largest = float(values[-1])
+    return max(pool.smallest_ridge, _root(excess, 1e-9 * largest, 1e6 * largest))
+
+
+def _curves(projections: Sequence[_Projections], position: Tensor, means: _Means, chosen: Tensor) -> Tensor:
+    """Accuracy and bound ``(2, E, K)`` from the chosen pairs."""
+    top = position / position.max()
+    even = torch.stack([top ** (2 * term) for term in range(min(TERMS, len(top)))], 1)
+    smooth, share = even @ torch.linalg.pinv(even), _neighbourhood(position)
+    found = []
+    for residual, half_difference, noise, _ in projections:
+        per_scale = half_difference[:, :, chosen].mean(-1) * means.vectors
+        mean = torch.einsum("kr,lr,kl->k", means.odd, means.load, per_scale)
+        half_sum, rest = residual[:, chosen].unbind(-1)
+        both = torch.cat([rest + half_sum, rest - half_sum], 1)  # the two classes, (K, samples)
+        variance = both.square().mean(1).clamp_min(1e-300)
+        fit = (smooth @ variance.log()).exp()
+        deviation = (fit - noise).clamp_min(0.01 * fit).sqrt()
+        both = both / variance.sqrt()[:, None]
+        margins = mean[:, None, None] + deviation[:, None, None] * both  # (scale, scale of the residuals, samples)
+        accuracy = ((margins > 0).double().mean(2) * share).sum(1)
+        bound = (margins.clamp_min(0).mean(2) * share).sum(1) / (accuracy * mean).abs().clamp_min(1e-300)
+        exists = mean > 0
+        found.append(torch.stack([torch.where(exists, accuracy, 0.5), torch.where(exists, bound, 0.0)]))
+    return torch.stack(found, 1)
+
+
+def _neighbourhood(position: Tensor) -> Tensor:
+    """Weights ``(K, K)`` of the scales around each scale, of sum one."""
+    distance = (position[:, None] - position) / (NEIGHBOURHOOD * position.max())
+    weights = torch.exp(-0.5 * distance.square())
+    return weights / weights.sum(1, keepdim=True)
+
+
+def _root(increasing: Callable[[float], float], low: float, high: float) -> float:
+    """The root of an increasing function on a logarithmic axis, or the end beyond which it lies."""
+    if increasing(low) >= 0:
+        return low
+    if increasing(high) <= 0:
+        return high
+    return math.exp(brentq(lambda log: increasing(math.exp(log)), math.log(low), math.log(high), xtol=1e-10))

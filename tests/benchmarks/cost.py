@@ -1,0 +1,266 @@
+"""What a probe costs beside the encoder's own forwards, and beside the official recipe.
+
+python -m tests.benchmarks.cost [--device cpu|cuda] [--threads 2] [--quick]
+
+All ratios are of medians of runs in one process in turn (A B A B). A bare forward is the encoder on one batch, kept on
+the device and used again, as many times as the probe has batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from synbench_lightning import ProbePlan, evaluate
+from synbench_lightning.probe import Probe
+from tests.benchmarks.accuracy import EPSILONS, THRESHOLDS, stored_limit
+from tests.benchmarks.architectures import resnet50, vit_small
+from tests.benchmarks.encoders import made
+from tests.benchmarks.official_recipe import FORWARDS, official_scores
+from tests.benchmarks.tables import print_table
+from tests.encoders import encoder_a
+
+DIMENSIONS = (128, 256, 512, 768, 1024, 2048, 4096)
+BATCH = 256
+
+
+class Setting(NamedTuple):
+    """An encoder's name, its input shape, the forwards of a probe, and how often both are timed."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    forwards: int
+    repeats: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="fewer forwards of the large encoders, fewer repeats")
+    parser.add_argument("--only", choices=("probe", "statistics", "official"), help="one of the tables")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    warnings.filterwarnings("ignore", message="The representation varies")  # the few forwards of --quick
+    device = torch.device(given.device)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {given.threads} threads"
+    print(f"{name}; batches of {BATCH}; seconds are medians\n")
+    if given.only in (None, "probe"):
+        print("examples + statistics + rest = later probe - bare forward; ratio at 8,192 forwards: from the parts\n")
+        header = "encoder | input | D | forwards | bare forward | first probe | later probe | ratio | examples, first"
+        header += " | examples | statistics | rest | ratio at 8,192 | memory added, MiB"
+        print_table(header, (cost_of(row, device, given.threads) for row in settings(device, given.quick)))
+    if given.only in (None, "statistics"):
+        print("Statistics alone: a probe whose encoder looks its features up, 8,192 forwards, one task\n")
+        print_table("D | seconds", statistics_alone(device, 1 if given.quick else 3))
+    if given.only in (None, "official"):
+        for encoder in ("encoder_a", "isometric_768"):
+            rows = official(encoder, range(1 if given.quick else 3))
+            print_table("encoder | D | epsilon | threshold | limit | official - limit | fast - limit", rows)
+
+
+def settings(device: torch.device, quick: bool) -> list[Setting]:
+    if device.type == "cuda":
+        large = (3, 224, 224)
+        return [Setting(n, s, 8192, 5) for n, s in (("cnn", (3, 32, 32)), ("resnet50", large), ("vit_small", large))]
+    few = 512 if quick else 8192
+    repeats = 2 if quick else 3
+    return [
+        Setting("cnn", (3, 32, 32), 8192, 5 if quick else 9),
+        Setting("resnet50", (3, 64, 64), few, repeats),
+        Setting("vit_small", (3, 64, 64), few, repeats),
+    ]
+
+
+def encoder_of(setting: Setting, device: torch.device) -> nn.Module:
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        image = setting.input_shape[-1]
+        makers: dict[str, Callable[[], nn.Module]] = {
+            "cnn": lambda: encoder_a().eval(),
+            "resnet50": resnet50,
+            "vit_small": lambda: vit_small(image, 16 if image == 224 else 8),
+        }
+        return makers[setting.name]().to(device)
+
+
+def probe_of(input_shape: Sequence[int], forwards: int, device: torch.device) -> Probe:
+    return Probe(
+        "dc",
+        ProbePlan(forwards=forwards),
+        input_shape,
+        epsilons=EPSILONS,
+        thresholds=THRESHOLDS,
+        batch_size=BATCH,
+        normalize=None,
+        seed=0,
+        device=device,
+    )
+
+
+def bare_forward(encoder: nn.Module, setting: Setting, device: torch.device) -> Callable[[], None]:
+    """As many forwards as the probe makes, of one batch that is there already."""
+    batch = torch.randn(min(BATCH, setting.forwards), *setting.input_shape, device=device)
+
+    def run() -> None:
+        for _ in range(setting.forwards // len(batch)):
+            encoder(batch)
+
+    return run
+
+
+@torch.no_grad()
+def cost_of(setting: Setting, device: torch.device, threads: int) -> Sequence[object]:
+    """A row: the cost of a probe of an encoder, and of its parts."""
+    memory = added_memory(setting, device, threads)
+    encoder = encoder_of(setting, device)
+    probe, other = (probe_of(setting.input_shape, setting.forwards, device) for _ in range(2))
+    bare = bare_forward(encoder, setting, device)
+    bare()
+    first_examples, first = seconds(partial(draw, other), device), seconds(partial(probe, encoder), device)
+    dim = probe(encoder).feature_dim
+    took = alternated(
+        setting.repeats,
+        device,
+        bare=bare,
+        probe=partial(probe, encoder),
+        examples=partial(draw, probe),
+        statistics=probe_with_lookup(dim, setting.forwards, device),
+    )
+    rest = took["probe"] - took["bare"] - took["examples"] - took["statistics"]
+    larger = 8192 / setting.forwards
+    full = took if larger == 1 else alternated(1, device, statistics=probe_with_lookup(dim, 8192, device))
+    ratio = 1 + (took["examples"] + rest + full["statistics"] / larger) / took["bare"]
+    return (
+        *(setting.name, "x".join(map(str, setting.input_shape)), dim, setting.forwards),
+        *(took["bare"], first, took["probe"], f"{took['probe'] / took['bare']:.2f}", first_examples, took["examples"]),
+        *(took["statistics"], f"{rest:.4f}", f"{ratio:.2f}", f"{memory:.0f}"),
+    )
+
+
+def draw(probe: Probe) -> None:
+    """All examples of a probe, block by block; what was drawn once is kept where it fits the budget."""
+    for block in probe.samples.blocks(probe.samples.cells):
+        probe.samples.examples(block)
+
+
+def probe_with_lookup(dim: int, forwards: int, device: torch.device) -> Callable[[], Any]:
+    """A probe whose encoder costs next to nothing: noise from a table, and the input, one number, along a line."""
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(forwards, dim, generator=generator).to(device)
+    line = torch.full((1, dim), dim**-0.5, device=device)
+    probe = probe_of((1,), forwards, device)
+
+    def run() -> Any:
+        at = 0
+
+        def look_up(x: Tensor) -> Tensor:
+            nonlocal at
+            at += len(x)
+            return torch.addmm(table[at - len(x) : at], x, line)
+
+        return probe(look_up)
+
+    return run
+
+
+def statistics_alone(device: torch.device, repeats: int) -> Iterator[Sequence[object]]:
+    for dim in DIMENSIONS:
+        run = probe_with_lookup(dim, 8192, device)
+        yield dim, alternated(repeats, device, run=run)["run"]
+
+
+def official(name: str, seeds: Sequence[int]) -> Iterator[Sequence[object]]:
+    """Prints time and forwards of the official recipe and the fast plan; rows: the error of both, over some seeds."""
+    encode, input_shape = made(name)
+    limit, device = stored_limit(name), torch.device("cpu")
+    scores: dict[str, list[np.ndarray]] = {"official": [], "fast": []}
+    took: dict[str, list[float]] = {"official": [], "fast": []}
+    dim = 0
+
+    def by_recipe(seed: int) -> None:
+        scores["official"].append(official_scores(encode, input_shape, EPSILONS, THRESHOLDS, seed).numpy())
+
+    def by_plan(seed: int) -> None:
+        nonlocal dim
+        result = evaluate(encode, input_shape, epsilons=EPSILONS, thresholds=THRESHOLDS, seed=seed)
+        scores["fast"].append(np.array(result.scores[0]))
+        dim = result.feature_dim
+
+    for seed in seeds:
+        took["fast"].append(seconds(partial(by_plan, seed), device))
+        took["official"].append(seconds(partial(by_recipe, seed), device))
+    slow, fast = (statistics.median(took[way]) for way in ("official", "fast"))
+    forwards = ProbePlan().num_forwards(1)
+    print(
+        f"{name}, seeds {list(seeds)}: official recipe {slow:.1f} s and {FORWARDS:,} forwards, fast plan {fast:.2f} s "
+        f"(noise drawn anew) and {forwards:,}: {slow / fast:.0f} times the time, {FORWARDS / forwards:.1f} times the "
+        "forwards. Mean error and largest of one seed:\n"
+    )
+    for row, epsilon in enumerate(EPSILONS):
+        for column, threshold in enumerate(THRESHOLDS):
+            at = row, column
+            off = {way: np.array(found)[:, row, column] - limit[at] for way, found in scores.items()}
+            cells = [f"{off[way].mean():+.3f} ({np.abs(off[way]).max():.3f})" for way in ("official", "fast")]
+            yield name, dim, str(epsilon), str(threshold), limit[at].item(), *cells
+
+
+def added_memory(setting: Setting, device: torch.device, threads: int) -> float:
+    """MiB that a probe's peak adds to that of bare forwards; in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_added_memory, setting, str(device), threads).result()
+
+
+@torch.no_grad()
+def _added_memory(setting: Setting, device: str, threads: int) -> float:
+    torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", message="The representation varies")
+    where = torch.device(device)
+    encoder = encoder_of(setting, where)
+    bare_forward(encoder, setting._replace(forwards=min(setting.forwards, 4 * BATCH)), where)()
+    before = _peak_bytes(where)
+    probe_of(setting.input_shape, setting.forwards, where)(encoder)
+    return (_peak_bytes(where) - before) / 2**20
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """Peak so far; on the CPU of this program alone (`ru_maxrss` would begin with that of the one that started it)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def alternated(repeats: int, device: torch.device, **runs: Callable[[], Any]) -> dict[str, float]:
+    """Median seconds of each run, all of them in turn."""
+    took: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            took[name].append(seconds(run, device))
+    return {name: statistics.median(values) for name, values in took.items()}
+
+
+def seconds(run: Callable[[], Any], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
