@@ -9,6 +9,7 @@ from typing import Literal
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
+from synbench_lightning.checks import check_integer, check_number
 from synbench_lightning.functional.score import official_grid
 
 OFFICIAL_SCALES = 49
@@ -51,9 +52,9 @@ class ProbePlan:
     def __post_init__(self) -> None:
         if self.protocol not in ("fast", "official"):
             raise ValueError(f"`protocol` must be 'fast' or 'official', got {self.protocol!r}.")
-        for name in ("forwards", "num_scales", "max_scale"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)!r}.")
+        check_integer("forwards", self.forwards, 1)
+        check_integer("num_scales", self.num_scales, 1)
+        check_number("max_scale", self.max_scale, "a positive number", 0, low_in=False)
         official = (OFFICIAL_SCALES * OFFICIAL_SAMPLES, OFFICIAL_SCALES, 4.9)
         if self.protocol == "official" and (self.forwards, self.num_scales, self.max_scale) != official:
             raise ValueError(

@@ -12,9 +12,11 @@ import torch
 from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
 from torch import Tensor, nn
 
+from synbench_lightning.checks import check_integer
 from synbench_lightning.functional.discriminant import accuracy_and_bound, check_epsilons
 from synbench_lightning.functional.limit import estimate_limit, jackknife_error
 from synbench_lightning.functional.score import check_thresholds, synbench_score
+from synbench_lightning.functional.theory import optimal_accuracy
 from synbench_lightning.plan import ProbePlan
 from synbench_lightning.result import ProbeResult, as_table
 from synbench_lightning.runtime.distributed import Processes, SingleProcess
@@ -72,7 +74,10 @@ def evaluate(
         >>> 0.97 < result.score() < 1.03
         True
     """
-    module = encoder if isinstance(encoder, nn.Module) else None
+    if not callable(encoder) or isinstance(encoder, type):
+        raise ValueError(f"`encoder` must be a module or a function from a batch to features, got {encoder!r}.")
+    owner = getattr(encoder, "__self__", None)  # of a bound method
+    module = next((found for found in (encoder, owner) if isinstance(found, nn.Module)), None)
     parameter = None if module is None else next((p for p in module.parameters() if p.is_floating_point()), None)
     home = torch.device("cpu") if parameter is None else parameter.device
     chosen = home if device is None else torch.device(device)
@@ -114,7 +119,13 @@ class Probe:
         self.epsilons = check_epsilons(epsilons)
         grid = self.plan.grid
         self.thresholds = check_thresholds(thresholds, 0.5 if grid is None else float(grid[0]))
-        self.batch_size = check_batch_size(batch_size)
+        self.batch_size = check_integer("batch_size", batch_size, 1)
+        reached = float(optimal_accuracy(self.plan.scales[-1]))
+        if reached <= max(self.thresholds):
+            raise ValueError(
+                f"`plan`: at its largest scale, {self.plan.scales[-1]:g}, the best possible accuracy is {reached:.3f}, "
+                f"below the threshold {max(self.thresholds):g}: no score exists there. Raise `max_scale`."
+            )
         self._warned = False
         self.samples = ProxySamples(self.tasks, self.plan, normalize=normalize, seed=seed, device=device)
 
@@ -287,14 +298,3 @@ class _Pass:
                 "pass a callable `encoder=lambda pl_module, x: ...` or the name of the module."
             ) from error
         return feature_matrix(output, len(x))
-
-
-def check_batch_size(batch_size: int) -> int:
-    """The batch size.
-
-    Raises:
-        ValueError: if it is not a positive integer.
-    """
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be a positive integer, got {batch_size!r}.")
-    return batch_size

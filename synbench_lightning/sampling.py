@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from synbench_lightning.checks import check_integer
 from synbench_lightning.plan import ProbePlan
 from synbench_lightning.tasks import NOISE_BLOCK, GaussianTask, noise_block
 
@@ -45,7 +46,7 @@ class ProxySamples:
     ) -> None:
         self.tasks, self.plan, self.device = tuple(tasks), plan, device
         self.input_shape = tuple(self.tasks[0].direction.shape)
-        self.seed = check_seed(seed)
+        self.seed = check_integer("seed", seed, 0)
         self.vectors = plan.noise_vectors(len(self.tasks))
         self.cells = [(task, scale) for task in range(len(self.tasks)) for scale in range(len(plan.scales))]
         self._offset, self._factor = _affine(normalize, self.input_shape, device)
@@ -86,17 +87,6 @@ class ProxySamples:
         return noise
 
 
-def check_seed(seed: int) -> int:
-    """The seed.
-
-    Raises:
-        ValueError: if it is not an integer of at least 0.
-    """
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"`seed` must be an integer of at least 0, got {seed!r}.")
-    return seed
-
-
 def _affine(normalize: Normalize | None, shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Offset and factor, broadcastable to an input, of ``(x + 0.5 - mean) / std``."""
     if normalize is None:
@@ -113,7 +103,7 @@ def _affine(normalize: Normalize | None, shape: tuple[int, ...], device: torch.d
                 f"`normalize`: {name} must be a number or {shape[0]} numbers, one for each channel of an input of "
                 f"shape {shape}, got {values.tolist()}."
             )
-    if not bool((std > 0).all()):
-        raise ValueError(f"`normalize`: std must be positive, got {std.tolist()}.")
+    if not bool((std > 0).all() and torch.isfinite(std).all() and torch.isfinite(mean).all()):
+        raise ValueError(f"`normalize`: std must be positive and both finite, got {mean.tolist()} and {std.tolist()}.")
     columns = [1] * (len(shape) - 1)
     return ((0.5 - mean) / std).reshape(-1, *columns), (1 / std).reshape(-1, *columns)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from synbench_lightning.checks import check_input_shape, check_name
+
 NOISE_BLOCK = 64
 """Noise vectors that share a seed: the unit that is generated, and that one process takes over."""
 
@@ -41,9 +43,13 @@ class GaussianTask:
     direction: Tensor = field(repr=False)
 
     def __post_init__(self) -> None:
-        if not self.name or "/" in self.name:
-            raise ValueError(f"`name` of a task must be a non-empty text without '/', got {self.name!r}.")
-        direction = torch.as_tensor(self.direction, dtype=torch.float64).detach().cpu()
+        check_name("name", self.name)
+        try:
+            direction = torch.as_tensor(self.direction, dtype=torch.float64).detach().cpu()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"`direction` of task {self.name!r} must be a tensor of the shape of one input, got {self.direction!r}."
+            ) from error
         length = direction.norm()
         if not bool(torch.isfinite(length)) or length == 0:
             raise ValueError(
@@ -100,7 +106,7 @@ def resolve_tasks(tasks: str | Sequence[GaussianTask], input_shape: Sequence[int
     shape = check_input_shape(input_shape)
     if isinstance(tasks, str):
         return task_family(tasks, shape)
-    given = tuple(tasks)
+    given = tuple(tasks) if isinstance(tasks, (list, tuple)) else ()
     if not given or not all(isinstance(task, GaussianTask) for task in given):
         raise ValueError(f"`tasks` must be 'dc', 'default' or a non-empty sequence of GaussianTask, got {tasks!r}.")
     for task in given:
@@ -113,21 +119,6 @@ def resolve_tasks(tasks: str | Sequence[GaussianTask], input_shape: Sequence[int
     if len(set(names)) < len(names):
         raise ValueError(f"Tasks must have different names, got {names}.")
     return given
-
-
-def check_input_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape as a tuple of positive integers.
-
-    Raises:
-        ValueError: if it is empty or holds anything else.
-    """
-    valid = isinstance(input_shape, Sequence) and not isinstance(input_shape, str)
-    if not valid or not input_shape or not all(isinstance(n, int) and n > 0 for n in input_shape):
-        raise ValueError(
-            "`input_shape` must be the shape of one example without the batch dimension, positive integers as in "
-            f"(3, 224, 224), got {input_shape!r}."
-        )
-    return tuple(input_shape)
 
 
 def noise_block(

@@ -9,6 +9,7 @@ import synbench_lightning
 
 ROOT = Path(synbench_lightning.__file__).parent
 LEVELS = {
+    "checks": 0,
     "functional": 0,
     "tasks": 1,
     "plan": 1,

@@ -36,7 +36,7 @@ def test_a_budget_too_small_for_the_family_names_the_number_needed():
 
 
 def test_wrong_numbers_are_refused():
-    with pytest.raises(ValueError, match="`forwards` must be positive, got 0"):
+    with pytest.raises(ValueError, match="`forwards` must be an integer of at least 1, got 0"):
         ProbePlan(forwards=0)
     with pytest.raises(ValueError, match="`protocol` must be 'fast' or 'official', got 'other'"):
         ProbePlan(protocol="other")  # type: ignore[arg-type]

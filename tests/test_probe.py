@@ -105,7 +105,7 @@ def test_a_module_is_left_as_it_was():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, "`batch_size` must be a positive integer, got 0"),
+        ({"batch_size": 0}, "`batch_size` must be an integer of at least 1, got 0"),
         ({"seed": -1}, "`seed` must be an integer of at least 0, got -1"),
         ({"epsilons": [1.0]}, "`epsilons`"),
         ({"thresholds": [0.4]}, "`thresholds`"),

@@ -61,7 +61,7 @@ def test_wrong_tasks_are_refused():
         task_family("hard", (3,))
     with pytest.raises(ValueError, match="`direction` of task 'zero' must be finite and not zero"):
         GaussianTask("zero", torch.zeros(3))
-    with pytest.raises(ValueError, match="`name` of a task must be a non-empty text without '/'"):
+    with pytest.raises(ValueError, match="`name` must be a non-empty text without '/'"):
         GaussianTask("a/b", torch.ones(3))
     one = GaussianTask("one", torch.ones(3))
     with pytest.raises(ValueError, match=r"direction of task 'one' has shape \(3,\).*shape \(4,\)"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from difflib import get_close_matches
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -22,13 +23,12 @@ def interval_advice(
     steps_per_epoch = math.inf
     if not math.isinf(trainer.num_training_batches):
         steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        monitor = getattr(callback, "monitor", None)
-        if not isinstance(monitor, str) or not monitor.startswith(f"{prefix}/") or isinstance(callback, listeners):
+    for callback, monitor in _monitors(trainer, prefix):
+        if callback.mode == "min" and not monitor.endswith(("/gap", "_se", "_seconds", "/overhead")):
+            yield f"{type(callback).__name__}(monitor={monitor!r}, mode='min') prefers low scores: set mode='max'."
+        if isinstance(callback, listeners):
             continue
         if isinstance(callback, EarlyStopping):
-            if callback.mode == "min" and not monitor.endswith(("/gap", "_seconds", "/overhead")):
-                yield f"EarlyStopping(monitor={monitor!r}, mode='min') stops when the score rises: set mode='max'."
             every_n_epochs = schedule.every_n_epochs
             probe_interval = every_n_epochs * steps_per_epoch if every_n_epochs else schedule.every_n_train_steps
             if probe_interval > _check_interval(trainer, steps_per_epoch):
@@ -40,6 +40,28 @@ def interval_advice(
                 )
         elif isinstance(callback, ModelCheckpoint):
             yield from _checkpoint_advice(callback, monitor, schedule, steps_per_epoch)
+
+
+def key_advice(
+    trainer: Trainer, prefix: str, keys: Collection[str], listeners: type | tuple[type, ...]
+) -> Iterator[str]:
+    """Sentences about callbacks that monitor a key that looks like one of ``keys`` and is none of them."""
+    for callback, monitor in _monitors(trainer, prefix):
+        if monitor not in keys and not isinstance(callback, listeners):
+            close = get_close_matches(monitor, keys, n=1, cutoff=0.0)[0]
+            yield (
+                f"{type(callback).__name__}(monitor={monitor!r}): that key is not logged, and the callback will do "
+                f"nothing. Did you mean {close!r}? Logged are {', '.join(keys)}."
+            )
+
+
+def _monitors(trainer: Trainer, prefix: str) -> Iterator[tuple[EarlyStopping | ModelCheckpoint, str]]:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(callback, (EarlyStopping, ModelCheckpoint)) and str(monitor).startswith(
+            (f"{prefix}/", f"{prefix}_")
+        ):
+            yield callback, str(monitor)
 
 
 def _check_interval(trainer: Trainer, steps_per_epoch: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from lightning.pytorch import LightningModule, Trainer
@@ -10,6 +11,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities import rank_zero_info
 
 from synbench_lightning.callbacks.synbench import SynBenchCallback
+from synbench_lightning.checks import check_integer, check_number
 
 
 class SynBenchEarlyStopping(EarlyStopping):
@@ -51,10 +53,13 @@ class SynBenchEarlyStopping(EarlyStopping):
         divergence_threshold: float | None = None,
         verbose: bool = False,
     ) -> None:
-        if not isinstance(patience, int) or patience < 1:
-            raise ValueError(f"`patience` must be a number of probes, at least 1, got {patience!r}.")
-        if not min_delta >= 0:
-            raise ValueError(f"`min_delta` must be at least 0, got {min_delta!r}.")
+        if not isinstance(monitor, str):
+            raise ValueError(f"`monitor` must be a logged key as 'synbench/score', got {monitor!r}.")
+        patience = check_integer("patience", patience, 1)
+        min_delta = check_number("min_delta", min_delta, "a number of at least 0", 0)
+        for name, limit in (("stopping_threshold", stopping_threshold), ("divergence_threshold", divergence_threshold)):
+            if limit is not None:
+                check_number(name, limit, "a number or None", -math.inf)
         if mode not in ("max", "min"):
             raise ValueError(f"`mode` must be 'max' or 'min', got {mode!r}.")
         super().__init__(
@@ -67,7 +72,8 @@ class SynBenchEarlyStopping(EarlyStopping):
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         prefixes = [callback.prefix for callback in callbacks if isinstance(callback, SynBenchCallback)]
         if self.monitor.split("/")[0] not in prefixes:
-            keys = " or ".join(f"'{prefix}/score'" for prefix in prefixes)
+            key = self.monitor.partition("/")[2] or "score"
+            keys = " or ".join(f"'{prefix}/{key}'" for prefix in prefixes)
             raise ValueError(
                 f"SynBenchEarlyStopping(monitor={self.monitor!r}): no callback of this trainer logs that key. "
                 + (f"Monitor {keys}." if keys else "Add `SynBenchCallback()` to the trainer's callbacks.")

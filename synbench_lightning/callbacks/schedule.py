@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from lightning.pytorch import Trainer
 
+from synbench_lightning.checks import check_flag, check_integer
+
 
 @dataclass
 class Schedule:
@@ -28,10 +30,11 @@ class Schedule:
     last_step: int = 0  # the optimizer steps made when a probe was last due
 
     def __post_init__(self) -> None:
-        every = {"every_n_train_steps": self.every_n_train_steps, "every_n_epochs": self.every_n_epochs}
-        for name, value in every.items():
-            if not (isinstance(value, int) and value >= 1) and not (value is None and name == "every_n_epochs"):
-                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+        self.every_n_train_steps = check_integer("every_n_train_steps", self.every_n_train_steps, 1)
+        if self.every_n_epochs is not None:
+            self.every_n_epochs = check_integer("every_n_epochs", self.every_n_epochs, 1)
+        check_flag("probe_at_start", self.at_start)
+        check_flag("probe_at_end", self.at_end)
 
     def __str__(self) -> str:
         return f"{self.every_n_epochs} epochs" if self.every_n_epochs else f"{self.every_n_train_steps} steps"

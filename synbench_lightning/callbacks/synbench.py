@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
-from synbench_lightning.callbacks.advice import interval_advice
+from synbench_lightning.callbacks.advice import interval_advice, key_advice
 from synbench_lightning.callbacks.figures import log_figure
 from synbench_lightning.callbacks.progress import probe_progress
 from synbench_lightning.callbacks.publishing import ProbeListener, notify, publish, steps_logged
 from synbench_lightning.callbacks.schedule import Schedule
+from synbench_lightning.checks import check_flag, check_input_shape, check_integer, check_name, check_number
 from synbench_lightning.functional.discriminant import check_epsilons
 from synbench_lightning.functional.score import check_thresholds
+from synbench_lightning.functional.theory import optimal_accuracy
 from synbench_lightning.plan import ProbePlan
-from synbench_lightning.probe import OFFICIAL_THRESHOLDS, Probe, check_batch_size
+from synbench_lightning.probe import OFFICIAL_THRESHOLDS, Probe
 from synbench_lightning.result import ProbeResult
 from synbench_lightning.runtime.distributed import StrategyProcesses
 from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder
 from synbench_lightning.runtime.input_shape import example_shape
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.sharding import is_sharded, reachable_forward
-from synbench_lightning.sampling import Normalize, check_seed
-from synbench_lightning.tasks import GaussianTask, check_input_shape
+from synbench_lightning.sampling import Normalize
+from synbench_lightning.tasks import GaussianTask
 
 MAX_FAILURES = 3
 """Failed probes in a row after which no more are made."""
@@ -125,11 +129,15 @@ class SynBenchCallback(Callback):
                 "`encoder` must be None, a dotted attribute of the LightningModule, or a callable "
                 f"(pl_module, x) -> features, got a {type(encoder).__name__}."
             )
+        if isinstance(encoder, (nn.Module, type)):
+            raise ValueError(
+                f"`encoder` must not be a module or class itself, got {encoder!r}: name the attribute of the "
+                "LightningModule that holds it, or pass `lambda pl_module, x: ...`."
+            )
         self.schedule = Schedule(every_n_train_steps, every_n_epochs, probe_at_start, probe_at_end)
-        if max_overhead is not None and not 0 < max_overhead <= 1:
-            raise ValueError(f"`max_overhead` must be a fraction in (0, 1] or None, got {max_overhead!r}.")
-        if not prefix or "/" in prefix:
-            raise ValueError(f"`prefix` must be a non-empty text without '/', got {prefix!r}.")
+        if max_overhead is not None:
+            check_number("max_overhead", max_overhead, "a fraction in (0, 1] or None", 0, 1, low_in=False)
+        check_name("prefix", prefix)
         if on_error not in ("warn", "raise"):
             raise ValueError(f"`on_error` must be 'warn' or 'raise', got {on_error!r}.")
         self.encoder = encoder
@@ -139,18 +147,25 @@ class SynBenchCallback(Callback):
         self.epsilons = check_epsilons(epsilons)
         if 0.0 not in self.epsilons:
             raise ValueError(f"`epsilons` must hold 0, the epsilon of `{prefix}/score`, got {list(self.epsilons)}.")
-        (self.threshold,) = check_thresholds((threshold,))
+        if len({f"{epsilon:.2f}" for epsilon in self.epsilons}) < len(self.epsilons):
+            raise ValueError(
+                f"`epsilons` must differ in their first two decimals, which are in the keys, got {list(self.epsilons)}."
+            )
+        self.threshold = check_number("threshold", threshold, "an accuracy in [0.5, 1)", 0.5, math.nextafter(1, 0))
+        check_thresholds((self.threshold,), 0.5 if self.plan.grid is None else float(self.plan.grid[0]))
         self.max_overhead = max_overhead
-        self.batch_size = check_batch_size(batch_size)
+        self.batch_size = check_integer("batch_size", batch_size, 1)
         self.normalize = normalize
-        self.seed = check_seed(seed)
+        self.seed = check_integer("seed", seed, 0)
         self.prefix = prefix
-        self.log_figures = log_figures
+        self.log_figures = check_flag("log_figures", log_figures)
         self.on_error = on_error
         self.history: list[ProbeResult] = []
         self._encoder: Encoder | None = None
         self._probe: Probe | None = None
         self._failures = 0  # in a row
+        self._restored = False
+        self._trainer: weakref.ref[Trainer] | None = None
         self._train_start = 0.0
         self._probe_seconds = 0.0
 
@@ -167,6 +182,7 @@ class SynBenchCallback(Callback):
         """Take up the history of a checkpoint."""
         self.history = [ProbeResult.from_dict(values) for values in state_dict["history"]]
         self.schedule.last_step = state_dict["last_step"]
+        self._restored = True
 
     def metrics(self, result: ProbeResult) -> dict[str, float]:
         """The logged values of a result by key, but for those about time."""
@@ -181,6 +197,26 @@ class SynBenchCallback(Callback):
         values |= {"accuracy": result.mean_accuracy(), "probe_seconds": result.seconds}
         return {f"{self.prefix}/{key}": value for key, value in values.items()}
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a trainer of the other package, in which half of this would silently not work."""
+        if not isinstance(trainer, Trainer):
+            raise TypeError(
+                f"SynBenchCallback works with `lightning.pytorch`, and this trainer is a {type(trainer).__module__}."
+                f"{type(trainer).__name__}: import Trainer and LightningModule from `lightning.pytorch`."
+            )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the module, so that it is freed and the callback can be copied."""
+        self.__dict__ |= self._released()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, **self._released(), "_trainer": None}
+
+    @staticmethod
+    def _released() -> dict[str, None]:
+        # Lightning itself gives every callback the module's `log` and `log_dict`.
+        return dict.fromkeys(("_encoder", "_probe", "log", "log_dict"))
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the encoder."""
         self._encoder = find_encoder(pl_module, self.encoder)
@@ -189,8 +225,10 @@ class SynBenchCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with a restored history, and advise on intervals that do not fit."""
         self._train_start, self._probe_seconds, self._failures = time.perf_counter(), 0.0, 0
-        if trainer.global_step < self.schedule.last_step:  # the callback comes from another run
+        goes_on = self._trainer is not None and self._trainer() is trainer and trainer.global_step > 0
+        if not self._restored and not goes_on:  # the history, if any, is that of another run
             self.history, self.schedule.last_step = [], 0
+        self._restored, self._trainer = False, weakref.ref(trainer)
         if self.history:
             publish(trainer, self.metrics(self.history[-1]), f"{self.prefix}/score", step=None)
         for advice in interval_advice(trainer, self.prefix, self.schedule, ProbeListener):
@@ -224,7 +262,8 @@ class SynBenchCallback(Callback):
         if shape is None:
             shape = example_shape(batch, "the first training batch")
         assert self._encoder is not None
-        thresholds = sorted({*OFFICIAL_THRESHOLDS, self.threshold})
+        best = float(optimal_accuracy(self.plan.scales[-1]))
+        thresholds = sorted({self.threshold, *(t for t in OFFICIAL_THRESHOLDS if t < best)})
         probe = Probe(
             self.tasks, self.plan, shape, epsilons=self.epsilons, thresholds=thresholds, batch_size=self.batch_size,
             normalize=self.normalize, seed=self.seed, device=trainer.strategy.root_device,
@@ -266,6 +305,9 @@ class SynBenchCallback(Callback):
         overhead = processes.same(self._probe_seconds / (time.perf_counter() - self._train_start))
         metrics = {**self.metrics(result), f"{self.prefix}/overhead": overhead}
         publish(trainer, metrics, on_bar=f"{self.prefix}/score", step=position)
+        if len(self.history) == 1:
+            for advice in key_advice(trainer, self.prefix, metrics, ProbeListener):
+                rank_zero_warn(advice)
         if self.log_figures:
             log_figure(trainer, f"{self.prefix}/curve", result, self.threshold, position)
         notify(trainer, pl_module, metrics)

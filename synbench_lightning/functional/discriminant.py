@@ -11,6 +11,8 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
+from synbench_lightning.checks import numbers
+
 EIGENVALUE_FLOOR = 1e-6
 """Directions in which the features vary less than this carry no information (official SynBench code)."""
 
@@ -146,7 +148,7 @@ def check_epsilons(epsilons: Sequence[float]) -> tuple[float, ...]:
     Raises:
         ValueError: if there is none, one is given twice, or one is outside [0, 1).
     """
-    values = tuple(float(epsilon) for epsilon in epsilons)
+    values = numbers("epsilons", epsilons)
     if not values or not all(0 <= epsilon < 1 for epsilon in values) or len(set(values)) < len(values):
         raise ValueError(
             f"`epsilons` must be different numbers in [0, 1), at least one, got {list(values)}. An epsilon is relative "

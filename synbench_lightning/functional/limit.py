@@ -301,7 +301,8 @@ def _clear_candidates(covariance: Tensor, of_noise: Tensor, level: float, rank: 
     strength, axes = torch.linalg.eigh(whitened @ covariance @ whitened.T)
     edge = 1.5 * level * (1 + math.sqrt(len(strength) / rank)) ** 2  # of what noise alone gives, with a margin
     stands_out = strength > min(edge, float(strength[-1]) * (1 - 1e-9))
-    return (axes[:, stands_out].T) @ whitened
+    clear: Tensor = axes[:, stands_out].T @ whitened
+    return clear
 
 
 def _energy(mu: Tensor, means: _Means, variance: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from synbench_lightning.checks import numbers
 from synbench_lightning.functional.theory import optimal_accuracy, optimal_bound
 
 
@@ -116,7 +117,7 @@ def check_thresholds(thresholds: Tensor | Sequence[float], lowest: float = 0.5) 
     Raises:
         ValueError: if there is none or one is outside ``[lowest, 1)``.
     """
-    values = tuple(float(threshold) for threshold in thresholds)
+    values = numbers("thresholds", thresholds)
     if not values or not all(lowest <= threshold < 1 for threshold in values):
         raise ValueError(
             f"`thresholds` must be accuracies in [{lowest:g}, 1), at least one, got {list(values)}. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule
@@ -38,7 +39,8 @@ def find_encoder(pl_module: LightningModule, encoder: EncoderSpec = None) -> Enc
     if encoder is None:
         for path in CANDIDATES:
             *owners, found = _walk(pl_module, path)
-            if len(owners) == path.count(".") + 1 and isinstance(found, nn.Module):
+            exists = len(owners) == path.count(".") + 1
+            if exists and callable(found) and not isinstance(found, (nn.ModuleList, nn.ModuleDict)):
                 return Encoder(f"`{path}`, a {type(found).__name__}", found, tuple(owners))
         if type(pl_module).forward is LightningModule.forward:
             raise ValueError(
@@ -58,7 +60,7 @@ def find_encoder(pl_module: LightningModule, encoder: EncoderSpec = None) -> Enc
         if not callable(found):
             raise ValueError(f"`encoder={encoder!r}` must be a module or a method, got a {type(found).__name__}.")
         return Encoder(f"`{encoder}`, a {type(found).__name__}", found, tuple(owners))
-    return Encoder("the given callable", lambda x: encoder(pl_module, x), (pl_module,))
+    return Encoder("the given callable", partial(encoder, pl_module), (pl_module,))
 
 
 def _walk(pl_module: LightningModule, path: str) -> list[Any]:

@@ -150,5 +150,5 @@ def test_intervals_that_fit_are_told_nothing(recwarn):
 
 def test_a_score_that_is_minimised_is_told():
     run = trainer(probing(5), EarlyStopping("synbench/score"), max_steps=1, limit_train_batches=10)
-    with pytest.warns(UserWarning, match=r"mode='min'\) stops when the score rises: set mode='max'"):
+    with pytest.warns(UserWarning, match=r"mode='min'\) prefers low scores: set mode='max'"):
         run.fit(Autoencoder())

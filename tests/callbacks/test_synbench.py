@@ -1,3 +1,6 @@
+import gc
+import pickle
+import weakref
 from pathlib import Path
 
 import pytest
@@ -166,6 +169,36 @@ def test_the_same_callback_in_a_second_trainer_starts_a_history_of_its_own():
     trainer(callback, max_steps=10).fit(Autoencoder())
     trainer(callback, max_steps=5).fit(Autoencoder())
     assert steps(callback) == [0, 5]
+
+
+def test_a_run_after_one_that_failed_starts_a_history_of_its_own():
+    class Failing(Autoencoder):
+        def training_step(self, batch, batch_idx):
+            raise KeyError("a bug")
+
+    callback = probing()
+    with pytest.raises(KeyError):
+        trainer(callback, max_steps=10).fit(Failing())
+    torch.manual_seed(7)
+    trainer(callback, max_steps=5).fit(model := Autoencoder())
+    assert steps(callback) == [0, 5]
+    assert callback.history[1].score() == evaluate(model.encoder, (1, 8, 8), tasks="default", plan=SMALL).score()
+
+
+def test_after_the_fit_the_callback_lets_go_of_the_module():
+    callback, model = probing(encoder=reading_encoder), Autoencoder()
+    trainer(callback, max_steps=5).fit(model)
+    copied = pickle.loads(pickle.dumps(callback))
+    assert copied.history == callback.history
+    assert len(pickle.dumps(callback)) < 20_000
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None
+
+
+def reading_encoder(module, x):
+    return module.encoder(x)
 
 
 def test_two_callbacks_with_different_prefixes_log_side_by_side():

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import nn
 from torch.utils.data import DataLoader
 
-from synbench_lightning import GaussianTask, SynBenchCallback
-from tests.callbacks.runs import trainer
+from synbench_lightning import GaussianTask, ProbePlan, SynBenchCallback
+from tests.callbacks.runs import probing, trainer
 from tests.encoders import Autoencoder, Batches
 
 
@@ -16,18 +17,26 @@ from tests.encoders import Autoencoder, Batches
     ("arguments", "message"),
     [
         ({"encoder": 3}, "`encoder` must be None, a dotted attribute .* got a int"),
+        ({"encoder": nn.Linear(2, 2)}, "`encoder` must not be a module or class itself.*name the attribute"),
+        ({"epsilons": 0.2}, "`epsilons` must be a sequence of numbers, got 0.2"),
+        ({"epsilons": (0.0, 0.201, 0.204)}, "`epsilons` must differ in their first two decimals"),
+        ({"threshold": "0.7"}, "`threshold` must be an accuracy"),
+        ({"max_overhead": "0.1"}, "`max_overhead` must be a fraction"),
+        ({"every_n_train_steps": True}, "`every_n_train_steps` must be an integer of at least 1, got True"),
+        ({"probe_at_start": "no"}, "`probe_at_start` must be True or False, got 'no'"),
+        ({"prefix": 5}, "`prefix` must be a non-empty text"),
         ({"input_shape": (3, 0)}, "`input_shape` must be the shape of one example"),
         ({"input_shape": torch.zeros(3)}, "`input_shape` must be the shape of one example"),
         ({"plan": "cheap"}, "`plan` must be 'fast', 'official' or a ProbePlan, got 'cheap'"),
         ({"epsilons": (0.0, 1.0)}, r"`epsilons` must be different numbers in \[0, 1\)"),
         ({"epsilons": (0.2,)}, "`epsilons` must hold 0"),
-        ({"threshold": 1.0}, r"`thresholds` must be accuracies in \[0.5, 1\)"),
+        ({"threshold": 1.0}, r"`threshold` must be an accuracy in \[0.5, 1\), got 1.0"),
         ({"every_n_train_steps": 0}, "`every_n_train_steps` must be an integer of at least 1, got 0"),
         ({"every_n_train_steps": 2.5}, "`every_n_train_steps` must be an integer of at least 1, got 2.5"),
         ({"every_n_epochs": 0}, "`every_n_epochs` must be an integer of at least 1, got 0"),
         ({"max_overhead": 0.0}, r"`max_overhead` must be a fraction in \(0, 1\] or None, got 0.0"),
         ({"max_overhead": 5}, "`max_overhead`"),
-        ({"batch_size": -1}, "`batch_size` must be a positive integer, got -1"),
+        ({"batch_size": -1}, "`batch_size` must be an integer of at least 1, got -1"),
         ({"seed": 1.5}, "`seed` must be an integer of at least 0, got 1.5"),
         ({"prefix": ""}, "`prefix` must be a non-empty text without '/'"),
         ({"prefix": "a/b"}, "`prefix` must be a non-empty text without '/'"),
@@ -42,6 +51,10 @@ def test_at_construction(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        ({"tasks": GaussianTask("a", torch.ones(1, 8, 8))}, ValueError, "`tasks` must be .* sequence of GaussianTask"),
+        ({"tasks": None}, ValueError, "`tasks` must be .* sequence of GaussianTask, got None"),
+        ({"normalize": (float("nan"), 1.0)}, ValueError, "`normalize`: std must be positive and both finite"),
+        ({"plan": ProbePlan(max_scale=0.4)}, ValueError, "best possible accuracy is 0.655, below the threshold 0.7"),
         ({"encoder": "trunk"}, ValueError, "`encoder='trunk'` does not exist.*children are 'encoder', 'decoder'"),
         ({"encoder": "encoder.9"}, ValueError, r"'encoder' has no attribute '9'. Its children are '0', '1'"),
         ({"tasks": "hard"}, ValueError, "`tasks` must be 'dc', 'default' or a sequence of GaussianTask, got 'hard'"),
@@ -90,3 +103,51 @@ def test_an_encoder_that_needs_more_arguments():
     model.encoder = Two()
     with pytest.raises(RuntimeError, match=r"missing 1 required positional argument: 'mask'.*pass a callable"):
         trainer(SynBenchCallback()).fit(model)
+
+
+def test_an_encoder_that_is_not_initialised_yet():
+    model = Autoencoder()
+    model.encoder = nn.Sequential(nn.Flatten(), nn.LazyLinear(16))
+    with pytest.raises(ValueError, match=r"'encoder.1.weight' is not initialised yet.*run one batch"):
+        trainer(SynBenchCallback(encoder="encoder")).fit(model)
+
+
+def test_an_encoder_whose_first_forward_writes_its_parameters():
+    class Initialising(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift = nn.Parameter(torch.zeros(64))
+
+        def forward(self, x):
+            x = x.flatten(1)
+            if not self.shift.any():
+                self.shift.data.copy_(-x.mean(0))
+            return x + self.shift
+
+    model = Autoencoder()
+    model.encoder = Initialising()
+    with pytest.raises(RuntimeError, match=r"written its parameter 'encoder.shift' in a forward"):
+        trainer(SynBenchCallback()).fit(model)
+
+
+def test_the_trainer_of_the_other_package():
+    other = pytest.importorskip("pytorch_lightning")
+    boring = pytest.importorskip("pytorch_lightning.demos.boring_classes")
+    with pytest.raises(TypeError, match=r"works with `lightning.pytorch`, and this trainer is a pytorch_lightning"):
+        other.Trainer(accelerator="cpu", max_epochs=1, logger=False, callbacks=[SynBenchCallback()]).fit(
+            boring.BoringModel()
+        )
+
+
+def test_a_monitored_key_that_is_not_logged_is_told_with_the_one_that_is():
+    checkpoint = ModelCheckpoint(monitor="synbench/scores", mode="max", every_n_train_steps=5)
+    run = trainer(probing(), checkpoint, max_steps=1, enable_checkpointing=True)
+    with pytest.warns(UserWarning, match=r"'synbench/scores'\): that key is not logged.*Did you mean 'synbench/score'"):
+        run.fit(Autoencoder())
+
+
+def test_a_checkpoint_that_would_keep_the_worst_weights():
+    checkpoint = ModelCheckpoint(monitor="synbench/score", every_n_train_steps=5)
+    run = trainer(probing(), checkpoint, max_steps=1, enable_checkpointing=True)
+    with pytest.warns(UserWarning, match=r"ModelCheckpoint\(monitor='synbench/score', mode='min'\) prefers low scores"):
+        run.fit(Autoencoder())

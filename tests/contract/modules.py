@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -166,3 +168,53 @@ class Queue(Plain):
                 return z + 0.1 * self.queue.mean(0)
 
         self.encoder = Queued()
+
+
+class PlainState(Plain):
+    """State that is no buffer: own generators, a counter, a queue, a cache, a buffer made in the first forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inner = self.encoder
+
+        class Stateful(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = inner
+                self.generator = torch.Generator().manual_seed(0)
+                self.numpy = np.random.default_rng(0)
+                self.steps = 0
+                self.queue = torch.zeros(8)
+                self.cache: dict[str, Tensor] = {}
+                self.history: list[float] = []
+                self.register_buffer("unset", None)
+
+            def forward(self, x: Tensor) -> Tensor:
+                self.steps += 1
+                self.cache.setdefault("table", torch.rand(8))
+                if not hasattr(self, "centre"):
+                    self.register_buffer("centre", x.mean())
+                z: Tensor = self.inner(x)
+                self.queue = 0.9 * self.queue + 0.1 * z.mean(0).detach()
+                self.queue += 0.01
+                self.unset = self.queue.clone()
+                self.history.append(float(z.detach().mean()))
+                noise = torch.rand(8, generator=self.generator) * float(self.numpy.random())
+                scale = 1 + 0.001 * self.steps + 0.001 * len(self.history)
+                return scale * z + noise + self.queue + self.cache["table"] + self.centre
+
+        self.encoder = Stateful()
+
+
+class Pruned(Plain):
+    """Pruned weights, whose hook leaves them in a plain attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prune()
+
+    def prune(self) -> None:
+        prune.l1_unstructured(self.encoder[0], "weight", amount=0.1)  # type: ignore[index]
+
+    def on_train_epoch_end(self) -> None:
+        self.prune()

@@ -70,6 +70,8 @@ ROWS: dict[str, tuple[type[modules.Plain], dict[str, Any]]] = {
     "forward hooks": (modules.Hooked, {}),
     "lazy modules": (modules.Lazy, {}),
     "queue in a buffer": (modules.Queue, {}),
+    "state that is no buffer": (modules.PlainState, {}),
+    "pruning": (modules.Pruned, {}),
     "gradient clipping": (modules.Plain, {"gradient_clip_val": 0.1}),
 }
 
