@@ -90,7 +90,7 @@ def history_figure(history: Sequence[ProbeResult], threshold: float = 0.7) -> Fi
             axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0, label="± 1 standard error")
     if len(tasks) > 1:
         worst = [result.worst(threshold=threshold)[1] for result in history]
-        axes.plot(steps, worst, color=OPTIMUM, linestyle="--", linewidth=1.2, label="worst task")
+        axes.plot(steps, worst, color=OPTIMUM, linewidth=5, alpha=0.25, zorder=1, label="worst task")
     for before, result in pairwise(history):
         if before.settings != result.settings:  # a run resumed with other arguments: the scores do not compare
             axes.axvline(result.step or 0, color=OPTIMUM, linestyle=":", linewidth=1.0)

@@ -264,16 +264,27 @@ class _Pass:
 
     def _batches(self, blocks: Sequence[Block]) -> Iterator[Tensor]:
         """The examples of the blocks in batches of the batch size; the last one may be smaller."""
-        waiting: list[Tensor] = []
+        batch, filled = self._empty_batch(), 0
         for block in blocks:
-            waiting.append(self.samples.examples(block))
-            while sum(map(len, waiting)) >= (size := self.probe.batch_size):
-                joined = torch.cat(waiting)
-                yield joined[:size]
-                waiting = [joined[size:]]
-        rest = torch.cat(waiting) if waiting else torch.empty(0)
-        if len(rest):
-            yield rest
+            examples = self.samples.plan.signs * block.vectors
+            if filled + examples <= len(batch):
+                self.samples.write(block, batch[filled : filled + examples])
+                filled, rest = filled + examples, batch[:0]
+            else:
+                rest = batch.new_empty(examples, *batch.shape[1:])
+                self.samples.write(block, rest)
+            while len(rest) or filled == len(batch):
+                if filled == len(batch):
+                    yield batch
+                    batch, filled = self._empty_batch(), 0
+                part, rest = rest[: len(batch) - filled], rest[len(batch) - filled :]
+                batch[filled : filled + len(part)] = part
+                filled += len(part)
+        if filled:
+            yield batch[:filled]
+
+    def _empty_batch(self) -> Tensor:
+        return torch.empty(self.probe.batch_size, *self.samples.input_shape, device=self.samples.device)
 
     def _encoded(self, x: Tensor) -> Tensor:
         """Features of a batch, in smaller parts where memory does not suffice for it as a whole."""

@@ -49,8 +49,9 @@ class ProxySamples:
         self.seed = check_integer("seed", seed, 0)
         self.vectors = plan.noise_vectors(len(self.tasks))
         self.cells = [(task, scale) for task in range(len(self.tasks)) for scale in range(len(plan.scales))]
-        self._offset, self._factor = _affine(normalize, self.input_shape, device)
-        self._directions = [task.direction.to(device) * self._factor for task in self.tasks]
+        self._affine = None if normalize is None else _affine(normalize, self.input_shape, device)
+        factor = 1.0 if self._affine is None else self._affine[1]
+        self._directions = [task.direction.to(device) * factor for task in self.tasks]
         size = 4 * self.vectors * len(self.cells) * self.tasks[0].direction.numel()
         self._kept: dict[Block, Tensor] | None = {} if size <= NOISE_BUDGET_BYTES else None
 
@@ -67,30 +68,33 @@ class ProxySamples:
             for first in range(0, self.vectors, NOISE_BLOCK)
         ]
 
-    def examples(self, block: Block) -> Tensor:
-        """The examples of a block, ``(signs * vectors, *input_shape)``, those of the plus sign first."""
+    def write(self, block: Block, out: Tensor) -> None:
+        """Write the examples of a block, those of the plus sign first, into ``(signs * vectors, *input_shape)``."""
         noise = self._noise(block)
         shift = self._directions[block.task] * self.plan.scales[block.scale]
         if self.plan.signs == 2:
-            return torch.cat([noise + shift, noise - shift])
-        signs = self.signs[block.first : block.first + block.vectors].reshape(-1, *[1] * shift.ndim)
-        return torch.addcmul(noise, signs, shift.unsqueeze(0))
+            torch.add(noise, shift, out=out[: block.vectors])
+            torch.sub(noise, shift, out=out[block.vectors :])
+        else:
+            signs = self.signs[block.first : block.first + block.vectors].reshape(-1, *[1] * shift.ndim)
+            torch.addcmul(noise, signs, shift.unsqueeze(0), out=out)
 
     def _noise(self, block: Block) -> Tensor:
         if self._kept is not None and block in self._kept:
             return self._kept[block]
         name, scale = self.tasks[block.task].name, self.plan.scales[block.scale]
         noise = noise_block(self.seed, name, scale, block.first // NOISE_BLOCK, self.input_shape, self.device)
-        noise = noise[: block.vectors] * self._factor + self._offset
+        noise = noise[: block.vectors]
+        if self._affine is not None:
+            offset, factor = self._affine
+            noise = noise * factor + offset
         if self._kept is not None:
             self._kept[block] = noise
         return noise
 
 
-def _affine(normalize: Normalize | None, shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+def _affine(normalize: Normalize, shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Offset and factor, broadcastable to an input, of ``(x + 0.5 - mean) / std``."""
-    if normalize is None:
-        return torch.zeros((), device=device), torch.ones((), device=device)
     try:
         mean, std = (torch.as_tensor(values, dtype=torch.float32, device=device) for values in normalize)
     except (TypeError, ValueError) as error:

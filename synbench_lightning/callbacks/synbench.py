@@ -309,7 +309,7 @@ class SynBenchCallback(Callback):
             for advice in key_advice(trainer, self.prefix, metrics, ProbeListener):
                 rank_zero_warn(advice)
         if self.log_figures:
-            log_figure(trainer, f"{self.prefix}/curve", result, self.threshold, position)
+            log_figure(trainer, f"{self.prefix}/curve", self.history[-1], self.threshold, position)
         notify(trainer, pl_module, metrics)
 
     def _leave_out(self, trainer: Trainer, error: Exception) -> None:

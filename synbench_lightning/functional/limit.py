@@ -110,7 +110,7 @@ class _Projections(NamedTuple):
 
 
 def estimate_limit(
-    features: Tensor, scales: Sequence[float], epsilons: Sequence[float], blocks: int = 64
+    features: Tensor, scales: Sequence[float], epsilons: Sequence[float], blocks: int = 32
 ) -> LimitEstimate:
     """Accuracy and bound of the epsilon-robust discriminants in the limit of many samples.
 
@@ -332,7 +332,11 @@ def _curves(projections: Sequence[_Projections], position: Tensor, means: _Means
     """Accuracy and bound ``(2, E, K)`` from the chosen pairs."""
     top = position / position.max()
     even = torch.stack([top ** (2 * term) for term in range(min(TERMS, len(top)))], 1)
-    smooth, share = even @ torch.linalg.pinv(even), _neighbourhood(position)
+    smooth = even @ torch.linalg.pinv(even)
+    share = _neighbourhood(position)
+    share = torch.where(share > 1e-3, share, 0)
+    near, far = share.nonzero(as_tuple=True)  # pairs of scales, of which the second lends its residuals to the first
+    lent = (share / share.sum(1, keepdim=True))[near, far]
     found = []
     for residual, half_difference, noise, _ in projections:
         per_scale = half_difference[:, :, chosen].mean(-1) * means.vectors
@@ -343,9 +347,10 @@ def _curves(projections: Sequence[_Projections], position: Tensor, means: _Means
         fit = (smooth @ variance.log()).exp()
         deviation = (fit - noise).clamp_min(0.01 * fit).sqrt()
         both = both / variance.sqrt()[:, None]
-        margins = mean[:, None, None] + deviation[:, None, None] * both  # (scale, scale of the residuals, samples)
-        accuracy = ((margins > 0).double().mean(2) * share).sum(1)
-        bound = (margins.clamp_min(0).mean(2) * share).sum(1) / (accuracy * mean).abs().clamp_min(1e-300)
+        margins = (mean[near, None] + deviation[near, None] * both[far]).float()  # (pairs of scales, samples)
+        accuracy = torch.zeros_like(mean).index_add_(0, near, lent * (margins > 0).sum(1) / margins.shape[1])
+        distance = torch.zeros_like(mean).index_add_(0, near, lent * margins.clamp_min(0).mean(1))
+        bound = distance / (accuracy * mean).abs().clamp_min(1e-300)
         exists = mean > 0
         found.append(torch.stack([torch.where(exists, accuracy, 0.5), torch.where(exists, bound, 0.0)]))
     return torch.stack(found, 1)

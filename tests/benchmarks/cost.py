@@ -3,13 +3,17 @@
 python -m tests.benchmarks.cost [--device cpu|cuda] [--threads 2] [--quick]
 
 All ratios are of medians of runs in one process in turn (A B A B). A bare forward is the encoder on one batch, kept on
-the device and used again, as many times as the probe has batches.
+the device and used again, as many times as the probe has batches. On a CPU, other work on the machine spoils them: the
+load is printed. glibc may hand the memory of activations back and fetch it again at every batch, which can double the
+time of a forward; with `--steady-heap` it keeps it, the ratio is then higher and steadier.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import multiprocessing
+import os
 import statistics
 import time
 import warnings
@@ -50,13 +54,19 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="fewer forwards of the large encoders, fewer repeats")
+    parser.add_argument(
+        "--steady-heap", action="store_true", help="memory that is freed stays with the process (glibc)"
+    )
     parser.add_argument("--only", choices=("probe", "statistics", "official"), help="one of the tables")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    if given.steady_heap:
+        keep_freed_memory()
     warnings.filterwarnings("ignore", message="The representation varies")  # the few forwards of --quick
     device = torch.device(given.device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {given.threads} threads"
-    print(f"{name}; batches of {BATCH}; seconds are medians\n")
+    heap = "; steady heap" if given.steady_heap else ""
+    print(f"{name}; load {os.getloadavg()[0]:.1f} before; batches of {BATCH}; seconds are medians{heap}\n")
     if given.only in (None, "probe"):
         print("examples + statistics + rest = later probe - bare forward; ratio at 8,192 forwards: from the parts\n")
         header = "encoder | input | D | forwards | bare forward | first probe | later probe | ratio | examples, first"
@@ -241,6 +251,13 @@ def _peak_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def keep_freed_memory() -> None:
+    """Serve all sizes from the heap (M_MMAP_THRESHOLD, -3) and never shrink it (M_TRIM_THRESHOLD, -1)."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(-3, 2**30)
+    libc.mallopt(-1, 2**31 - 1)
 
 
 def alternated(repeats: int, device: torch.device, **runs: Callable[[], Any]) -> dict[str, float]:
