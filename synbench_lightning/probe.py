@@ -305,7 +305,8 @@ class _Pass:
         except Exception as error:
             raise RuntimeError(
                 f"The encoder failed on a batch of shape {tuple(x.shape)}: {type(error).__name__}: {error}. If its "
-                "inputs have another shape, pass `input_shape=`; if it takes other arguments or is another module, "
-                "pass a callable `encoder=lambda pl_module, x: ...` or the name of the module."
+                "inputs have another shape, pass `input_shape=`; if it takes token ids, probe it in embedding space; "
+                "if it takes other arguments or is another module, pass a callable: `lambda pl_module, x: ...` in the "
+                "callback, `lambda x: ...` in `evaluate`."
             ) from error
         return feature_matrix(output, len(x))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 _ADVICE = (
     "Supported are (N, D) vectors, (N, T, D) tokens, (N, C, H, W) maps, and objects or dicts with `pooler_output` or "
-    "`last_hidden_state`. For anything else pass a callable `encoder=lambda pl_module, x: ...` that returns (N, D)."
+    "`last_hidden_state`. For anything else pass a callable that returns (N, D): `lambda pl_module, x: ...` in the "
+    "callback, `lambda x: ...` in `evaluate`, as in `pl_module.encoder(x)[0]` where it is one of several outputs."
 )
 
 
