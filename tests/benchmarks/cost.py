@@ -162,8 +162,10 @@ def cost_of(setting: Setting, device: torch.device, threads: int) -> Sequence[ob
 
 def draw(probe: Probe) -> None:
     """All examples of a probe, block by block; what was drawn once is kept where it fits the budget."""
-    for block in probe.samples.blocks(probe.samples.cells):
-        probe.samples.examples(block)
+    samples = probe.samples
+    batch = torch.empty(BATCH, *samples.input_shape, device=samples.device)
+    for block in samples.blocks(samples.cells):
+        samples.write(block, batch[: samples.plan.signs * block.vectors])
 
 
 def probe_with_lookup(dim: int, forwards: int, device: torch.device) -> Callable[[], Any]:
