@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.parameter import is_lazy
+
+from synbench_lightning.runtime.sharding import has_shards
 
 PROBE_SEED = 0
 """Global generators stand at this seed in every probe, so that encoders that draw (random masks) draw alike."""
@@ -71,7 +72,7 @@ def _parameters(module: nn.Module) -> Iterator[None]:
             "before the fit."
         )
     # Too large to be kept twice: what is noticed is that one was written.
-    named = {name: p for name, p in module.named_parameters() if not isinstance(p, DTensor)}
+    named = {} if has_shards(module) else dict(module.named_parameters())
     before = _norms(named)
     yield
     changed = [name for name, same in zip(named, (before == _norms(named)).tolist(), strict=True) if not same]
@@ -106,7 +107,11 @@ def _evaluation_mode(module: nn.Module) -> Iterator[None]:
 def _attributes(module: nn.Module) -> Iterator[None]:
     """Attributes of every submodule, by name and by content, and its registries of buffers and parameters."""
     restores: list[Callable[[], None]] = []
+    sharded = has_shards(module)
     for submodule in module.modules():
+        if sharded:  # what else changes is the sharding's own: weights that are gathered and let go of
+            restores += [_content(buffer) for buffer in submodule._buffers.values()]
+            continue
         registries = [submodule._buffers, submodule._parameters, submodule._non_persistent_buffers_set]
         contents = [*submodule.__dict__.values(), *submodule._buffers.values()]
         restores += [_content(value) for value in contents if not isinstance(value, nn.Module)]

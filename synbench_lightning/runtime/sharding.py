@@ -15,9 +15,13 @@ from synbench_lightning.runtime.encoder import Encoder
 
 def is_sharded(strategy: Strategy, pl_module: LightningModule) -> bool:
     """Whether a forward is a collective: then every process has to make the same number of them."""
-    modules = [strategy.model, *pl_module.modules()]
-    sharded = any(isinstance(module, (FSDPModule, FullyShardedDataParallel)) for module in modules)
-    return sharded or isinstance(strategy, DeepSpeedStrategy)
+    wrapped = isinstance(strategy.model, FullyShardedDataParallel) or isinstance(strategy, DeepSpeedStrategy)
+    return wrapped or has_shards(pl_module)
+
+
+def has_shards(module: nn.Module) -> bool:
+    """Whether weights of the module or of a part of it are spread over processes by FSDP."""
+    return any(isinstance(part, (FSDPModule, FullyShardedDataParallel)) for part in module.modules())
 
 
 def reachable_forward(encoder: Encoder, strategy: Strategy, pl_module: LightningModule) -> Callable[[Tensor], Any]:

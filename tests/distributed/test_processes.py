@@ -97,7 +97,7 @@ def test_a_first_probe_that_fails_on_one_process_ends_all(tmp_path):
 
 
 def test_more_processes_than_blocks_of_examples(tmp_path):
-    found, _ = run(tmp_path, world=3, forwards=192)
+    found, _ = run(tmp_path, world=4, forwards=192, num_scales=1)  # three blocks, one for each task
     assert_same_on_every_process(found)
     assert len(found[0]["history"]) == 4
 
@@ -116,6 +116,6 @@ def test_fsdp2_is_probed_through_its_root_and_trains_undisturbed(tmp_path, parts
 
 
 def test_fsdp2_with_uneven_shares_makes_as_many_forwards_on_every_process(tmp_path):
-    found, _ = run(tmp_path, world=3, sharded="all", forwards=192)
+    found, _ = run(tmp_path, sharded="all", forwards=480, num_scales=5)  # fifteen blocks
     assert_same_on_every_process(found)
     assert len(found[0]["history"]) == 4

@@ -55,6 +55,7 @@ def train(
     fails_at: int = 10,
     on_error: str = "warn",
     forwards: int = SMALL.forwards,
+    num_scales: int = SMALL.num_scales,
     probes: bool = True,
 ) -> None:
     """Train an autoencoder; with ``fails_on`` the encoder raises on that rank at step ``fails_at``."""
@@ -70,7 +71,7 @@ def train(
     seed_everything(0)
     model = Sharded(sharded) if sharded else Autoencoder()
     strategy: Any = ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1) if sharded else "ddp"
-    plan = ProbePlan(forwards=forwards)
+    plan = ProbePlan(forwards=forwards, num_scales=num_scales)
     callback = probing(every=5, encoder="encoder" if sharded else encoder, on_error=on_error, plan=plan, batch_size=32)
     logger = TensorBoardLogger(folder)
     callbacks = [callback] if probes else []
