@@ -144,17 +144,15 @@ def estimate_limit(
     position = torch.tensor(scales, dtype=torch.float64, device=features.device)
     means = _fit_of_means(position, vectors)
     coefficients = [vectors * means.load.T @ _half_difference(of_task).double().mean(1) for of_task in features]
-    pool, resolved, rank = _pooled(features, means, coefficients)
-    keep = torch.arange(vectors, device=features.device) % min(blocks, vectors)
-    replicates = [torch.ones_like(keep, dtype=torch.bool)] + [keep != b for b in range(min(blocks, vectors))]
-    found = []
-    for of_task, fitted in zip(features, coefficients, strict=True):
+    pool, turned, resolved, rank = _pooled(features, means, coefficients)
+    blocks, found = min(blocks, vectors), []
+    for x, fitted in zip(turned, coefficients, strict=True):
         if len(pool.values) == 0:
-            chance = torch.full((len(replicates), len(epsilons), len(scales)), 0.5).to(position)
+            chance = torch.full((1 + blocks, len(epsilons), len(scales)), 0.5).to(position)
             found.append(torch.stack([chance, torch.zeros_like(chance)]))
             continue
-        projections = _projected(of_task, position, means, fitted, pool, epsilons)
-        curves = torch.stack([_curves(projections, position, means, chosen) for chosen in replicates], 1)
+        projections = _projected(x, position, means, fitted, pool, epsilons)
+        curves = _curves(projections, position, means, blocks)
         # With the directions held fixed the replicates vary too little, by the root of Wishart's factor.
         widening = torch.stack([projection.kept for projection in projections]).rsqrt()[:, None]
         found.append(torch.cat([curves[:, :1], curves[:, :1] + (curves[:, 1:] - curves[:, :1]) * widening], 1))
@@ -190,13 +188,13 @@ def _residuals(features: Tensor, means: _Means, fitted: Tensor) -> list[Tensor]:
     return found
 
 
-def _pooled(features: Tensor, means: _Means, coefficients: Sequence[Tensor]) -> tuple[_Pool, bool, int]:
+def _pooled(features: Tensor, means: _Means, coefficients: Sequence[Tensor]) -> tuple[_Pool, list[Tensor], bool, int]:
     pairs, dim = features[..., 0, 0].numel(), features.shape[-1]
     covariance = torch.zeros(dim, dim, dtype=torch.float64, device=features.device)
     for of_task, fitted in zip(features, coefficients, strict=True):
         for residual in _residuals(of_task, means, fitted):
             flat = residual.flatten(0, 1)
-            covariance += flat.T @ flat / pairs
+            covariance.addmm_(flat.T, flat, alpha=1 / pairs)
     values, basis = torch.linalg.eigh(covariance)
     floor = max(RELATIVE_FLOOR * float(values.mean()), ROUNDING * float(features.square().mean()))
     above = values > floor
@@ -208,31 +206,43 @@ def _pooled(features: Tensor, means: _Means, coefficients: Sequence[Tensor]) -> 
         ridge = _root(
             lambda g: SHARE * pairs - unresolved.freedom(g), 1e-12 * float(values[-1]), 1e6 * float(values[-1])
         )
-        return unresolved._replace(smallest_ridge=ridge), False, rank
+        turned = _turned(features, means, coefficients, basis)
+        return unresolved._replace(smallest_ridge=ridge), turned, False, rank
     values, basis = values[above], basis[:, above]
-    fourth = torch.zeros_like(values)
-    for of_task, fitted in zip(features, coefficients, strict=True):
-        for residual in _residuals(of_task, means, fitted):
-            fourth += (residual @ basis).pow(4).sum((0, 1))
+    turned = _turned(features, means, coefficients, basis)
+    fourth = sum(of_scale.double().pow(4).sum((0, 1)) for of_task in turned for of_scale in of_task)
     seen = (pairs * values) ** 2 > RARE * fourth
-    return _Pool(values[seen], basis[:, seen], pairs, 0.0), True, rank
+    if not bool(seen.all()):
+        turned = [of_task[..., seen] for of_task in turned]
+    return _Pool(values[seen], basis[:, seen], pairs, 0.0), turned, True, rank
+
+
+def _turned(features: Tensor, means: _Means, coefficients: Sequence[Tensor], basis: Tensor) -> list[Tensor]:
+    """Residuals ``(K, n, 2, R)`` of each task in the pooled eigenbasis, float32."""
+    single = basis.float()
+    return [
+        torch.stack([residual.float() @ single for residual in _residuals(of_task, means, fitted)])
+        for of_task, fitted in zip(features, coefficients, strict=True)
+    ]
 
 
 def _projected(
-    features: Tensor, position: Tensor, means: _Means, fitted: Tensor, pool: _Pool, epsilons: Sequence[float]
+    x: Tensor, position: Tensor, means: _Means, fitted: Tensor, pool: _Pool, epsilons: Sequence[float]
 ) -> list[_Projections]:
     """The left-out projections of one task for each epsilon."""
-    x = torch.stack([(residual @ pool.basis).float() for residual in _residuals(features, means, fitted)])
     mu = fitted @ pool.basis  # (r, R), in the pooled eigenbasis like everything from here on
     variance = x[:, :, 1].double().square().mean((0, 1))  # of the half differences
     identity = torch.eye(2, dtype=torch.float64, device=x.device)
     own_pairs = x.shape[0] * x.shape[1]
 
-    def leverages(weights: Tensor) -> Tensor:
-        """``(K, n, 2, 2)``: ``X diag(weights) X'`` of every pair."""
-        entries = [(x[:, :, i] * x[:, :, j]) @ weights.float() for i, j in ((0, 0), (0, 1), (0, 1), (1, 1))]
-        found: Tensor = torch.stack(entries, -1).double().unflatten(-1, (2, 2))
-        return found
+    def leverages(ridge: float) -> tuple[Tensor, Tensor, Tensor]:
+        """``X diag(w) X'`` of every pair: of the inverse ``(K, n, 2, 2)``; diagonals ``(K, n, 2)`` for the noise."""
+        inverse = 1 / (pool.values + ridge)
+        weights = torch.stack([inverse, pool.values * inverse**2, variance * inverse**2], 1).float()
+        a, c = ((x[:, :, side].square() @ weights).double() for side in (0, 1))
+        cross = ((x[:, :, 0] * x[:, :, 1]) @ weights[:, 0]).double()
+        lever = torch.stack([a[..., 0], cross, cross, c[..., 0]], -1).unflatten(-1, (2, 2))
+        return lever / pool.pairs, torch.stack([a[..., 1], c[..., 1]], -1), torch.stack([a[..., 2], c[..., 2]], -1)
 
     def effective_pairs(lever: Tensor, ridge: float) -> float:
         """From N, where half differences do not vary, to 2 N, where they vary like half sums; fewer for heavy tails."""
@@ -240,14 +250,15 @@ def _projected(
         ratio = float(left_out) * pool.pairs / own_pairs / pool.freedom(ridge)
         return pool.freedom(ridge) / (1 - 1 / ratio)
 
-    lever = leverages(1 / (pool.values + pool.smallest_ridge)) / pool.pairs
+    smallest = leverages(pool.smallest_ridge)
+    lever = smallest[0]
     energy = _energy(mu, means, variance / (1 - float(lever[..., 1, 1].mean())))
     size = effective_pairs(lever, pool.smallest_ridge)
     found = []
     for epsilon in epsilons:
         ridge = _population_ridge(pool, energy, size, epsilon)
         inverse = 1 / (pool.values + ridge)
-        lever = leverages(inverse) / pool.pairs
+        lever, of_covariance, of_means = smallest if ridge == pool.smallest_ridge else leverages(ridge)
         size = effective_pairs(lever, ridge)
         kappa = ridge / (1 - pool.freedom(ridge) / size)
         # Without pair i: X R_i = (I - H)^-1 X R, and its half difference is taken out of the coefficients.
@@ -262,10 +273,9 @@ def _projected(
         )
         # The directions are noisy from the covariance (variance `turn` times omega) and from the coefficients.
         h, h_difference = lever.diagonal(dim1=-2, dim2=-1), float(lever[..., 1, 1].mean())
-        omega = leverages(pool.values * inverse**2).diagonal(dim1=-2, dim2=-1) - pool.pairs * h**2
+        omega = of_covariance - pool.pairs * h**2
         omega = (omega / (1 - h) ** 2).sum(-1).mean(1) / size
-        spread = leverages(variance * inverse**2).diagonal(dim1=-2, dim2=-1).clone()
-        spread[..., 1] -= pool.pairs**2 / own_pairs * h[..., 1] ** 2
+        spread = of_means - torch.stack([0 * h[..., 1], pool.pairs**2 / own_pairs * h[..., 1] ** 2], -1)
         spread = (spread / (1 - h) ** 2).sum(-1).mean(1) / (1 - h_difference) ** 2
         covariance = torch.einsum("knit,kniu->ktu", residual, residual) / means.vectors
         pooled = covariance.mean(0)
@@ -328,32 +338,55 @@ def _population_ridge(pool: _Pool, energy: Tensor, size: float, epsilon: float) 
     return max(pool.smallest_ridge, _root(excess, 1e-9 * largest, 1e6 * largest))
 
 
-def _curves(projections: Sequence[_Projections], position: Tensor, means: _Means, chosen: Tensor) -> Tensor:
-    """Accuracy and bound ``(2, E, K)`` from the chosen pairs."""
+def _curves(projections: Sequence[_Projections], position: Tensor, means: _Means, blocks: int) -> Tensor:
+    """Accuracy and bound ``(2, 1 + B, E, K)`` from all pairs, and from all but those of each block."""
     top = position / position.max()
     even = torch.stack([top ** (2 * term) for term in range(min(TERMS, len(top)))], 1)
-    smooth = even @ torch.linalg.pinv(even)
-    share = _neighbourhood(position)
-    share = torch.where(share > 1e-3, share, 0)
-    near, far = share.nonzero(as_tuple=True)  # pairs of scales, of which the second lends its residuals to the first
-    lent = (share / share.sum(1, keepdim=True))[near, far]
+    smooth, share = even @ torch.linalg.pinv(even), _neighbourhood(position)
     found = []
     for residual, half_difference, noise, _ in projections:
-        per_scale = half_difference[:, :, chosen].mean(-1) * means.vectors
-        mean = torch.einsum("kr,lr,kl->k", means.odd, means.load, per_scale)
-        half_sum, rest = residual[:, chosen].unbind(-1)
-        both = torch.cat([rest + half_sum, rest - half_sum], 1)  # the two classes, (K, samples)
-        variance = both.square().mean(1).clamp_min(1e-300)
+        mean_of = torch.einsum("kr,lr,kln->kn", means.odd, means.load, half_difference) * means.vectors
+        half_sum, rest = residual.unbind(-1)
+        pairs = means.vectors - _of_blocks(torch.ones_like(rest[:1]), blocks, 0.0).sum(-1)  # (1, 1 + B)
+        mean = _without_blocks(mean_of, blocks) / pairs  # (K, 1 + B)
+        variance = (_without_blocks(half_sum.square() + rest.square(), blocks) / pairs).clamp_min(1e-300)
         fit = (smooth @ variance.log()).exp()
-        deviation = (fit - noise).clamp_min(0.01 * fit).sqrt()
-        both = both / variance.sqrt()[:, None]
-        margins = (mean[near, None] + deviation[near, None] * both[far]).float()  # (pairs of scales, samples)
-        accuracy = torch.zeros_like(mean).index_add_(0, near, lent * (margins > 0).sum(1) / margins.shape[1])
-        distance = torch.zeros_like(mean).index_add_(0, near, lent * margins.clamp_min(0).mean(1))
-        bound = distance / (accuracy * mean).abs().clamp_min(1e-300)
+        deviation = (fit - noise[:, None]).clamp_min(0.01 * fit).sqrt()
+        # A point of scale l, moved to scale k, is right where it exceeds `edge (l, k, 1 + B)`.
+        per_unit = deviation / variance.sqrt()[:, None]
+        edge = -mean / per_unit
+        both = torch.stack([rest + half_sum, rest - half_sum], -1)  # the two classes, (K, n, 2)
+        count, total = _above(both, edge, blocks)
+        shares = share.T[:, :, None] / (2 * pairs)
+        accuracy = (count * shares).sum(0)
+        bound = ((count * mean + total * per_unit) * shares).sum(0) / (accuracy * mean).abs().clamp_min(1e-300)
         exists = mean > 0
         found.append(torch.stack([torch.where(exists, accuracy, 0.5), torch.where(exists, bound, 0.0)]))
-    return torch.stack(found, 1)
+    return torch.stack(found, 1).movedim(-1, 1)  # (2, E, K, 1 + B) before
+
+
+def _above(values: Tensor, edge: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
+    """Number and sum of the values ``(L, n, 2)`` above edges ``(L, K, 1 + B)``, those of the edge's block left out."""
+    ordered = values.flatten(1).sort(-1).values
+    beyond = torch.nn.functional.pad(ordered.flip(-1).cumsum(-1).flip(-1), (0, 1))  # sum of the values from each on
+    below = torch.searchsorted(ordered, edge.flatten(1), right=True)
+    count = (ordered.shape[-1] - below).unflatten(1, edge.shape[1:]).double()
+    total = beyond.gather(1, below).unflatten(1, edge.shape[1:])
+    own = torch.cat([_of_blocks(side, blocks, -math.inf) for side in values.unbind(-1)], -1)[:, None]
+    right = own > edge[..., None]
+    return count - right.sum(-1), total - torch.where(right, own, 0.0).sum(-1)
+
+
+def _of_blocks(values: Tensor, blocks: int, filler: float) -> Tensor:
+    """Values ``(K, n)`` as ``(K, 1 + B, m)``: those of no block first, then of each; pair i is in block i modulo B."""
+    padded = torch.nn.functional.pad(values, (0, -values.shape[1] % blocks), value=filler)
+    own = padded.unflatten(1, (-1, blocks)).mT
+    return torch.cat([torch.full_like(own[:, :1], filler), own], 1)
+
+
+def _without_blocks(values: Tensor, blocks: int) -> Tensor:
+    """Sums ``(K, 1 + B)`` of values ``(K, n)``: of all, and of all but each block."""
+    return values.sum(-1, keepdim=True) - _of_blocks(values, blocks, 0.0).sum(-1)
 
 
 def _neighbourhood(position: Tensor) -> Tensor:
