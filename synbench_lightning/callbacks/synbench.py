@@ -41,7 +41,8 @@ class SynBenchCallback(Callback):
 
     Every N optimizer steps the encoder is shown samples of Gaussian proxy tasks whose best possible classifier is
     known. The SynBench score is the share of that optimum that a linear discriminant on the encoder's features still
-    reaches: 1 if nothing is lost, 0 if nothing is left. Training is not changed by it.
+    reaches: 1 if nothing is lost, 0 if nothing is left. Training is not changed by it: modes, buffers, plain attributes
+    and random states are put back after each probe.
 
     Logged, one point for each probe, over the number of training steps made before it:
 
