@@ -106,6 +106,11 @@ class ProbePlan:
         return official_grid() if self.protocol == "official" else None
 
     @property
+    def lowest_threshold(self) -> float:
+        """The lowest threshold accuracy that has a score: chance, or the first point of the grid."""
+        return 0.5 if self.grid is None else float(self.grid[0])
+
+    @property
     def signs(self) -> int:
         """At how many signs a noise vector is used: 2 (``+s u`` and ``-s u``), or 1 in the official protocol."""
         return 1 if self.protocol == "official" else 2

@@ -117,8 +117,7 @@ class Probe:
         self.tasks = resolve_tasks(tasks, input_shape)
         self.plan = ProbePlan.of(plan)
         self.epsilons = check_epsilons(epsilons)
-        grid = self.plan.grid
-        self.thresholds = check_thresholds(thresholds, 0.5 if grid is None else float(grid[0]))
+        self.thresholds = check_thresholds(thresholds, self.plan.lowest_threshold)
         self.batch_size = check_integer("batch_size", batch_size, 1)
         reached = float(optimal_accuracy(self.plan.scales[-1]))
         if reached <= max(self.thresholds):

@@ -86,8 +86,8 @@ class ProbeResult:
         Raises:
             ValueError: for a task or an epsilon that was not probed, or a threshold outside [0.5, 1).
         """
-        row = 0 if task is None else _position(self.tasks, task, "task")
-        return float(self._scores((threshold,))[row, _position(self.epsilons, epsilon, "epsilon"), 0])
+        row, column = self._place(task, epsilon)
+        return float(self._scores((threshold,))[row, column, 0])
 
     def standard_error(self, task: str | None = None, epsilon: float = 0.0, threshold: float = 0.7) -> float | None:
         """Standard error of :meth:`score` over the noise of the examples: what another seed would change.
@@ -99,13 +99,13 @@ class ProbeResult:
         """
         if self.standard_errors is None:
             return None
-        row = 0 if task is None else _position(self.tasks, task, "task")
-        column = _position(self.thresholds, threshold, "threshold")
-        return self.standard_errors[row][_position(self.epsilons, epsilon, "epsilon")][column]
+        row, column = self._place(task, epsilon)
+        return self.standard_errors[row][column][_position(self.thresholds, threshold, "threshold")]
 
     def task_scores(self, epsilon: float = 0.0, threshold: float = 0.7) -> dict[str, float]:
         """The score of every task, in their order."""
-        return {task: self.score(task, epsilon, threshold) for task in self.tasks}
+        scores = self._scores((threshold,))[:, self._place(None, epsilon)[1], 0]
+        return dict(zip(self.tasks, scores.tolist(), strict=True))
 
     def worst(self, epsilon: float = 0.0, threshold: float = 0.7) -> tuple[str, float]:
         """The task with the lowest score, and its score."""
@@ -124,8 +124,8 @@ class ProbeResult:
 
     def mean_accuracy(self, task: str | None = None, epsilon: float = 0.0) -> float:
         """Accuracy of a task, by default the first one, averaged over the scales."""
-        row = 0 if task is None else _position(self.tasks, task, "task")
-        values = self.accuracy[row][_position(self.epsilons, epsilon, "epsilon")]
+        row, column = self._place(task, epsilon)
+        values = self.accuracy[row][column]
         weights = self.plan.weights
         return sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
 
@@ -146,15 +146,20 @@ class ProbeResult:
         changed = {**values, **tuples, **tables, "standard_errors": errors, "plan": ProbePlan(**values["plan"])}
         return cls(**changed)
 
-    def at(self, *, step: int | None = None, seconds: float | None = None) -> ProbeResult:
-        """The same result, made at a step of training and in so many seconds."""
-        return replace(self, step=step, seconds=self.seconds if seconds is None else seconds)
+    def at(self, step: int | None) -> ProbeResult:
+        """The same result, made at a step of training."""
+        return replace(self, step=step)
 
     def plot(self, task: str | None = None, threshold: float = 0.7) -> Figure:
         """The robustness-accuracy curve of a task against the optimum (needs the extra ``plots``)."""
         from synbench_lightning.plots import robustness_accuracy_figure
 
         return robustness_accuracy_figure(self, task, threshold)
+
+    def _place(self, task: str | None, epsilon: float) -> tuple[int, int]:
+        """Where a task, by default the first one, and an epsilon stand in the tables."""
+        row = 0 if task is None else _position(self.tasks, task, "task")
+        return row, _position(self.epsilons, epsilon, "epsilon")
 
     def _scores(self, thresholds: Sequence[float]) -> torch.Tensor:
         accuracy, bound = (torch.tensor(table, dtype=torch.float64) for table in (self.accuracy, self.bound))

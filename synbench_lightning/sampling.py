@@ -89,7 +89,7 @@ class ProxySamples:
             offset, factor = self._affine
             noise = noise * factor + offset
         if self._kept is not None:
-            self._kept[block] = noise
+            self._kept[block] = noise = noise.clone()  # a part of a block would keep the whole of it
         return noise
 
 

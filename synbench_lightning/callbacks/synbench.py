@@ -153,7 +153,7 @@ class SynBenchCallback(Callback):
                 f"`epsilons` must differ in their first two decimals, which are in the keys, got {list(self.epsilons)}."
             )
         self.threshold = check_number("threshold", threshold, "an accuracy in [0.5, 1)", 0.5, math.nextafter(1, 0))
-        check_thresholds((self.threshold,), 0.5 if self.plan.grid is None else float(self.plan.grid[0]))
+        check_thresholds((self.threshold,), self.plan.lowest_threshold)
         self.max_overhead = max_overhead
         self.batch_size = check_integer("batch_size", batch_size, 1)
         self.normalize = normalize
