@@ -177,23 +177,24 @@ def _fit_of_means(position: Tensor, vectors: int) -> _Means:
     return _Means(odd, load, (1 - (load * odd).sum(1)).sqrt(), vectors)
 
 
-def _residuals(features: Tensor, means: _Means, fitted: Tensor) -> list[Tensor]:
-    """For each scale ``(n, 2, D)``: half sums and half differences less their means, unbiased for their covariances."""
-    found = []
-    for scale, of_scale in enumerate(features):
-        half_sum = of_scale.double().mean(1)
-        half_sum = (half_sum - half_sum.mean(0)) * math.sqrt(means.vectors / (means.vectors - 1))
-        half_difference = (_half_difference(of_scale.double()) - means.odd[scale] @ fitted) / means.lever[scale]
-        found.append(torch.stack([half_sum, half_difference], 1))
-    return found
+def _residuals(features: Tensor, means: _Means, fitted: Tensor) -> Tensor:
+    """Half sums and half differences less their means, unbiased for their covariances: ``(K, n, 2, D)``, float32."""
+    residuals = torch.empty(features.shape, dtype=torch.float32, device=features.device)
+    for scale, of_scale in enumerate(features):  # in float64, but not all of it at once
+        plus, minus = of_scale.double().unbind(1)
+        half_sum, half_difference = (plus + minus) / 2, (plus - minus) / 2
+        residuals[scale, :, 0] = (half_sum - half_sum.mean(0)) * math.sqrt(means.vectors / (means.vectors - 1))
+        residuals[scale, :, 1] = (half_difference - means.odd[scale] @ fitted) / means.lever[scale]
+    return residuals
 
 
 def _pooled(features: Tensor, means: _Means, coefficients: Sequence[Tensor]) -> tuple[_Pool, list[Tensor], bool, int]:
     pairs, dim = features[..., 0, 0].numel(), features.shape[-1]
     covariance = torch.zeros(dim, dim, dtype=torch.float64, device=features.device)
-    for of_task, fitted in zip(features, coefficients, strict=True):
-        for residual in _residuals(of_task, means, fitted):
-            flat = residual.flatten(0, 1)
+    residuals = [_residuals(x, means, fitted) for x, fitted in zip(features, coefficients, strict=True)]
+    for of_task in residuals:
+        for of_scale in of_task:
+            flat = of_scale.flatten(0, 1).double()
             covariance.addmm_(flat.T, flat, alpha=1 / pairs)
     values, basis = torch.linalg.eigh(covariance)
     floor = max(RELATIVE_FLOOR * float(values.mean()), ROUNDING * float(features.square().mean()))
@@ -206,24 +207,22 @@ def _pooled(features: Tensor, means: _Means, coefficients: Sequence[Tensor]) -> 
         ridge = _root(
             lambda g: SHARE * pairs - unresolved.freedom(g), 1e-12 * float(values[-1]), 1e6 * float(values[-1])
         )
-        turned = _turned(features, means, coefficients, basis)
+        turned = _turned(residuals, basis)
         return unresolved._replace(smallest_ridge=ridge), turned, False, rank
     values, basis = values[above], basis[:, above]
-    turned = _turned(features, means, coefficients, basis)
-    fourth = sum(of_scale.double().pow(4).sum((0, 1)) for of_task in turned for of_scale in of_task)
-    seen = (pairs * values) ** 2 > RARE * fourth
+    turned = _turned(residuals, basis)
+    single = values.float()
+    fourth = torch.stack([(of_task.square() / single).square().sum((0, 1, 2)) for of_task in turned]).sum(0)
+    seen = pairs**2 > RARE * fourth
     if not bool(seen.all()):
         turned = [of_task[..., seen] for of_task in turned]
     return _Pool(values[seen], basis[:, seen], pairs, 0.0), turned, True, rank
 
 
-def _turned(features: Tensor, means: _Means, coefficients: Sequence[Tensor], basis: Tensor) -> list[Tensor]:
-    """Residuals ``(K, n, 2, R)`` of each task in the pooled eigenbasis, float32."""
+def _turned(residuals: list[Tensor], basis: Tensor) -> list[Tensor]:
+    """Residuals ``(K, n, 2, R)`` of each task in the pooled eigenbasis; the list given is emptied on the way."""
     single = basis.float()
-    return [
-        torch.stack([residual.float() @ single for residual in _residuals(of_task, means, fitted)])
-        for of_task, fitted in zip(features, coefficients, strict=True)
-    ]
+    return [residuals.pop(0) @ single for _ in range(len(residuals))]
 
 
 def _projected(
