@@ -45,6 +45,8 @@ RARE = 10
 """Directions whose variance comes from fewer pairs than this are dropped: leaving one out would mean nothing."""
 TERMS = 4
 """Terms of the polynomials in the scale."""
+MANY = 24
+"""Directions from which on all candidates are used (measured: with 16 or fewer, noise among them reads too high)."""
 SHARE = 0.6
 """Largest share of the pairs that may go into directions; a ridge is forced beyond it."""
 NEIGHBOURHOOD = 0.12
@@ -307,11 +309,14 @@ def _left_out(lever: Tensor) -> Tensor:
 
 
 def _clear_candidates(covariance: Tensor, of_noise: Tensor, level: float, rank: int) -> Tensor:
-    """The combinations ``(c, r)`` of the coefficients that stand out from their noise; at least the clearest one.
+    """The combinations ``(c, r)`` of the coefficients that are used as candidates.
 
-    Coefficients of high powers are often nothing but noise. Directions made of them are as good as any others in few
-    dimensions, and the noise that is subtracted for them would be too much.
+    Coefficients of high powers are often nothing but noise. In few dimensions directions made of noise are as good as
+    any others, and what is subtracted for it would be too much: only those that stand out from it are taken, at least
+    the clearest one. In many dimensions such directions do no harm, and leaving them out would cost a little.
     """
+    if rank >= MANY:
+        return torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
     whitened = torch.linalg.inv(torch.linalg.cholesky(of_noise))
     strength, axes = torch.linalg.eigh(whitened @ covariance @ whitened.T)
     edge = 1.5 * level * (1 + math.sqrt(len(strength) / rank)) ** 2  # of what noise alone gives, with a margin

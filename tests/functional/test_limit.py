@@ -119,7 +119,7 @@ def test_features_of_another_shape_are_refused():
         estimate_limit(torch.ones(1, 2, 8, 2, 3), PLAN.scales, [0.0])
 
 
-@pytest.mark.parametrize(("dim", "noise"), [(2, 1.0), (4, 1.0), (4, 3.0), (12, 1.0)])
+@pytest.mark.parametrize(("dim", "noise"), [(2, 1.0), (4, 1.0), (4, 3.0), (12, 1.0), (24, 1.0), (48, 1.0)])
 def test_an_encoder_that_adds_noise_of_its_own_has_lost_that_much_in_few_dimensions_too(dim, noise):
     # Found wrong once: with as many candidate directions as dimensions the noise subtracted for them had no bound.
     generator = torch.Generator().manual_seed(4)
