@@ -102,8 +102,8 @@ def test_more_processes_than_blocks_of_examples(tmp_path):
     assert len(found[0]["history"]) == 4
 
 
-@pytest.mark.parametrize("parts", ["all", "children", "root"])
-def test_fsdp2_is_probed_through_its_root_and_trains_undisturbed(tmp_path, parts):
+@pytest.mark.parametrize("parts", ["all", "children", "root", "fsdp1", "fsdp1, layers"])
+def test_fsdp_is_probed_through_its_root_and_trains_undisturbed(tmp_path, parts):
     plain, probed = tmp_path / "plain", tmp_path / "probed"
     plain.mkdir()
     probed.mkdir()

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, fully_shard
 
 from synbench_lightning import ProbePlan
 from tests.callbacks.runs import SMALL, probing, trainer
 from tests.encoders import Autoencoder
+
+PARTS = {"all": ["encoder", "decoder", ""], "children": ["encoder", "decoder"], "root": [""]}
 
 
 class Sharded(Autoencoder):
@@ -30,9 +33,7 @@ class Sharded(Autoencoder):
     def configure_model(self) -> None:
         mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
         if not any(isinstance(module, FSDPModule) for module in self.modules()):
-            for part in {"all": ["encoder", "decoder", ""], "children": ["encoder", "decoder"], "root": [""]}[
-                self.parts
-            ]:
+            for part in PARTS[self.parts]:
                 fully_shard(self.get_submodule(part), mesh=mesh)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,6 +42,24 @@ class Sharded(Autoencoder):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return nn.functional.mse_loss(self(batch[0]), batch[0].flatten(1))
+
+
+class FSDP1OnCPU(FSDPStrategy):
+    """FSDP1 without a GPU: torch can, if the device is said; Lightning asks for a GPU of its own class only."""
+
+    def _setup_model(self, model: nn.Module) -> nn.Module:
+        return FullyShardedDataParallel(model, device_id=torch.device("cpu"), **self.kwargs)
+
+
+class Weights(Callback):
+    """The whole weights at the end of training."""
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        fsdp1 = isinstance(trainer.strategy.model, FullyShardedDataParallel)
+        whole = FullyShardedDataParallel.summon_full_params(trainer.strategy.model) if fsdp1 else nullcontext()
+        with whole:
+            named = [*pl_module.named_parameters(), *pl_module.named_buffers()]
+            self.found = {name: full(value.detach()).tolist() for name, value in named}
 
 
 def full(value: Tensor) -> Tensor:
@@ -69,12 +88,17 @@ def train(
         return features
 
     seed_everything(0)
-    model = Sharded(sharded) if sharded else Autoencoder()
-    strategy: Any = ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1) if sharded else "ddp"
+    model = Sharded(sharded) if sharded in PARTS else Autoencoder()
+    strategy: Any = "ddp"
+    if sharded in PARTS:
+        strategy = ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1)
+    elif sharded:
+        strategy = FSDP1OnCPU(auto_wrap_policy={nn.Linear} if sharded == "fsdp1, layers" else None)
     plan = ProbePlan(forwards=forwards, num_scales=num_scales)
     callback = probing(every=5, encoder="encoder" if sharded else encoder, on_error=on_error, plan=plan, batch_size=32)
     logger = TensorBoardLogger(folder)
-    callbacks = [callback] if probes else []
+    weights = Weights()
+    callbacks = [weights, callback] if probes else [weights]
     run = trainer(*callbacks, max_steps=15, limit_train_batches=5, strategy=strategy, devices=world, logger=logger)
     start = time.monotonic()
     error = None
@@ -85,7 +109,7 @@ def train(
     found = {
         "history": [result.to_dict() for result in callback.history],
         "monitored": {key: float(value) for key, value in run.callback_metrics.items()},
-        "weights": {name: full(value).tolist() for name, value in model.state_dict().items()} if not error else {},
+        "weights": weights.found if not error else {},
         "log_dir": logger.log_dir,
         "error": error,
         "seconds": time.monotonic() - start,
