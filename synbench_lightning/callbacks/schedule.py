@@ -27,7 +27,7 @@ class Schedule:
     every_n_epochs: int | None
     at_start: bool
     at_end: bool
-    last_step: int = 0  # the optimizer steps made when a probe was last due
+    last_step: int = 0  # the optimizer steps made when a probe was last due; set by who makes it
 
     def __post_init__(self) -> None:
         self.every_n_train_steps = check_integer("every_n_train_steps", self.every_n_train_steps, 1)
@@ -45,7 +45,6 @@ class Schedule:
             due = self.at_start
         else:
             due = self.every_n_epochs is None and self._passed(trainer.global_step)
-        self.last_step = max(self.last_step, trainer.global_step)
         return due
 
     def due_after_batch(self, trainer: Trainer, batch_idx: int) -> bool:
@@ -60,16 +59,11 @@ class Schedule:
             due = self._passed(step)
         else:
             due = last_batch and epoch % self.every_n_epochs == 0
-        due = due or (ends and self.at_end)
-        if due:
-            self.last_step = step
-        return due
+        return due or (ends and self.at_end)
 
     def due_at_end(self, trainer: Trainer) -> bool:
         """When training has ended, for weights that were not probed after their last batch."""
-        due = self.at_end and trainer.global_step > self.last_step
-        self.last_step = max(self.last_step, trainer.global_step)
-        return due
+        return self.at_end and trainer.global_step > self.last_step
 
     def _passed(self, step: int) -> bool:
         return step // self.every_n_train_steps > self.last_step // self.every_n_train_steps

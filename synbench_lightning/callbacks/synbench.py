@@ -240,21 +240,34 @@ class SynBenchCallback(Callback):
         if self._probe is not None:
             return
         self._probe = self._prepare(trainer, pl_module, batch)
-        if self.schedule.due_at_first_batch(trainer, seen_before=bool(self.history)):
+        due = self.schedule.due_at_first_batch(trainer, seen_before=bool(self.history))
+        self.schedule.last_step = max(self.schedule.last_step, trainer.global_step)
+        if due:
             self._run(trainer, pl_module, position=steps_logged(trainer))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Probe where one is due: `ModelCheckpoint` comes later in this step and sees the value."""
-        if self.schedule.due_after_batch(trainer, batch_idx):
+        if self._agreed(trainer, pl_module, self.schedule.due_after_batch(trainer, batch_idx)):
             self._run(trainer, pl_module, position=steps_logged(trainer) + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the last weights where the end came unforeseen (early stopping, a time limit)."""
-        if self._probe is not None and self.schedule.due_at_end(trainer):
+        if self._probe is not None and self._agreed(trainer, pl_module, self.schedule.due_at_end(trainer)):
             self._run(trainer, pl_module, position=steps_logged(trainer))
         self._probe = None
+
+    def _agreed(self, trainer: Trainer, pl_module: LightningModule, due: bool) -> bool:
+        """Whether a probe is due on the first process; then all of them make it.
+
+        They count the same steps, unless the module steps its optimizers by itself, where a process may leave one out.
+        """
+        if not pl_module.automatic_optimization:
+            due = trainer.strategy.reduce_boolean_decision(due and trainer.is_global_zero, all=False)
+        if due:
+            self.schedule.last_step = trainer.global_step
+        return due
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Probe:
         shape = self.input_shape
@@ -302,8 +315,9 @@ class SynBenchCallback(Callback):
             self._probe_seconds += time.perf_counter() - start
         self._failures = 0
         self._tell(result)
-        self.history.append(result.at(step=trainer.global_step))
-        overhead = processes.same(self._probe_seconds / (time.perf_counter() - self._train_start))
+        overhead = self._probe_seconds / (time.perf_counter() - self._train_start)
+        step, overhead = processes.same((trainer.global_step, overhead))
+        self.history.append(result.at(step))
         metrics = {**self.metrics(result), f"{self.prefix}/overhead": overhead}
         publish(trainer, metrics, on_bar=f"{self.prefix}/score", step=position)
         if len(self.history) == 1:

@@ -102,6 +102,12 @@ def test_more_processes_than_blocks_of_examples(tmp_path):
     assert len(found[0]["history"]) == 4
 
 
+def test_a_step_that_only_some_processes_reach_hangs_nobody(tmp_path):
+    found, _ = run(tmp_path, skipping=True)
+    assert_same_on_every_process(found)
+    assert [result["step"] for result in found[0]["history"]] == [0, 5, 10, 15]
+
+
 @pytest.mark.parametrize("parts", ["all", "children", "root", "fsdp1", "fsdp1, layers"])
 def test_fsdp_is_probed_through_its_root_and_trains_undisturbed(tmp_path, parts):
     plain, probed = tmp_path / "plain", tmp_path / "probed"

@@ -62,6 +62,21 @@ class Weights(Callback):
             self.found = {name: full(value.detach()).tolist() for name, value in named}
 
 
+class Skipping(Autoencoder):
+    """Steps its optimizer by itself, and on the second process in every other batch only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        if self.global_rank == 0 or batch_idx % 2:
+            optimizer.step()
+
+
 def full(value: Tensor) -> Tensor:
     return value.full_tensor() if hasattr(value, "full_tensor") else value  # type: ignore[no-any-return]
 
@@ -76,6 +91,7 @@ def train(
     forwards: int = SMALL.forwards,
     num_scales: int = SMALL.num_scales,
     probes: bool = True,
+    skipping: bool = False,
 ) -> None:
     """Train an autoencoder; with ``fails_on`` the encoder raises on that rank at step ``fails_at``."""
     lengths: list[int] = []
@@ -88,7 +104,7 @@ def train(
         return features
 
     seed_everything(0)
-    model = Sharded(sharded) if sharded in PARTS else Autoencoder()
+    model = Sharded(sharded) if sharded in PARTS else Skipping() if skipping else Autoencoder()
     strategy: Any = "ddp"
     if sharded in PARTS:
         strategy = ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1)
@@ -99,7 +115,9 @@ def train(
     logger = TensorBoardLogger(folder)
     weights = Weights()
     callbacks = [weights, callback] if probes else [weights]
-    run = trainer(*callbacks, max_steps=15, limit_train_batches=5, strategy=strategy, devices=world, logger=logger)
+    run = trainer(
+        *callbacks, max_steps=-1, max_epochs=3, limit_train_batches=5, strategy=strategy, devices=world, logger=logger
+    )
     start = time.monotonic()
     error = None
     try:
