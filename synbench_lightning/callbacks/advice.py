@@ -7,9 +7,28 @@ from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.strategies import DeepSpeedStrategy, SingleDeviceXLAStrategy, XLAStrategy
 
 from synbench_lightning.callbacks.schedule import Schedule
+
+UNTRIED = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)
+"""Strategies under which no probe was ever made."""
+
+
+def set_up_advice(trainer: Trainer) -> Iterator[str]:
+    """Sentences about what a probe sees under this trainer, where that may not be what is expected."""
+    if isinstance(trainer.strategy, UNTRIED):
+        yield (
+            f"SynBench was never tried with {type(trainer.strategy).__name__}. The first probe, before the first step, "
+            "raises if it does not work; then leave the callback out and use `evaluate()` on checkpoints."
+        )
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAveraging):
+            yield (
+                f"SynBench probes the weights that are being trained, not the averages that {type(callback).__name__} "
+                "makes of them."
+            )
 
 
 def interval_advice(

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from synbench_lightning.callbacks.advice import interval_advice, key_advice
+from synbench_lightning.callbacks.advice import interval_advice, key_advice, set_up_advice
 from synbench_lightning.callbacks.figures import log_figure
 from synbench_lightning.callbacks.progress import probe_progress
 from synbench_lightning.callbacks.publishing import ProbeListener, notify, publish, steps_logged
@@ -232,7 +232,7 @@ class SynBenchCallback(Callback):
         self._restored, self._trainer = False, weakref.ref(trainer)
         if self.history:
             publish(trainer, self.metrics(self.history[-1]), f"{self.prefix}/score", step=None)
-        for advice in interval_advice(trainer, self.prefix, self.schedule, ProbeListener):
+        for advice in (*set_up_advice(trainer), *interval_advice(trainer, self.prefix, self.schedule, ProbeListener)):
             rank_zero_warn(advice)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -72,3 +72,7 @@ def rows(shares: Sequence[float | None], seconds: int, every: int) -> Iterator[S
         steps = trainer.global_step
         made = len(times), statistics.median(times), f"{sum(times) / took:.2%}"
         yield str(share), round(took), steps, 2 + steps // every, *made
+
+
+if __name__ == "__main__":
+    main()

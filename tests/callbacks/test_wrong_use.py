@@ -1,14 +1,18 @@
 """Each wrong use ends in an error that says what to do."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
 from torch.utils.data import DataLoader
 
 from synbench_lightning import GaussianTask, ProbePlan, SynBenchCallback
+from synbench_lightning.callbacks.advice import set_up_advice
 from tests.callbacks.runs import probing, trainer
 from tests.encoders import Autoencoder, Batches
 
@@ -151,3 +155,16 @@ def test_a_checkpoint_that_would_keep_the_worst_weights():
     run = trainer(probing(), checkpoint, max_steps=1, enable_checkpointing=True)
     with pytest.warns(UserWarning, match=r"ModelCheckpoint\(monitor='synbench/score', mode='min'\) prefers low scores"):
         run.fit(Autoencoder())
+
+
+def test_averaged_weights_are_said_not_to_be_the_ones_that_are_probed():
+    run = trainer(EMAWeightAveraging(), probing(), max_steps=1)
+    with pytest.warns(UserWarning, match="probes the weights that are being trained, not the averages that EMAWeight"):
+        run.fit(Autoencoder())
+
+
+def test_a_strategy_that_was_never_tried_is_told_before_the_first_step():
+    assert list(set_up_advice(trainer(probing(), max_steps=1))) == []
+    strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)  # its constructor asks for the package
+    [advice] = set_up_advice(SimpleNamespace(strategy=strategy, callbacks=[]))
+    assert "was never tried with DeepSpeedStrategy" in advice
