@@ -2,10 +2,10 @@
 
 from synbench_lightning.callbacks.early_stopping import SynBenchEarlyStopping as SynBenchEarlyStopping
 from synbench_lightning.callbacks.synbench import SynBenchCallback as SynBenchCallback
+from synbench_lightning.families import task_family as task_family
 from synbench_lightning.plan import ProbePlan as ProbePlan
 from synbench_lightning.probe import evaluate as evaluate
 from synbench_lightning.result import ProbeResult as ProbeResult
 from synbench_lightning.tasks import GaussianTask as GaussianTask
-from synbench_lightning.tasks import task_family as task_family
 
 __version__ = "0.1.0.dev0"

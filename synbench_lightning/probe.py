@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_e
 from torch import Tensor, nn
 
 from synbench_lightning.checks import check_integer
+from synbench_lightning.families import resolve_tasks
 from synbench_lightning.functional.discriminant import accuracy_and_bound, check_epsilons
 from synbench_lightning.functional.limit import estimate_limit, jackknife_error
 from synbench_lightning.functional.score import check_thresholds, synbench_score
@@ -23,7 +25,7 @@ from synbench_lightning.runtime.distributed import Processes, SingleProcess
 from synbench_lightning.runtime.features import feature_matrix
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.sampling import Block, Normalize, ProxySamples
-from synbench_lightning.tasks import GaussianTask, resolve_tasks
+from synbench_lightning.tasks import GaussianTask
 
 OFFICIAL_THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
 Progress = Callable[[int, int], None]
@@ -173,22 +175,39 @@ class Probe:
         features = probing.features(self.samples.cells)
         dim, scales = features.shape[-1], self.plan.scales
         shaped = features.unflatten(0, (len(self.tasks), len(scales), -1))
-        found = estimate_limit(shaped, scales, self.epsilons)
-        if not found.resolved and probing.processes.rank == 0 and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"The representation varies in {found.rank} of its {dim} dimensions, more than {self.num_forwards} "
-                "forwards resolve: the score is that of a ridge rule and may be off. Use "
-                f"`plan=ProbePlan(forwards={4 * dim})` or more.",
-                stacklevel=3,
-            )
+        found = []
+        for rows in self._groups:
+            found.append(estimate_limit(shaped if len(self._groups) == 1 else shaped[rows], scales, self.epsilons))
+            if not found[-1].resolved and probing.processes.rank == 0:
+                self._warn_unresolved(found[-1].rank, dim, len(rows))
+        order = torch.tensor([row for rows in self._groups for row in rows]).argsort()
 
         def scores(accuracy: Tensor, bound: Tensor) -> Tensor:
             return synbench_score(accuracy, bound, scales, self.thresholds, self.plan.weights)
 
-        accuracy, bound, *replicates = (curve.cpu() for curve in found[:4])
+        accuracy, bound = (torch.cat(curves).cpu()[order] for curves in list(zip(*found, strict=True))[:2])
+        replicates = (torch.cat(curves, 1).cpu()[:, order] for curves in list(zip(*found, strict=True))[2:4])
         errors = jackknife_error(scores(accuracy, bound), scores(*replicates))
         return _Found(accuracy, bound, errors, dim)
+
+    @cached_property
+    def _groups(self) -> list[list[int]]:
+        """Tasks of the same colour: they have the same noise, and one covariance is estimated from all of them."""
+        groups: dict[int, list[int]] = {}
+        for row, task in enumerate(self.tasks):
+            groups.setdefault(id(task.colour), []).append(row)
+        return list(groups.values())
+
+    def _warn_unresolved(self, rank: int, dim: int, tasks: int) -> None:
+        if not self._warned:
+            self._warned = True
+            needed = math.ceil(4 * dim * len(self.tasks) / tasks)
+            warnings.warn(
+                f"The representation varies in {rank} of its {dim} dimensions, more than {self.num_forwards} "
+                "forwards resolve: the score is that of a ridge rule and may be off. Use "
+                f"`plan=ProbePlan(forwards={needed})` or more.",
+                stacklevel=4,
+            )
 
     def _official(self, probing: _Pass) -> _Found:
         labels, half = (self.samples.signs > 0).long(), self.samples.vectors // 2

@@ -51,7 +51,7 @@ class ProxySamples:
         self.cells = [(task, scale) for task in range(len(self.tasks)) for scale in range(len(plan.scales))]
         self._affine = None if normalize is None else _affine(normalize, self.input_shape, device)
         factor = 1.0 if self._affine is None else self._affine[1]
-        self._directions = [task.direction.to(device) * factor for task in self.tasks]
+        self._directions = [task.coloured(task.direction[None].to(device))[0] * factor for task in self.tasks]
         size = 4 * self.vectors * len(self.cells) * self.tasks[0].direction.numel()
         self._kept: dict[Block, Tensor] | None = {} if size <= NOISE_BUDGET_BYTES else None
 
@@ -82,9 +82,9 @@ class ProxySamples:
     def _noise(self, block: Block) -> Tensor:
         if self._kept is not None and block in self._kept:
             return self._kept[block]
-        name, scale = self.tasks[block.task].name, self.plan.scales[block.scale]
-        noise = noise_block(self.seed, name, scale, block.first // NOISE_BLOCK, self.input_shape, self.device)
-        noise = noise[: block.vectors]
+        task, scale = self.tasks[block.task], self.plan.scales[block.scale]
+        noise = noise_block(self.seed, task.name, scale, block.first // NOISE_BLOCK, self.input_shape, self.device)
+        noise = task.coloured(noise[: block.vectors])
         if self._affine is not None:
             offset, factor = self._affine
             noise = noise * factor + offset

@@ -1,17 +1,16 @@
-"""Gaussian proxy tasks, families of them, and their deterministic samples."""
+"""Gaussian proxy tasks and their deterministic noise."""
 
 from __future__ import annotations
 
-import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from synbench_lightning.checks import check_input_shape, check_name
+from synbench_lightning.checks import check_name
 
 NOISE_BLOCK = 64
 """Noise vectors that share a seed: the unit that is generated, and that one process takes over."""
@@ -21,16 +20,20 @@ NOISE_BLOCK = 64
 class GaussianTask:
     r"""Two Gaussian classes in the encoder's input space that differ in one direction.
 
-    :math:`x \mid y \sim N(y\,s\,u, I)` with :math:`y = \pm 1` equally likely and :math:`|u|_2 = 1`: the scale :math:`s`
-    is half the Mahalanobis distance of the class means whatever the direction, so that one closed-form optimum serves
-    all tasks. Source: SynBench, where ``u`` is constant over the input.
+    :math:`x = A (y\,s\,u + z)` with :math:`z \sim N(0, I)`, :math:`y = \pm 1` equally likely and :math:`|u|_2 = 1`, so
+    that :math:`x \mid y \sim N(y\,s\,A u, A A^\top)`. The scale :math:`s` is half the Mahalanobis distance of the class
+    means whatever the direction and the covariance, and one closed-form optimum serves all tasks. Source: SynBench,
+    where ``u`` is constant over the input and ``A`` the identity.
 
     Args:
         name: what the task is called in results and logs; not empty, without ``/``.
-        direction: the direction ``u``, of the shape of one input; scaled to length 1 here.
+        direction: the direction ``u`` in white noise, of the shape of one input; scaled to length 1 here.
+        colour: the linear map ``A`` from white noise ``(N, *input_shape)`` to the input's, as
+            :class:`synbench_lightning.families.StationaryColour`; ``None`` for white noise.
 
     Raises:
-        ValueError: for a name that cannot be logged, or a direction that is zero or not finite.
+        ValueError: for a name that cannot be logged, a direction that is zero or not finite, or a colour that is not
+            linear or changes the shape.
 
     Example:
         >>> left_right = torch.ones(3, 32, 32)
@@ -41,6 +44,7 @@ class GaussianTask:
 
     name: str
     direction: Tensor = field(repr=False)
+    colour: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
@@ -56,69 +60,12 @@ class GaussianTask:
                 f"`direction` of task {self.name!r} must be finite and not zero, its length is {length:g}."
             )
         object.__setattr__(self, "direction", (direction / length).float())
+        if self.colour is not None:
+            _check_colour(self.name, self.colour, self.direction)
 
-
-def task_family(name: str, input_shape: Sequence[int]) -> tuple[GaussianTask, ...]:
-    """The tasks of a named family for inputs of a shape.
-
-    - ``"dc"``: the paper's task alone, a shift of the mean intensity.
-    - ``"default"``: ``dc`` and the slowest cosine along each spatial axis, a gradient from one end to the other. The
-      axes are the last two of a (C, H, W) input, both of a (C, L) or (T, D) one, and all but the first of longer
-      shapes. A (d,) input has no such axes: two fixed random directions instead.
-
-    Args:
-        name: ``"dc"`` or ``"default"``.
-        input_shape: shape of one example, without the batch dimension.
-
-    Returns:
-        The tasks, ``dc`` first.
-
-    Raises:
-        ValueError: if there is no family of that name, or the shape is not made of positive integers.
-
-    Example:
-        >>> [task.name for task in task_family("default", (3, 32, 32))]
-        ['dc', 'cos_1', 'cos_2']
-    """
-    shape = check_input_shape(input_shape)
-    tasks = [GaussianTask("dc", torch.ones(shape))]
-    if name == "dc":
-        return tuple(tasks)
-    if name != "default":
-        raise ValueError(f"`tasks` must be 'dc', 'default' or a sequence of GaussianTask, got {name!r}.")
-    axes = [axis for axis in range(0 if len(shape) == 2 else 1, len(shape)) if shape[axis] > 1]
-    for axis in axes:
-        cosine = torch.cos(math.pi * (torch.arange(shape[axis], dtype=torch.float64) + 0.5) / shape[axis])
-        tasks.append(GaussianTask(f"cos_{axis}", cosine.reshape(_along(axis, shape)).expand(shape)))
-    if not axes:
-        tasks += [
-            GaussianTask(f"random_{index}", _noise((0, "direction", 0.0, index), shape, "cpu")) for index in (1, 2)
-        ]
-    return tuple(tasks)
-
-
-def resolve_tasks(tasks: str | Sequence[GaussianTask], input_shape: Sequence[int]) -> tuple[GaussianTask, ...]:
-    """The family of that name, or the given tasks after a check that they fit the input and have different names.
-
-    Raises:
-        ValueError: for an unknown family, no tasks, a direction of another shape than the input, or equal names.
-    """
-    shape = check_input_shape(input_shape)
-    if isinstance(tasks, str):
-        return task_family(tasks, shape)
-    given = tuple(tasks) if isinstance(tasks, (list, tuple)) else ()
-    if not given or not all(isinstance(task, GaussianTask) for task in given):
-        raise ValueError(f"`tasks` must be 'dc', 'default' or a non-empty sequence of GaussianTask, got {tasks!r}.")
-    for task in given:
-        if task.direction.shape != shape:
-            raise ValueError(
-                f"The direction of task {task.name!r} has shape {tuple(task.direction.shape)}, but one input of the "
-                f"encoder has shape {shape}: they must be equal."
-            )
-    names = [task.name for task in given]
-    if len(set(names)) < len(names):
-        raise ValueError(f"Tasks must have different names, got {names}.")
-    return given
+    def coloured(self, white: Tensor) -> Tensor:
+        """White noise or directions ``(N, *input_shape)`` in the colour of the task."""
+        return white if self.colour is None else self.colour(white)
 
 
 def noise_block(
@@ -132,6 +79,11 @@ def noise_block(
     return _noise((seed, task, scale, block), (NOISE_BLOCK, *shape), device)
 
 
+def fixed_direction(index: int, shape: Sequence[int]) -> Tensor:
+    """A random direction, the same in every call."""
+    return _noise((0, "direction", 0.0, index), shape, "cpu")
+
+
 def _noise(key: tuple[int, str, float, int], shape: Sequence[int], device: torch.device | str) -> Tensor:
     seed, task, scale, block = key
     entropy = [seed, zlib.crc32(task.encode()), int(np.float64(scale).view(np.uint64)), block]
@@ -140,5 +92,21 @@ def _noise(key: tuple[int, str, float, int], shape: Sequence[int], device: torch
     return torch.randn(tuple(shape), generator=generator, device=device)
 
 
-def _along(axis: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(size if index == axis else 1 for index, size in enumerate(shape))
+def _check_colour(name: str, colour: Callable[[Tensor], Tensor], direction: Tensor) -> None:
+    one = _noise((0, "colour", 0.0, 0), direction.shape, "cpu")
+    try:
+        found = colour(torch.stack([one, direction, 2 * one + direction]))
+    except Exception as error:
+        raise ValueError(
+            f"`colour` of task {name!r} must be a linear map of tensors (N, {', '.join(map(str, direction.shape))}), "
+            f"but raised {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(found, Tensor) or found.shape != (3, *direction.shape) or not found.is_floating_point():
+        got = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"`colour` of task {name!r} must keep the shape (3, ...) of three inputs, got {got}.")
+    differs = (found[2] - 2 * found[0] - found[1]).norm()
+    if not bool(differs <= 1e-3 * found.norm()) or not bool(found.norm() > 0):
+        raise ValueError(
+            f"`colour` of task {name!r} must be linear and not zero, or the best possible accuracy is not known: "
+            "A(2 x + y) was not 2 A(x) + A(y)."
+        )

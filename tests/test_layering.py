@@ -14,6 +14,7 @@ LEVELS = {
     "tasks": 1,
     "plan": 1,
     "result": 1,
+    "families": 2,
     "sampling": 2,
     "plots": 2,
     "runtime": 2,
