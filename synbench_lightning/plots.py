@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -74,8 +75,7 @@ def history_figure(history: Sequence[ProbeResult], threshold: float = 0.7) -> Fi
     Raises:
         ValueError: if the history is empty.
     """
-    if not history:
-        raise ValueError("`history` holds no result: nothing has been probed yet.")
+    history = _same_tasks(history)
     figure, axes = _figure()
     steps = [result.step or 0 for result in history]
     tasks = history[-1].tasks
@@ -98,6 +98,47 @@ def history_figure(history: Sequence[ProbeResult], threshold: float = 0.7) -> Fi
     axes.set_title("Representation quality during pretraining")
     axes.legend(loc="best")
     return figure
+
+
+def task_map_figure(history: Sequence[ProbeResult], epsilon: float = 0.0, threshold: float = 0.7) -> Figure:
+    """The score of every task at every probe of a run as a heat map, with the worst task of each probe marked.
+
+    Args:
+        history: results of one run, with the same tasks.
+        epsilon: one that was probed.
+        threshold: threshold accuracy of the score, in [0.5, 1).
+
+    Raises:
+        ValueError: if the history is empty.
+
+    Example:
+        >>> from synbench_lightning import evaluate
+        >>> probes = [evaluate(torch.nn.Flatten(), (1, 4, 4), tasks="smooth").at(step) for step in (0, 100)]
+        >>> [label.get_text() for label in task_map_figure(probes).axes[0].get_yticklabels()]
+        ['dc', 'cos_1', 'cos_2']
+    """
+    history = _same_tasks(history)
+    tasks = history[-1].tasks
+    figure = Figure(figsize=(6.4, 1.6 + 0.32 * len(tasks)), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    scores = np.array([list(result.task_scores(epsilon, threshold).values()) for result in history]).T
+    image = axes.imshow(scores, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    axes.scatter(range(len(history)), scores.argmin(0), s=10, color="white", edgecolors="black", label="worst task")
+    axes.set_yticks(range(len(tasks)), tasks)
+    shown = range(0, len(history), math.ceil(len(history) / 8))
+    axes.set_xticks(shown, [f"{history[place].step or 0:,}" for place in shown])
+    axes.set(xlabel="optimizer steps", title=f"Scores of the proxy tasks (ε = {epsilon:g}, threshold {threshold:g})")
+    figure.colorbar(image, ax=axes, label="SynBench score")
+    figure.legend(loc="outside lower right", fontsize="small")
+    return figure
+
+
+def _same_tasks(history: Sequence[ProbeResult]) -> Sequence[ProbeResult]:
+    """The probes since the tasks were changed for the last time."""
+    if not history:
+        raise ValueError("`history` holds no result: nothing has been probed yet.")
+    first = max((place for place, result in enumerate(history) if result.tasks != history[-1].tasks), default=-1) + 1
+    return history[first:]
 
 
 def pixels(figure: Figure) -> np.ndarray:

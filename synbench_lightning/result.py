@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from synbench_lightning.functional.score import conditional_value_at_risk, synbench_score
+from synbench_lightning.functional.aggregates import FRACTION, TEMPERATURE, aggregate, aggregate_weights
+from synbench_lightning.functional.score import synbench_score
 from synbench_lightning.plan import ProbePlan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Table = tuple[tuple[tuple[float, ...], ...], ...]
+
+
+class Aggregate(NamedTuple):
+    """One number for several tasks, and its standard error where there is one."""
+
+    value: float
+    standard_error: float | None
 
 
 @dataclass(frozen=True)
@@ -113,14 +121,29 @@ class ProbeResult:
         task = min(scores, key=scores.__getitem__)
         return task, scores[task]
 
-    def mean(self, epsilon: float = 0.0, threshold: float = 0.7) -> float:
-        """Mean of the tasks' scores."""
-        return sum(self.task_scores(epsilon, threshold).values()) / len(self.tasks)
+    def aggregates(
+        self, epsilon: float = 0.0, threshold: float = 0.7, fraction: float = FRACTION, temperature: float = TEMPERATURE
+    ) -> dict[str, Aggregate]:
+        """Worst, conditional value at risk, smoothed worst, mean and gap of the tasks' scores, with standard errors.
 
-    def cvar(self, epsilon: float = 0.0, threshold: float = 0.7, fraction: float = 0.5) -> float:
-        """Mean score of the worst fraction of the tasks (conditional value at risk)."""
+        See :func:`synbench_lightning.functional.aggregates.aggregate` for what they are, and for how much the worst of
+        several estimates reads low by chance. Standard errors are those of tasks with independent noise, and ``None``
+        for the official protocol or a threshold that was not among :attr:`thresholds`.
+        """
         scores = list(self.task_scores(epsilon, threshold).values())
-        return float(conditional_value_at_risk(scores, fraction))
+        values, weights = (of(scores, fraction, temperature) for of in (aggregate, aggregate_weights))
+        if self.standard_errors is None or threshold not in self.thresholds:
+            return {name: Aggregate(float(value), None) for name, value in values.items()}
+        of_tasks = [self.standard_error(task, epsilon, threshold) for task in self.tasks]
+        errors = torch.tensor(of_tasks, dtype=torch.float64)
+        return {name: Aggregate(float(value), float((weights[name] * errors).norm())) for name, value in values.items()}
+
+    def accuracy_aggregates(
+        self, epsilon: float = 0.0, fraction: float = FRACTION, temperature: float = TEMPERATURE
+    ) -> dict[str, tuple[float, ...]]:
+        """The same aggregates of the tasks' accuracies, ``(K,)`` at each scale."""
+        accuracy = torch.tensor(self.accuracy, dtype=torch.float64)[:, self._place(None, epsilon)[1]].T
+        return {name: tuple(value.tolist()) for name, value in aggregate(accuracy, fraction, temperature).items()}
 
     def mean_accuracy(self, task: str | None = None, epsilon: float = 0.0) -> float:
         """Accuracy of a task, by default the first one, averaged over the scales."""

@@ -5,7 +5,7 @@ from scipy.integrate import trapezoid
 from torch import nn
 
 from synbench_lightning import ProbePlan, evaluate
-from synbench_lightning.plots import history_figure, pixels, robustness_accuracy_figure
+from synbench_lightning.plots import history_figure, pixels, robustness_accuracy_figure, task_map_figure
 
 PLAN = ProbePlan(forwards=2048)
 
@@ -50,6 +50,21 @@ def test_the_history_shows_each_task_over_the_steps():
     assert list(lines["task cos_1"].get_ydata()) == [found.score("cos_1") for found in history]
 
 
+def test_the_map_has_a_row_for_each_task_and_marks_the_worst_of_each_probe():
+    history = [result(1.0, 0), result(0.5, 100), result(0.1, 200)]
+    axes = task_map_figure(history).axes[0]
+    shown = np.asarray(axes.images[0].get_array())
+    assert shown.tolist() == [[found.score(task) for found in history] for task in history[0].tasks]
+    marked = np.asarray(axes.collections[0].get_offsets())[:, 1]
+    assert [history[0].tasks[int(row)] for row in marked] == [found.worst()[0] for found in history]
+
+
+def test_probes_of_other_tasks_before_a_resume_are_not_in_the_map():
+    other = evaluate(nn.Flatten(), (1, 4, 4), plan=PLAN).at(0)
+    axes = task_map_figure([other, result(1.0, 100), result(0.5, 200)]).axes[0]
+    assert np.asarray(axes.images[0].get_array()).shape == (3, 2)
+
+
 def test_pixels_are_an_image():
     image = pixels(result(0.5).plot())
     assert image.dtype == np.uint8
@@ -61,5 +76,7 @@ def test_pixels_are_an_image():
 def test_an_empty_history_and_an_unknown_task_are_refused():
     with pytest.raises(ValueError, match="`history` holds no result"):
         history_figure([])
+    with pytest.raises(ValueError, match="`history` holds no result"):
+        task_map_figure([])
     with pytest.raises(ValueError, match="`task` must be one that was probed"):
         robustness_accuracy_figure(result(0.5), "x")

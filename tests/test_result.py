@@ -39,9 +39,20 @@ def test_scores_and_score_agree(result):
 def test_aggregates_are_those_of_the_tasks_scores(result):
     scores = sorted(result.task_scores().values())
     assert result.worst() == (min(result.task_scores(), key=result.task_scores().get), scores[0])
-    assert result.mean() == pytest.approx(sum(scores) / 3)
-    assert result.cvar() == pytest.approx((scores[0] + scores[1] / 2) / 1.5)
+    found = result.aggregates()
+    assert found["worst"] == (scores[0], result.standard_error(result.worst()[0]))
+    assert found["mean"].value == pytest.approx(sum(scores) / 3)
+    assert found["cvar"].value == pytest.approx((scores[0] + scores[1] / 2) / 1.5)
+    errors = [result.standard_error(task) for task in result.tasks]
+    assert found["mean"].standard_error == pytest.approx(sum(error**2 for error in errors) ** 0.5 / 3)
     assert result.score() == result.task_scores()["dc"]
+
+
+def test_aggregates_of_the_accuracy_are_taken_at_each_scale(result):
+    of_tasks = [rows[0] for rows in result.accuracy]
+    found = result.accuracy_aggregates()
+    assert found["worst"] == pytest.approx([min(values) for values in zip(*of_tasks, strict=True)])
+    assert found["mean"] == pytest.approx([sum(values) / 3 for values in zip(*of_tasks, strict=True)])
 
 
 def test_what_was_not_probed_is_refused(result):

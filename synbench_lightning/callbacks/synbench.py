@@ -51,9 +51,11 @@ class SynBenchCallback(Callback):
     ``synbench/score_se``            its standard error over the noise of the examples
     ``synbench/score_eps_0.20``      the same for each further epsilon
     ``synbench/mean``                mean score of the tasks
-    ``synbench/worst``               lowest score of a task
+    ``synbench/worst``               lowest score of a task; of equally hard tasks it reads low by about ``worst_se``
     ``synbench/cvar``                mean score of the worse half of the tasks
+    ``synbench/smoothed_worst``      the worst, smoothed: between worst and mean
     ``synbench/gap``                 mean minus worst
+    ``synbench/mean_se`` ...         standard errors of ``mean``, ``worst``, ``cvar``, ``smoothed_worst`` and ``gap``
     ``synbench/task/<name>``         score of each task
     ``synbench/accuracy``            accuracy of the first task, averaged over the scales
     ``synbench/probe_seconds``       wall-clock time of the probe
@@ -188,10 +190,11 @@ class SynBenchCallback(Callback):
     def metrics(self, result: ProbeResult) -> dict[str, float]:
         """The logged values of a result by key, but for those about time."""
         level = self.threshold
-        worst, mean = result.worst(threshold=level)[1], result.mean(threshold=level)
         values = {"score": result.score(threshold=level)}
         values |= {f"score_eps_{e:.2f}": result.score(epsilon=e, threshold=level) for e in result.epsilons if e}
-        values |= {"mean": mean, "worst": worst, "cvar": result.cvar(threshold=level), "gap": mean - worst}
+        aggregates = result.aggregates(threshold=level)
+        values |= {name: found.value for name, found in aggregates.items()}
+        values |= {f"{k}_se": v.standard_error for k, v in aggregates.items() if v.standard_error is not None}
         values |= {f"task/{task}": score for task, score in result.task_scores(threshold=level).items()}
         error = result.standard_error(threshold=level)
         values |= {} if error is None else {"score_se": error}

@@ -1,4 +1,4 @@
-"""From accuracy and bound over the scales to the SynBench score, and from scores of tasks to their worst case."""
+"""From accuracy and bound over the scales to the SynBench score."""
 
 from __future__ import annotations
 
@@ -81,34 +81,6 @@ def synbench_score(
 def official_grid() -> Tensor:
     """The 100 accuracies between 0.6 and 1 at which the official script sums the curve."""
     return torch.linspace(0.6, 1.0, 100, dtype=torch.float64)
-
-
-def conditional_value_at_risk(scores: Tensor | Sequence[float], fraction: float = 0.5) -> Tensor:
-    """Mean of the worst fraction of the scores.
-
-    A task at the edge of the fraction counts with the part of it that falls inside, so that the value is continuous
-    in ``fraction``: at 1 it is the mean, at ``1 / T`` and below the minimum.
-
-    Args:
-        scores: ``(..., T)`` scores of the tasks.
-        fraction: the share of tasks that counts, in (0, 1].
-
-    Returns:
-        ``(...)`` mean over the worst ``fraction * T`` tasks, float64.
-
-    Raises:
-        ValueError: if ``fraction`` is outside (0, 1].
-
-    Example:
-        >>> conditional_value_at_risk([0.2, 0.8, 0.4], fraction=0.5)  # the worst, and half of the next
-        tensor(0.2667, dtype=torch.float64)
-    """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"`fraction` must be in (0, 1], got {fraction}.")
-    ordered = torch.as_tensor(scores, dtype=torch.float64).sort(-1).values
-    rank = torch.arange(ordered.shape[-1], dtype=torch.float64)
-    share = (max(fraction * ordered.shape[-1], 1.0) - rank).clamp(0, 1)
-    return (ordered * share).sum(-1) / share.sum()
 
 
 def check_thresholds(thresholds: Tensor | Sequence[float], lowest: float = 0.5) -> tuple[float, ...]:

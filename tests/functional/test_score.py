@@ -1,12 +1,11 @@
 import json
 
-import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from synbench_lightning.functional.score import conditional_value_at_risk, official_grid, synbench_score
+from synbench_lightning.functional.score import official_grid, synbench_score
 from synbench_lightning.functional.theory import optimal_accuracy, optimal_bound
 from tests.encoders import DATA
 
@@ -76,12 +75,3 @@ def test_shapes_that_do_not_fit_are_refused():
         synbench_score(torch.ones(48), torch.ones(48), SCALES, [0.7])
     with pytest.raises(ValueError, match=r"`weights` must have the shape of `scales`"):
         synbench_score(torch.ones(49), torch.ones(49), SCALES, [0.7], weights=[1.0])
-
-
-def test_value_at_risk_runs_from_the_minimum_to_the_mean():
-    scores = np.random.default_rng(0).random(7)
-    assert conditional_value_at_risk(scores, 0.01).item() == scores.min()
-    assert conditional_value_at_risk(scores, 3 / 7).item() == pytest.approx(np.sort(scores)[:3].mean())
-    assert conditional_value_at_risk(scores, 1.0).item() == pytest.approx(scores.mean())
-    with pytest.raises(ValueError, match="`fraction`"):
-        conditional_value_at_risk(scores, 0)
