@@ -137,6 +137,7 @@ def gelu_norm() -> Made:
 
 
 ENCODERS: dict[str, Callable[[], Made]] = {
+    "isometric_128": lambda: rotated(128, 3072),
     "isometric_384": lambda: rotated(384, 3072),
     "isometric_768": lambda: isometric(768),
     "isometric_2048": lambda: isometric(2048),
