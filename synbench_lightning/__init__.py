@@ -7,5 +7,6 @@ from synbench_lightning.plan import ProbePlan as ProbePlan
 from synbench_lightning.probe import evaluate as evaluate
 from synbench_lightning.result import ProbeResult as ProbeResult
 from synbench_lightning.tasks import GaussianTask as GaussianTask
+from synbench_lightning.tasks import LabelledTask as LabelledTask
 
 __version__ = "0.1.0.dev0"

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from synbench_lightning.checks import check_input_shape, check_number
-from synbench_lightning.tasks import GaussianTask, fixed_direction
+from synbench_lightning.tasks import GaussianTask, LabelledTask, fixed_direction
+
+Task = GaussianTask | LabelledTask
 
 MAX_CHANNELS = 8
 """Up to so many channels have a task each in the family of that name."""
@@ -60,22 +62,26 @@ def task_family(name: str, input_shape: Sequence[int]) -> tuple[GaussianTask, ..
     return tuple(tasks)
 
 
-def resolve_tasks(tasks: str | Sequence[GaussianTask], input_shape: Sequence[int]) -> tuple[GaussianTask, ...]:
+def resolve_tasks(tasks: str | Sequence[Task], input_shape: Sequence[int]) -> tuple[Task, ...]:
     """The family of that name, or the given tasks after a check that they fit the input and have different names.
 
     Raises:
-        ValueError: for an unknown family, no tasks, a direction of another shape than the input, or equal names.
+        ValueError: for an unknown family, no Gaussian task, inputs of another shape, or equal names.
     """
     shape = check_input_shape(input_shape)
     if isinstance(tasks, str):
         return task_family(tasks, shape)
     given = tuple(tasks) if isinstance(tasks, (list, tuple)) else ()
-    if not given or not all(isinstance(task, GaussianTask) for task in given):
-        raise ValueError(f"`tasks` must be {_names()} or a non-empty sequence of GaussianTask, got {tasks!r}.")
+    known = all(isinstance(task, (GaussianTask, LabelledTask)) for task in given)
+    if not known or not any(isinstance(task, GaussianTask) for task in given):
+        raise ValueError(
+            f"`tasks` must be {_names()} or a sequence of GaussianTask, at least one, and LabelledTask, got {tasks!r}."
+        )
     for task in given:
-        if task.direction.shape != shape:
+        name, own = ("direction", task.direction) if isinstance(task, GaussianTask) else ("input", task.examples[0])
+        if own.shape != shape:
             raise ValueError(
-                f"The direction of task {task.name!r} has shape {tuple(task.direction.shape)}, but one input of the "
+                f"The {name} of task {task.name!r} has shape {tuple(own.shape)}, but one input of the "
                 f"encoder has shape {shape}: they must be equal."
             )
     names = [task.name for task in given]

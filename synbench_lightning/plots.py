@@ -41,6 +41,10 @@ def robustness_accuracy_figure(result: ProbeResult, task: str | None = None, thr
         'threshold accuracy'
     """
     name = result.tasks[0] if task is None else task
+    if name in result.labelled:
+        raise ValueError(
+            f"`task` must be a Gaussian task, {name!r} is made of real examples: no optimum is known for it."
+        )
     scores = [result.score(name, epsilon, threshold) for epsilon in result.epsilons]
     row = result.tasks.index(name)
     levels = torch.linspace(0.5, 1.0, 251, dtype=torch.float64)

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_e
 from torch import Tensor, nn
 
 from synbench_lightning.checks import check_integer
-from synbench_lightning.families import resolve_tasks
+from synbench_lightning.families import Task, resolve_tasks
 from synbench_lightning.functional.discriminant import accuracy_and_bound, check_epsilons
 from synbench_lightning.functional.limit import estimate_limit, jackknife_error
 from synbench_lightning.functional.score import check_thresholds, synbench_score
@@ -24,8 +24,8 @@ from synbench_lightning.result import ProbeResult, as_table
 from synbench_lightning.runtime.distributed import Processes, SingleProcess
 from synbench_lightning.runtime.features import feature_matrix
 from synbench_lightning.runtime.isolation import isolated
-from synbench_lightning.sampling import Block, Normalize, ProxySamples
-from synbench_lightning.tasks import GaussianTask
+from synbench_lightning.sampling import Block, Examples, Normalize, ProxySamples, labelled_examples
+from synbench_lightning.tasks import GaussianTask, LabelledTask
 
 OFFICIAL_THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
 Progress = Callable[[int, int], None]
@@ -35,7 +35,7 @@ def evaluate(
     encoder: Callable[[Tensor], Any],
     input_shape: Sequence[int],
     *,
-    tasks: str | Sequence[GaussianTask] = "dc",
+    tasks: str | Sequence[Task] = "dc",
     plan: ProbePlan | str = "fast",
     epsilons: Sequence[float] = (0.0, 0.2),
     thresholds: Sequence[float] = OFFICIAL_THRESHOLDS,
@@ -52,7 +52,8 @@ def evaluate(
         encoder: a module or callable from ``(N, *input_shape)`` to features: ``(N, D)``, tokens ``(N, T, D)``, maps
             ``(N, C, H, W)``, or an object or dict with ``pooler_output`` or ``last_hidden_state``.
         input_shape: shape of one example, without the batch dimension.
-        tasks: ``"dc"`` (the paper's task), ``"default"`` (a family), or tasks of your own.
+        tasks: ``"dc"`` (the paper's task), ``"default"`` or another family (:func:`task_family`), or a sequence of
+            :class:`GaussianTask` and :class:`LabelledTask`.
         plan: ``"fast"``, ``"official"`` or a :class:`ProbePlan`.
         epsilons: strengths of the shift that the discriminant is robust to, each in [0, 1), relative to half the
             distance of the class means in the representation.
@@ -105,7 +106,7 @@ class Probe:
 
     def __init__(
         self,
-        tasks: str | Sequence[GaussianTask],
+        tasks: str | Sequence[Task],
         plan: ProbePlan | str,
         input_shape: Sequence[int],
         *,
@@ -128,12 +129,14 @@ class Probe:
                 f"below the threshold {max(self.thresholds):g}: no score exists there. Raise `max_scale`."
             )
         self._warned = False
-        self.samples = ProxySamples(self.tasks, self.plan, normalize=normalize, seed=seed, device=device)
+        gaussian = [task for task in self.tasks if isinstance(task, GaussianTask)]
+        self.labelled = [task for task in self.tasks if isinstance(task, LabelledTask)]
+        self.samples = ProxySamples(gaussian, self.plan, normalize=normalize, seed=seed, device=device)
 
     @property
     def num_forwards(self) -> int:
         """Examples that one probe shows the encoder, over all processes."""
-        return self.plan.num_forwards(len(self.tasks))
+        return self.plan.num_forwards(len(self.samples.tasks)) + sum(task.num_examples for task in self.labelled)
 
     def __call__(
         self,
@@ -156,6 +159,8 @@ class Probe:
         processes = processes or SingleProcess()
         probing = _Pass(self, encoder, processes, progress)
         found = self._limit(probing) if self.plan.protocol == "fast" else self._official(probing)
+        if self.labelled:
+            found = self._with_labelled(found, probing)
         result = ProbeResult(
             tasks=tuple(task.name for task in self.tasks),
             epsilons=self.epsilons,
@@ -163,6 +168,7 @@ class Probe:
             accuracy=as_table(found.accuracy),
             bound=as_table(found.bound),
             standard_errors=None if found.standard_errors is None else as_table(found.standard_errors),
+            labelled=tuple(task.name for task in self.labelled),
             plan=self.plan,
             feature_dim=found.feature_dim,
             num_forwards=self.num_forwards,
@@ -172,9 +178,9 @@ class Probe:
         return processes.same(result)
 
     def _limit(self, probing: _Pass) -> _Found:
-        features = probing.features(self.samples.cells)
+        features = probing.features(self.samples.examples(self.samples.cells))
         dim, scales = features.shape[-1], self.plan.scales
-        shaped = features.unflatten(0, (len(self.tasks), len(scales), -1))
+        shaped = features.unflatten(0, (len(self.samples.tasks), len(scales), -1))
         found = []
         for rows in self._groups:
             found.append(estimate_limit(shaped if len(self._groups) == 1 else shaped[rows], scales, self.epsilons))
@@ -194,14 +200,14 @@ class Probe:
     def _groups(self) -> list[list[int]]:
         """Tasks of the same colour: they have the same noise, and one covariance is estimated from all of them."""
         groups: dict[int, list[int]] = {}
-        for row, task in enumerate(self.tasks):
+        for row, task in enumerate(self.samples.tasks):
             groups.setdefault(id(task.colour), []).append(row)
         return list(groups.values())
 
     def _warn_unresolved(self, rank: int, dim: int, tasks: int) -> None:
         if not self._warned:
             self._warned = True
-            needed = math.ceil(4 * dim * len(self.tasks) / tasks)
+            needed = math.ceil(4 * dim * len(self.samples.tasks) / tasks)
             warnings.warn(
                 f"The representation varies in {rank} of its {dim} dimensions, more than {self.num_forwards} "
                 "forwards resolve: the score is that of a ridge rule and may be off. Use "
@@ -213,12 +219,31 @@ class Probe:
         labels, half = (self.samples.signs > 0).long(), self.samples.vectors // 2
         found = []
         for cell in self.samples.cells:
-            features = probing.features([cell])[:, 0]
+            features = probing.features(self.samples.examples([cell]))[:, 0]
             of_both = labels.to(features.device)
             train, test = (features[:half], of_both[:half]), (features[half:], of_both[half:])
             found.append(torch.stack(accuracy_and_bound(*train, *test, self.epsilons)))
-        accuracy, bound = torch.stack(found, 1).unflatten(1, (len(self.tasks), -1)).transpose(2, 3)
+        accuracy, bound = torch.stack(found, 1).unflatten(1, (len(self.samples.tasks), -1)).transpose(2, 3)
         return _Found(accuracy, bound, None, features.shape[-1])
+
+    def _with_labelled(self, gaussian: _Found, probing: _Pass) -> _Found:
+        """The same with labelled tasks where they stand in the family, alike at every scale."""
+        curves, errors = [torch.stack(pair) for pair in zip(gaussian.accuracy, gaussian.bound, strict=True)], []
+        limits = 1 - torch.tensor(self.thresholds, dtype=torch.float64)
+        for task in self.labelled:
+            features, labels = probing.features(labelled_examples(task))[:, 0].cpu(), task.labels
+            halves = [(features[part], labels[part]) for part in (task.fold, ~task.fold)]
+            both = [torch.stack(accuracy_and_bound(*halves[a], *halves[b], self.epsilons)) for a, b in ((0, 1), (1, 0))]
+            found = torch.stack(both).mean(0)
+            curves.append(found[..., None].expand(-1, -1, len(self.plan.scales)))
+            errors.append((found[0] * (1 - found[0]) / task.num_examples).sqrt()[:, None] / limits)
+        places = {id(task): row for row, task in enumerate((*self.samples.tasks, *self.labelled))}
+        order = torch.tensor([places[id(task)] for task in self.tasks])
+        accuracy, bound = torch.stack(curves)[order].unbind(1)
+        of_all = None
+        if gaussian.standard_errors is not None:
+            of_all = torch.cat([gaussian.standard_errors, torch.stack(errors)])[order]
+        return _Found(accuracy, bound, of_all, gaussian.feature_dim)
 
 
 class _Found(NamedTuple):
@@ -240,23 +265,22 @@ class _Pass:
         self.encoder, self.processes, self.progress = encoder, processes, progress
         self.done, self.total = 0, probe.num_forwards // processes.size
 
-    def features(self, cells: Sequence[tuple[int, int]]) -> Tensor:
-        """Features ``(cells * vectors, signs, D)`` of all processes, on each of them."""
-        blocks = self.samples.blocks(cells)
+    def features(self, examples: Examples) -> Tensor:
+        """Features ``(rows, signs, D)`` of all processes, on each of them."""
+        blocks, rows, signs, _ = examples
         own = blocks[self.processes.rank :: self.processes.size]
         found: list[Tensor] = []
         failure: Exception | None = None
         try:
-            for batch in self._batches(own):
+            for batch in self._batches(own, examples):
                 found.append(self._encoded(batch))
                 self._advance(len(batch))
-            self._keep_step(blocks, len(found))
+            self._keep_step(examples, len(found))
         except Exception as error:  # the other processes must hear of it before anybody leaves
             failure = error
         if self.processes.any(failure is not None):
             raise failure or RuntimeError("The probe failed on another process; its log has the reason.")
         dim, dtype = self.processes.same((found[0].shape[1], found[0].dtype) if found else (0, torch.float32))
-        signs, rows = self.samples.plan.signs, len(cells) * self.samples.vectors
         whole = torch.zeros(rows, signs, dim, dtype=dtype, device=self.samples.device)
         if found:
             for block, features in zip(own, torch.cat(found).split([signs * b.vectors for b in own]), strict=True):
@@ -272,25 +296,25 @@ class _Pass:
         if self.progress is not None:
             self.progress(min(self.done, self.total), self.total)
 
-    def _keep_step(self, blocks: Sequence[Block], made: int) -> None:
+    def _keep_step(self, examples: Examples, made: int) -> None:
         """Make the forwards that others still make, where a forward is a collective; their features do not count."""
         if self.processes.lockstep:
-            size, signs = self.processes.size, self.samples.plan.signs
-            examples = [signs * sum(block.vectors for block in blocks[rank::size]) for rank in range(size)]
-            for _ in range(math.ceil(max(examples) / self.probe.batch_size) - made):
+            size, blocks = self.processes.size, examples.blocks
+            shares = [examples.signs * sum(block.vectors for block in blocks[rank::size]) for rank in range(size)]
+            for _ in range(math.ceil(max(shares) / self.probe.batch_size) - made):
                 self.encoder(torch.zeros(1, *self.samples.input_shape, device=self.samples.device))
 
-    def _batches(self, blocks: Sequence[Block]) -> Iterator[Tensor]:
+    def _batches(self, blocks: Sequence[Block], examples: Examples) -> Iterator[Tensor]:
         """The examples of the blocks in batches of the batch size; the last one may be smaller."""
         batch, filled = self._empty_batch(), 0
         for block in blocks:
-            examples = self.samples.plan.signs * block.vectors
-            if filled + examples <= len(batch):
-                self.samples.write(block, batch[filled : filled + examples])
-                filled, rest = filled + examples, batch[:0]
+            size = examples.signs * block.vectors
+            if filled + size <= len(batch):
+                examples.write(block, batch[filled : filled + size])
+                filled, rest = filled + size, batch[:0]
             else:
-                rest = batch.new_empty(examples, *batch.shape[1:])
-                self.samples.write(block, rest)
+                rest = batch.new_empty(size, *batch.shape[1:])
+                examples.write(block, rest)
             while len(rest) or filled == len(batch):
                 if filled == len(batch):
                     yield batch

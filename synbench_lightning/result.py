@@ -42,6 +42,7 @@ class ProbeResult:
         seed: of the examples.
         seconds: wall-clock time of the probe.
         step: optimizer steps before the probe; ``None`` outside training.
+        labelled: those of the tasks that are made of real examples; their accuracy and bound are alike at every scale.
 
     Example:
         >>> result = ProbeResult(
@@ -67,6 +68,7 @@ class ProbeResult:
     seed: int
     seconds: float
     step: int | None = None
+    labelled: tuple[str, ...] = ()
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -155,7 +157,7 @@ class ProbeResult:
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, texts, lists and dicts: safe in checkpoints and in JSON."""
         plain = {name: getattr(self, name) for name in ("feature_dim", "num_forwards", "seed", "seconds", "step")}
-        lists = {name: list(getattr(self, name)) for name in ("tasks", "epsilons", "thresholds")}
+        lists = {name: list(getattr(self, name)) for name in ("tasks", "epsilons", "thresholds", "labelled")}
         tables = {name: [[list(row) for row in rows] for rows in getattr(self, name)] for name in ("accuracy", "bound")}
         errors = self.standard_errors and [[list(row) for row in rows] for rows in self.standard_errors]
         return {**lists, **tables, "standard_errors": errors, "plan": asdict(self.plan), **plain}
@@ -163,7 +165,7 @@ class ProbeResult:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ProbeResult:
         """The result that :meth:`to_dict` was called on."""
-        tuples = {name: tuple(values[name]) for name in ("tasks", "epsilons", "thresholds")}
+        tuples = {name: tuple(values[name]) for name in ("tasks", "epsilons", "thresholds", "labelled")}
         tables = {name: as_table(torch.tensor(values[name], dtype=torch.float64)) for name in ("accuracy", "bound")}
         errors = values["standard_errors"] and as_table(torch.tensor(values["standard_errors"], dtype=torch.float64))
         changed = {**values, **tuples, **tables, "standard_errors": errors, "plan": ProbePlan(**values["plan"])}
@@ -186,7 +188,12 @@ class ProbeResult:
 
     def _scores(self, thresholds: Sequence[float]) -> torch.Tensor:
         accuracy, bound = (torch.tensor(table, dtype=torch.float64) for table in (self.accuracy, self.bound))
-        return synbench_score(accuracy, bound, self.scales, thresholds, self.plan.weights, grid=self.plan.grid)
+        scores = synbench_score(accuracy, bound, self.scales, thresholds, self.plan.weights, grid=self.plan.grid)
+        levels = torch.tensor(tuple(thresholds), dtype=torch.float64)
+        for row, task in enumerate(self.tasks):
+            if task in self.labelled:  # no optimum is known: perfect accuracy takes its place
+                scores[row] = (accuracy[row, :, :1] - levels).clamp_min(0) / (1 - levels)
+        return scores
 
 
 def as_table(values: torch.Tensor) -> Table:

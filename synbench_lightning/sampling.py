@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from synbench_lightning.checks import check_integer
 from synbench_lightning.plan import ProbePlan
-from synbench_lightning.tasks import NOISE_BLOCK, GaussianTask, noise_block
+from synbench_lightning.tasks import NOISE_BLOCK, GaussianTask, LabelledTask, noise_block
 
 NOISE_BUDGET_BYTES = 2**28
 """Noise that fits is kept on the device between probes; more is drawn again, block by block."""
@@ -26,6 +26,29 @@ class Block(NamedTuple):
     scale: int
     first: int
     vectors: int
+
+
+class Examples(NamedTuple):
+    """What an encoder is shown in one pass: blocks, each of which is written by ``write(block, out)``.
+
+    ``out`` is ``(signs * block.vectors, *input_shape)``; all blocks together have ``rows`` vectors.
+    """
+
+    blocks: list[Block]
+    rows: int
+    signs: int
+    write: Callable[[Block, Tensor], None]
+
+
+def labelled_examples(task: LabelledTask) -> Examples:
+    """The examples of a labelled task, in their order."""
+
+    def write(block: Block, out: Tensor) -> None:
+        out.copy_(task.examples[block.first : block.first + block.vectors])
+
+    rows = task.num_examples
+    blocks = [Block(first, 0, 0, first, min(NOISE_BLOCK, rows - first)) for first in range(0, rows, NOISE_BLOCK)]
+    return Examples(blocks, rows, 1, write)
 
 
 class ProxySamples:
@@ -60,13 +83,14 @@ class ProxySamples:
         """The classes of the official protocol's samples, ``(vectors,)``: in turn +1 and -1."""
         return 1.0 - 2.0 * (torch.arange(self.vectors, device=self.device) % 2)
 
-    def blocks(self, cells: Sequence[tuple[int, int]]) -> list[Block]:
-        """The blocks of some pairs of task and scale, in the order of their features."""
-        return [
+    def examples(self, cells: Sequence[tuple[int, int]]) -> Examples:
+        """Those of some pairs of task and scale."""
+        blocks = [
             Block(row * self.vectors + first, task, scale, first, min(NOISE_BLOCK, self.vectors - first))
             for row, (task, scale) in enumerate(cells)
             for first in range(0, self.vectors, NOISE_BLOCK)
         ]
+        return Examples(blocks, len(cells) * self.vectors, self.plan.signs, self.write)
 
     def write(self, block: Block, out: Tensor) -> None:
         """Write the examples of a block, those of the plus sign first, into ``(signs * vectors, *input_shape)``."""

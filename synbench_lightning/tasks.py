@@ -1,4 +1,4 @@
-"""Gaussian proxy tasks and their deterministic noise."""
+"""Gaussian proxy tasks and their deterministic noise; labelled examples as a task beside them."""
 
 from __future__ import annotations
 
@@ -66,6 +66,71 @@ class GaussianTask:
     def coloured(self, white: Tensor) -> Tensor:
         """White noise or directions ``(N, *input_shape)`` in the colour of the task."""
         return white if self.colour is None else self.colour(white)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledTask:
+    """Real examples of two classes, as one more task of a family: so that the worst case holds real data too.
+
+    Their features are probed with the same epsilon-robust discriminant, fitted to one half and measured on the other,
+    both ways. There is no closed-form optimum, so perfect accuracy takes its place: the score at the threshold ``a`` is
+    ``max(accuracy - a, 0) / (1 - a)``. The classes count alike: of the larger one, what is more is left out. With less
+    than a few times as many examples as features the discriminant itself is poor, at epsilon 0 above all.
+
+    Args:
+        name: what the task is called in results and logs; not empty, without ``/``.
+        examples: ``(N, *input_shape)`` floating-point inputs as the encoder takes them (``normalize`` is for noise).
+        labels: ``(N,)`` labels, 0 or 1, at least four of each. For more classes give a task for each against the rest.
+
+    Raises:
+        ValueError: for a name that cannot be logged, shapes that do not fit, examples that are not finite, other
+            labels, or too few of one.
+
+    Example:
+        >>> x = torch.randn(64, 1, 8, 8)
+        >>> LabelledTask("digit_3", x, (torch.arange(64) < 20).long()).num_examples
+        40
+    """
+
+    name: str
+    examples: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+
+    def __post_init__(self) -> None:
+        check_name("name", self.name)
+        x, y = self.examples, self.labels
+        if not (isinstance(x, Tensor) and x.is_floating_point() and x.ndim >= 2 and bool(torch.isfinite(x).all())):
+            found = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(
+                f"`examples` of task {self.name!r} must be a finite floating-point tensor (N, *input_shape), got "
+                f"{found}."
+            )
+        y = torch.as_tensor(y)
+        if y.shape != x.shape[:1] or not bool(((y == 0) | (y == 1)).all()):
+            raise ValueError(
+                f"`labels` of task {self.name!r} must be {len(x)} numbers 0 or 1, got shape {tuple(y.shape)} with the "
+                f"values {y.unique().tolist()[:8]}. For more classes give a task for each against the rest."
+            )
+        of_class = [(y == label).nonzero().flatten().cpu() for label in (0, 1)]
+        size = min(map(len, of_class))
+        if size < 4:
+            raise ValueError(
+                f"`labels` of task {self.name!r} must hold both classes at least four times, got "
+                f"{len(of_class[0])} times 0 and {len(of_class[1])} times 1."
+            )
+        chosen = torch.stack([places[:size] for places in of_class], 1).flatten()  # 0 and 1 in turn
+        object.__setattr__(self, "examples", x.detach().cpu().float()[chosen])
+        object.__setattr__(self, "labels", y.cpu().long()[chosen])
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples the encoder is shown."""
+        return len(self.labels)
+
+    @property
+    def fold(self) -> Tensor:
+        """``(N,)`` which half an example is in; both have as many of each class, but for one."""
+        return torch.arange(self.num_examples) // 2 % 2 == 0
 
 
 def noise_block(

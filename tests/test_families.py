@@ -50,7 +50,7 @@ def test_wrong_tasks_are_refused():
         resolve_tasks([one], (4,))
     with pytest.raises(ValueError, match="different names"):
         resolve_tasks([one, one], (3,))
-    with pytest.raises(ValueError, match="non-empty sequence of GaussianTask"):
+    with pytest.raises(ValueError, match="sequence of GaussianTask, at least one"):
         resolve_tasks([], (3,))
 
 

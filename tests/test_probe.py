@@ -1,10 +1,12 @@
 import json
 
+import numpy as np
 import pytest
 import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import nn
 
-from synbench_lightning import GaussianTask, ProbePlan, evaluate
+from synbench_lightning import GaussianTask, LabelledTask, ProbePlan, ProbeResult, evaluate, task_family
 from tests.encoders import DATA, encoder_a
 
 REFERENCE = json.loads((DATA / "encoder_a.json").read_text())
@@ -142,3 +144,29 @@ def test_the_result_carries_the_standard_error_of_each_score():
     assert result.standard_error("cos_1", 0.2, 0.8) != result.standard_error()
     with pytest.raises(ValueError, match="`threshold` must be one that was probed"):
         result.standard_error(threshold=0.71)
+
+
+def test_a_labelled_task_is_scored_by_a_discriminant_that_scikit_learn_agrees_with():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 1, 4, 4, generator=generator)
+    y = (x.flatten(1)[:, :3].sum(1) + torch.randn(300, generator=generator) > 0.3).long()
+    task = LabelledTask("sum", x, y)
+    family = [task, *task_family("dc", (1, 4, 4))]
+    result = evaluate(torch.nn.Flatten(), (1, 4, 4), tasks=family, plan=ProbePlan(forwards=1024), epsilons=(0.0,))
+    z, fold = task.examples.flatten(1).numpy(), task.fold.numpy()
+    labels = task.labels.numpy()
+    judged = []
+    for train in (fold, ~fold):
+        fitted = LinearDiscriminantAnalysis(solver="lsqr", priors=[0.5, 0.5]).fit(z[train], labels[train])
+        judged.append(fitted.score(z[~train], labels[~train]))
+    accuracy = np.mean(judged)
+    assert result.tasks == ("sum", "dc")
+    assert result.accuracy[0][0] == pytest.approx([accuracy] * 16, abs=1e-9)
+    assert result.score() == pytest.approx((accuracy - 0.7) / 0.3, abs=1e-6)
+    assert result.standard_error() == pytest.approx((accuracy * (1 - accuracy) / task.num_examples) ** 0.5 / 0.3)
+    assert result.num_forwards == 1024 + task.num_examples
+    assert (
+        result.score("dc")
+        == evaluate(torch.nn.Flatten(), (1, 4, 4), plan=ProbePlan(forwards=1024), epsilons=(0.0,)).score()
+    )
+    assert ProbeResult.from_dict(result.to_dict()) == result

@@ -16,6 +16,7 @@ from synbench_lightning.functional import discriminant, score, theory
 
 NAMES = [name for name in vars(synbench_lightning) if not name.startswith("_") and name[0].isupper()] + [
     "evaluate",
+    "LabelledTask",
     "task_family",
 ]
 PUBLIC = [getattr(synbench_lightning, name) for name in NAMES] + [

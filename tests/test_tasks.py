@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from synbench_lightning import GaussianTask
+from synbench_lightning import GaussianTask, LabelledTask
 from synbench_lightning.tasks import noise_block
 
 
@@ -42,3 +42,33 @@ def test_wrong_tasks_are_refused():
 def test_a_colour_that_would_make_the_optimum_unknown_is_refused(colour, message):
     with pytest.raises(ValueError, match=f"`colour` of task 'a' {message}"):
         GaussianTask("a", torch.ones(3), colour)
+
+
+@pytest.mark.parametrize(
+    ("examples", "labels", "message"),
+    [
+        (
+            torch.zeros(8, dtype=torch.int64),
+            torch.zeros(8),
+            "`examples` .* finite floating-point tensor .*got torch.int64",
+        ),
+        (torch.full((8, 2), float("nan")), torch.zeros(8), "`examples` of task 'a' must be a finite"),
+        (
+            torch.zeros(8, 2),
+            torch.arange(8),
+            "`labels` of task 'a' must be 8 numbers 0 or 1.*task for each against the",
+        ),
+        (torch.zeros(8, 2), torch.zeros(7), r"`labels` .* got shape \(7,\)"),
+        (torch.zeros(8, 2), torch.arange(8) < 3, "both classes at least four times, got 5 times 0 and 3 times 1"),
+    ],
+)
+def test_wrong_labelled_tasks_are_refused(examples, labels, message):
+    with pytest.raises(ValueError, match=message):
+        LabelledTask("a", examples, labels)
+
+
+def test_classes_of_a_labelled_task_count_alike_in_both_folds():
+    task = LabelledTask("a", torch.randn(100, 3), torch.arange(100) < 21)
+    assert task.num_examples == 42
+    for part in (task.fold, ~task.fold):
+        assert task.labels[part].float().mean() == 0.5

@@ -18,6 +18,7 @@ from synbench_lightning.callbacks.progress import probe_progress
 from synbench_lightning.callbacks.publishing import ProbeListener, notify, publish, steps_logged
 from synbench_lightning.callbacks.schedule import Schedule
 from synbench_lightning.checks import check_flag, check_input_shape, check_integer, check_name, check_number
+from synbench_lightning.families import Task
 from synbench_lightning.functional.discriminant import check_epsilons
 from synbench_lightning.functional.score import check_thresholds
 from synbench_lightning.functional.theory import optimal_accuracy
@@ -30,7 +31,6 @@ from synbench_lightning.runtime.input_shape import example_shape
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.sharding import is_sharded, reachable_forward
 from synbench_lightning.sampling import Normalize
-from synbench_lightning.tasks import GaussianTask
 
 MAX_FAILURES = 3
 """Failed probes in a row after which no more are made."""
@@ -70,8 +70,9 @@ class SynBenchCallback(Callback):
             ``last_hidden_state``.
         input_shape: shape of one input of the encoder, without the batch dimension. ``None``: that of
             ``example_input_array``, else of the largest floating-point tensor in the first training batch.
-        tasks: ``"default"`` (the paper's task and smooth variations of it), ``"dc"`` (the paper's alone), or a sequence
-            of :class:`GaussianTask`; the first is the one that is monitored.
+        tasks: ``"default"`` (the paper's task and smooth variations of it), ``"dc"`` (the paper's alone), another
+            family of :func:`task_family`, or a sequence of :class:`GaussianTask` and, for real examples,
+            :class:`LabelledTask`; the first is the one that is monitored.
         plan: ``"fast"`` (8,192 forwards for all tasks together), ``"official"`` (200,704 for each), or a
             :class:`ProbePlan`.
         epsilons: strengths of the shift that the discriminant is robust to, each in [0, 1); 0 among them.
@@ -111,7 +112,7 @@ class SynBenchCallback(Callback):
         encoder: EncoderSpec = None,
         input_shape: Sequence[int] | None = None,
         *,
-        tasks: str | Sequence[GaussianTask] = "default",
+        tasks: str | Sequence[Task] = "default",
         plan: ProbePlan | str = "fast",
         epsilons: Sequence[float] = (0.0, 0.2),
         threshold: float = 0.7,

@@ -164,7 +164,7 @@ def draw(probe: Probe) -> None:
     """All examples of a probe, block by block; what was drawn once is kept where it fits the budget."""
     samples = probe.samples
     batch = torch.empty(BATCH, *samples.input_shape, device=samples.device)
-    for block in samples.blocks(samples.cells):
+    for block in samples.examples(samples.cells).blocks:
         samples.write(block, batch[: samples.plan.signs * block.vectors])
 
 

@@ -56,7 +56,7 @@ def test_at_construction(arguments, message):
     ("arguments", "error", "message"),
     [
         ({"tasks": GaussianTask("a", torch.ones(1, 8, 8))}, ValueError, "`tasks` must be .* sequence of GaussianTask"),
-        ({"tasks": None}, ValueError, "`tasks` must be .* sequence of GaussianTask, got None"),
+        ({"tasks": None}, ValueError, "`tasks` must be .* sequence of GaussianTask, at least one, .* got None"),
         ({"normalize": (float("nan"), 1.0)}, ValueError, "`normalize`: std must be positive and both finite"),
         ({"plan": ProbePlan(max_scale=0.4)}, ValueError, "best possible accuracy is 0.655, below the threshold 0.7"),
         ({"encoder": "trunk"}, ValueError, "`encoder='trunk'` does not exist.*children are 'encoder', 'decoder'"),
