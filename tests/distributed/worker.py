@@ -115,9 +115,8 @@ def train(
     logger = TensorBoardLogger(folder)
     weights = Weights()
     callbacks = [weights, callback] if probes else [weights]
-    run = trainer(
-        *callbacks, max_steps=-1, max_epochs=3, limit_train_batches=5, strategy=strategy, devices=world, logger=logger
-    )
+    length: dict[str, Any] = {"max_steps": -1, "max_epochs": 3} if skipping else {"max_steps": 15}
+    run = trainer(*callbacks, limit_train_batches=5, strategy=strategy, devices=world, logger=logger, **length)
     start = time.monotonic()
     error = None
     try:
