@@ -58,13 +58,13 @@ def digits_cnn(steps: int = 400) -> Made:
             nn.Linear(256, 96),
             nn.ReLU(),
         )
-        return _trained(net, nn.Linear(96, 10), *_digits(), steps), (1, 8, 8)
+        return _trained(net, nn.Linear(96, 10), *digit_images(), steps), (1, 8, 8)
 
 
 def batchnorm_cnn() -> Made:
     """A convolutional network with BatchNorm, trained on digits of 16 x 16 pixels."""
     with _seeded(3):
-        images, labels = _digits()
+        images, labels = digit_images()
         layers: list[nn.Module] = []
         for inputs, outputs in ((1, 24), (24, 48), (48, 64)):
             layers += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
@@ -76,7 +76,7 @@ def batchnorm_cnn() -> Made:
 def digits_transformer() -> Made:
     """A small vision transformer trained on digits in three equal channels."""
     with _seeded(5):
-        images, labels = _digits()
+        images, labels = digit_images()
         large = nn.functional.interpolate(images, scale_factor=2).expand(-1, 3, -1, -1).contiguous()
         return _trained(_Transformer(48), nn.Linear(96, 10), large, labels, steps=250), (3, 16, 16)
 
@@ -181,7 +181,7 @@ class _Transformer(nn.Module):
         return torch.cat([tokens.mean(1), tokens[:, 0]], 1)
 
 
-def _digits() -> tuple[Tensor, Tensor]:
+def digit_images() -> tuple[Tensor, Tensor]:
     """Images ``(1797, 1, 8, 8)``, standardised over all pixels, and labels."""
     from sklearn.datasets import load_digits
 
