@@ -131,14 +131,13 @@ class TaskRobustLoss(nn.Module):
         here = torch.where(counts > 0, losses, 0.0)
         means, share, present = _over_processes(here.detach(), counts, communicate=self.training)
         tracked, known = self._track(means, present)
-        # The value is that of all processes; the gradient goes through the losses of this one, which stand for those of
-        # the absent tasks too.
+        # The value is that of all processes; the gradient goes through the losses of this one.
         slope = share * known.sum() / present.sum().clamp_min(1)
         excess = torch.where(known, tracked - self.reference + slope * (here - here.detach()), -torch.inf)
         scale = _mean(tracked.abs(), known).clamp_min(torch.finfo(torch.float32).tiny) if self.relative else 1.0
         value, weights = self._compare(excess, scale)
         value = torch.lerp(value, _mean(excess, known), self.floor)
-        weights = torch.lerp(weights, known / known.sum(), self.floor)
+        weights = torch.lerp(weights, known.to(weights.dtype) / known.sum(), self.floor)
         if self.training:
             self._remember(tracked, present, weights)
         return value
