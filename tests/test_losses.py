@@ -114,6 +114,17 @@ def test_running_losses_are_the_exponential_mean_of_the_batches():
     assert loss.worst_task == expected.argmax()
 
 
+def test_with_momentum_accumulated_batches_make_the_step_of_one_large_batch():
+    rows = LOSSES * torch.rand(8, 4, generator=torch.Generator().manual_seed(0)).double() * 2
+    away = {}
+    for momentum in (0.0, 0.999):
+        small, large = (TaskRobustLoss(4, momentum=momentum) for _ in range(2))
+        small(rows.mean(0)), large(rows.mean(0))  # where training has been for a while
+        accumulated = torch.stack([gradient(small, row) for row in rows]).mean(0)
+        away[momentum] = (accumulated - gradient(large, rows.mean(0))).abs().sum()
+    assert away[0.999] < 0.02 < 0.2 < away[0.0]
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_task_that_never_came_is_not_there(mode):
     some, all_of_them = TaskRobustLoss(4, mode), TaskRobustLoss(3, mode)
