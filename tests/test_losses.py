@@ -138,6 +138,14 @@ def test_a_task_that_never_came_is_not_there(mode):
     assert some.running_losses[1].isnan()
 
 
+def test_a_task_that_comes_late_starts_with_an_equal_share():
+    loss, equal = TaskRobustLoss(4, "exponentiated_gradient"), torch.ones(4)
+    for _ in range(3):
+        loss(equal, torch.tensor([1, 0, 1, 1]))
+    loss(equal)
+    assert loss.weights.tolist() == pytest.approx([4 / 15, 3 / 15, 4 / 15, 4 / 15])  # 1/4 beside three times 1/3
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_task_absent_from_a_batch_keeps_its_place_and_has_no_gradient(mode):
     absent, present = TaskRobustLoss(4, mode), TaskRobustLoss(4, mode)
