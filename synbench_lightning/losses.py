@@ -33,6 +33,9 @@ class TaskRobustLoss(nn.Module):
       :math:`\sum_i q_i L_i` (Group DRO). The weights remember: they settle where those of a maximum alternate.
     - ``"max"``: all weight on the highest loss, which is the value.
 
+    Without a ``reference`` the task with the most loss that cannot be learnt away takes the weight, whatever it gains
+    from it, and the worst downstream task need not be better for it: ``examples/pretrain_task_robust.py`` shows both.
+
     **Absent tasks** have a count of 0 on every process. They get no gradient, and stand in the comparison with their
     running loss; tasks that never came are left out of it. The others' gradients are multiplied by the number of tasks
     over that of tasks present: batches of one task each have on average the gradient of a batch with all of them. A
@@ -55,11 +58,10 @@ class TaskRobustLoss(nn.Module):
         mode: ``"softmax"``, ``"exponentiated_gradient"`` or ``"max"``.
         temperature: of the softmax, positive. Small: close to the maximum. Large: close to the mean.
         step_size: of the exponentiated gradient, positive.
-        relative: whether ``temperature`` and ``step_size`` are relative to the mean of the running losses, so that one
-            setting serves losses of every size. ``False``: in units of the loss, and of one over it.
-        reference: ``k`` losses that the tasks are compared with: the weights then follow the excess over them. A task
-            that nobody can solve otherwise takes all the weight. Good references are the losses of a model of its own
-            for each task, or of a finished run with the mean of the losses.
+        relative: whether ``temperature`` and ``step_size`` are relative to the mean size of the running losses, so that
+            one setting serves losses of every size. ``False``: in units of the loss, and of one over it.
+        reference: ``k`` losses over which the excess is compared: what can be reached for each task, as by a model of
+            its own, or what a run with the mean of the losses has reached (as in DoReMi). ``None``: zeros.
         floor: share of the weight that all tasks get in equal parts, in [0, 1]; at 1 the loss is the mean.
         momentum: share of the past in the running losses, in [0, 1). 0: each batch alone decides.
 
