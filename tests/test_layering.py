@@ -11,6 +11,7 @@ ROOT = Path(synbench_lightning.__file__).parent
 LEVELS = {
     "checks": 0,
     "functional": 0,
+    "losses": 1,
     "tasks": 1,
     "plan": 1,
     "result": 1,

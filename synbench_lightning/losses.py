@@ -1,0 +1,262 @@
+"""Training for the worst of several tasks: a vector of task losses in, a scalar out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, distributed, nn
+
+from synbench_lightning.checks import check_flag, check_integer, check_name, check_number, numbers
+from synbench_lightning.functional.minimax import (
+    exponentiated_gradient,
+    maximum_weights,
+    smoothed_maximum,
+    softmax_weights,
+)
+
+MODES = ("softmax", "exponentiated_gradient", "max")
+
+
+class TaskRobustLoss(nn.Module):
+    r"""The worst of several task losses, as one loss to minimise.
+
+    Its gradient is a weighted sum of the tasks' gradients, in which those with the highest losses weigh most. What is
+    compared are *running losses*: the mean over a task's examples in the batch, on all processes, averaged
+    exponentially over the batches (``momentum``), less the ``reference``. Call them :math:`L_i`:
+
+    - ``"softmax"``: weights :math:`p_i \propto \exp(L_i/\mu)`, the gradient of the smoothed maximum
+      :math:`F = \mu \log\sum_i \exp(L_i/\mu)`, which is the value (arXiv 2306.12070).
+    - ``"exponentiated_gradient"``: :math:`q_i \leftarrow q_i \exp(\eta L_i)`, normalised, in each batch; the value is
+      :math:`\sum_i q_i L_i` (Group DRO). The weights remember: they settle where those of a maximum alternate.
+    - ``"max"``: all weight on the highest loss, which is the value.
+
+    Without a ``reference`` the task with the most loss that cannot be learnt away takes the weight, whatever it gains
+    from it, and the worst downstream task need not be better for it: ``examples/pretrain_task_robust.py`` shows both.
+
+    **Absent tasks** have a count of 0 on every process. They get no gradient, and stand in the comparison with their
+    running loss; tasks that never came are left out of it. The others' gradients are multiplied by the number of tasks
+    over that of tasks present: batches of one task each have on average the gradient of a batch with all of them. A
+    task that will not come again keeps the weight of its last loss: it should not be among the tasks.
+
+    **Several processes.** Losses and counts are summed over all of them before they are compared, so that weights and
+    value agree. The gradient is right for strategies that take the mean over processes (DDP, FSDP): that mean is the
+    gradient for all examples together. Every process must call the loss in each training step.
+
+    **Accumulated batches.** The state moves with each call, whether or not the optimizer steps. The gradients of a step
+    are weighted by running losses, which average over its batches: with ``momentum`` near 1 the step is that of one
+    large batch. ``m`` steps of exponentiated gradient on small batches are one on the large batch with ``m`` times the
+    step size. With ``momentum=0``, softmax and maximum of small batches minimise the mean of their worst losses, which
+    is an upper bound of the worst mean loss.
+
+    **Evaluation mode** changes no state and communicates nothing: the value is that of the given losses.
+
+    Args:
+        num_tasks: number of tasks ``k``.
+        mode: ``"softmax"``, ``"exponentiated_gradient"`` or ``"max"``.
+        temperature: of the softmax, positive. Small: close to the maximum. Large: close to the mean.
+        step_size: of the exponentiated gradient, positive.
+        relative: whether ``temperature`` and ``step_size`` are relative to the mean size of the running losses, so that
+            one setting serves losses of every size. ``False``: in units of the loss, and of one over it.
+        reference: ``k`` losses over which the excess is compared: what can be reached for each task, as by a model of
+            its own, or what a run with the mean of the losses has reached (as in DoReMi). ``None``: zeros.
+        floor: share of the weight that all tasks get in equal parts, in [0, 1]; at 1 the loss is the mean.
+        momentum: share of the past in the running losses, in [0, 1). 0: each batch alone decides.
+
+    Attributes:
+        weights: ``(k,)`` weights of the last batch, float32.
+        running_losses: ``(k,)`` running losses, float32; NaN for tasks that never came.
+
+    Raises:
+        ValueError: for an argument outside its range, or losses or counts of another shape than ``(k,)``.
+
+    Example:
+        >>> robust = TaskRobustLoss(3)
+        >>> losses = torch.tensor([0.9, 1.0, 1.1], requires_grad=True)
+        >>> robust(losses).backward()
+        >>> losses.grad
+        tensor([0.0900, 0.2447, 0.6652])
+        >>> robust.worst_task
+        2
+    """
+
+    weights: Tensor
+    running_losses: Tensor
+    reference: Tensor
+
+    def __init__(
+        self,
+        num_tasks: int,
+        mode: Literal["softmax", "exponentiated_gradient", "max"] = "softmax",
+        *,
+        temperature: float = 0.1,
+        step_size: float = 0.01,
+        relative: bool = True,
+        reference: Sequence[float] | Tensor | None = None,
+        floor: float = 0.0,
+        momentum: float = 0.9,
+    ) -> None:
+        super().__init__()
+        self.num_tasks = check_integer("num_tasks", num_tasks, 1)
+        if mode not in MODES:
+            raise ValueError(f"`mode` must be one of {', '.join(map(repr, MODES))}, got {mode!r}.")
+        self.mode = mode
+        self.temperature = check_number("temperature", temperature, "a positive number", 0, low_in=False)
+        self.step_size = check_number("step_size", step_size, "a positive number", 0, low_in=False)
+        self.relative = check_flag("relative", relative)
+        self.floor = check_number("floor", floor, "a share in [0, 1]", 0, 1)
+        self.momentum = check_number("momentum", momentum, "a share in [0, 1)", 0, math.nextafter(1, 0))
+        baseline = (0.0,) * self.num_tasks if reference is None else numbers("reference", reference)
+        if len(baseline) != self.num_tasks or not all(map(math.isfinite, baseline)):
+            raise ValueError(
+                f"`reference` must hold one finite loss for each of the {self.num_tasks} tasks, got {list(baseline)}."
+            )
+        self.register_buffer("weights", torch.full((self.num_tasks,), 1 / self.num_tasks))
+        self.register_buffer("running_losses", torch.full((self.num_tasks,), torch.nan))
+        self.register_buffer("reference", torch.tensor(baseline), persistent=False)
+
+    def forward(self, losses: Tensor, counts: Tensor | None = None) -> Tensor:
+        """The loss to minimise.
+
+        Args:
+            losses: ``(k,)`` mean loss of each task over its examples in the batch of this process;
+                :func:`~synbench_lightning.functional.minimax.task_means` makes them from losses of examples.
+            counts: ``(k,)`` numbers of these examples; 0 for a task without any, whose loss is then not looked at.
+                ``None``: as many for each.
+
+        Returns:
+            A scalar, of the losses' precision but at least float32.
+        """
+        losses, counts = self._checked(losses, counts)
+        here = torch.where(counts > 0, losses, 0.0)
+        means, share, present = _over_processes(here.detach(), counts, communicate=self.training)
+        tracked, known = self._track(means, present)
+        # The value is that of all processes; the gradient goes through the losses of this one.
+        slope = share * known.sum() / present.sum().clamp_min(1)
+        excess = torch.where(known, tracked - self.reference + slope * (here - here.detach()), -torch.inf)
+        scale = _mean(tracked.abs(), known).clamp_min(torch.finfo(torch.float32).tiny) if self.relative else 1.0
+        value, weights = self._compare(excess, scale)
+        value = torch.lerp(value, _mean(excess, known), self.floor)
+        weights = torch.lerp(weights, known.to(weights.dtype) / known.sum(), self.floor)
+        if self.training:
+            self._remember(tracked, present, weights)
+        return value
+
+    @property
+    def worst_task(self) -> int:
+        """The task whose running loss exceeds its reference most.
+
+        Raises:
+            RuntimeError: before the first batch.
+        """
+        if bool(self.running_losses.isnan().all()):
+            raise RuntimeError("There is no worst task before the first batch: call the loss in training mode first.")
+        return int(self._worst())
+
+    def metrics(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """What to log beside the score, by ``self.log_dict(self.robust.metrics())`` in a ``training_step``.
+
+        Lightning takes a fraction of a millisecond for each key. Where steps are that short, log only in steps in which
+        the loggers write: ``if (self.global_step + 1) % self.trainer.log_every_n_steps == 0``.
+
+        Args:
+            names: of the tasks, for the keys; their numbers by default.
+
+        Returns:
+            ``robust/worst_loss`` (running loss of the worst task), ``robust/worst_task`` (its number), and for each
+            task ``robust/loss/<name>`` (its running loss; NaN before it came) and ``robust/weight/<name>``. The same
+            on all processes.
+
+        Raises:
+            ValueError: if there are not as many different names as tasks, or one has a ``/``.
+        """
+        called = [str(task) for task in range(self.num_tasks)] if names is None else [*names]
+        if len({check_name("names", name) for name in called}) != self.num_tasks:
+            raise ValueError(f"`names` must be {self.num_tasks} different names, one for each task, got {called}.")
+        losses, weights, worst = self.running_losses.clone(), self.weights.clone(), self._worst()
+        values = {"worst_loss": losses[worst], "worst_task": worst.float()}
+        values |= {f"loss/{name}": loss for name, loss in zip(called, losses, strict=True)}
+        values |= {f"weight/{name}": weight for name, weight in zip(called, weights, strict=True)}
+        return {f"robust/{key}": value for key, value in values.items()}
+
+    def extra_repr(self) -> str:
+        """The settings that decide the weights."""
+        speed = "step_size" if self.mode == "exponentiated_gradient" else "temperature"
+        return f"num_tasks={self.num_tasks}, mode={self.mode!r}, {speed}={getattr(self, speed)}, floor={self.floor}"
+
+    def _checked(self, losses: Any, counts: Any) -> tuple[Tensor, Tensor]:
+        for name, given in (("losses", losses), ("counts", counts)):
+            if given is None and name == "counts":
+                continue
+            if not isinstance(given, Tensor) or given.shape != (self.num_tasks,):
+                got = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+                raise ValueError(
+                    f"`{name}` must be a tensor of shape ({self.num_tasks},), one number for each task, got {got}. "
+                    "`torch.stack` makes one of single losses."
+                )
+        if not losses.is_floating_point():
+            raise ValueError(f"`losses` must be floating-point numbers, got {losses.dtype}.")
+        # Sums of half precision would lose what tells tasks apart, autocast or not.
+        values = losses.to(torch.promote_types(losses.dtype, torch.float32))
+        return values, torch.ones_like(values) if counts is None else counts.detach().to(values)
+
+    def _track(self, means: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """The running losses after this batch, and the tasks that have one."""
+        past = self.running_losses.to(means.dtype) if self.training else torch.full_like(means, torch.nan)
+        seen = ~past.isnan()
+        moved = torch.where(seen, torch.lerp(means, past, self.momentum), means)
+        known = present | seen
+        tracked = torch.where(known, torch.where(present, moved, past), 0.0)
+        return tracked, known | ~known.any()  # before any task came, all of them are compared, at 0
+
+    def _compare(self, excess: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor]:
+        """The value, differentiable, and the weights, which are its gradient."""
+        fixed = excess.detach()
+        if self.mode == "max":
+            return excess.amax(), maximum_weights(fixed)
+        if self.mode == "softmax":
+            temperature = self.temperature * scale
+            return smoothed_maximum(excess, temperature), softmax_weights(fixed, temperature)
+        # A task that comes for the first time starts with an equal share.
+        before = torch.where(self.running_losses.isnan(), 1 / self.num_tasks, self.weights).to(fixed.dtype)
+        weights = exponentiated_gradient(before, fixed, self.step_size / scale)
+        return (weights * torch.where(excess.isneginf(), 0.0, excess)).sum(), weights
+
+    @torch.no_grad()
+    def _remember(self, tracked: Tensor, present: Tensor, weights: Tensor) -> None:
+        """Keep running losses and weights, but for those that an overflow or a NaN would spoil for good."""
+        self.running_losses.copy_(torch.where(present & tracked.isfinite(), tracked, self.running_losses))
+        self.weights.copy_(torch.where(weights.isfinite().all(), weights, self.weights))
+
+    def _worst(self) -> Tensor:
+        return torch.where(self.running_losses.isnan(), -torch.inf, self.running_losses - self.reference).argmax()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TaskRobustLoss:
+        # `.half()` and the like are not for the state: a running mean in half precision stands still.
+        before = dict(self.named_buffers())
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in self.named_buffers():
+            if buffer.dtype != before[name].dtype:
+                self._buffers[name] = before[name].to(buffer.device)
+        return self
+
+
+def _mean(values: Tensor, known: Tensor) -> Tensor:
+    return torch.where(known, values, 0.0).sum() / known.sum()
+
+
+def _over_processes(losses: Tensor, counts: Tensor, communicate: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each task the mean loss over all processes, the share of this process in it, and whether it is present.
+
+    The share is multiplied by the number of processes, over which strategies take the mean of the gradients.
+    """
+    sums, totals, processes = losses * counts, counts, 1
+    if communicate and distributed.is_available() and distributed.is_initialized():
+        both = torch.stack([sums, totals])
+        distributed.all_reduce(both)
+        sums, totals, processes = both[0], both[1], distributed.get_world_size()
+    present = totals > 0
+    totals = torch.where(present, totals, 1.0)
+    return sums / totals, processes * counts / totals, present

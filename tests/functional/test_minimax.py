@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from scipy.special import logsumexp, softmax
+
+from synbench_lightning.functional.minimax import (
+    exponentiated_gradient,
+    maximum_weights,
+    smoothed_maximum,
+    softmax_weights,
+    task_means,
+)
+
+LOSSES = np.random.default_rng(0).normal(1.0, 0.5, (20, 5))
+
+
+def largest_on_the_simplex(objective, k):
+    """The maximiser of a concave function of weights, by a general solver."""
+    found = minimize(
+        lambda p: -objective(p), np.full(k, 1 / k), method="SLSQP", bounds=[(1e-12, 1)] * k,
+        constraints={"type": "eq", "fun": lambda p: p.sum() - 1}, options={"ftol": 1e-14, "maxiter": 500},
+    )  # fmt: skip
+    return found.x
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.3, 5.0])
+def test_the_smoothed_maximum_lies_between_the_maximum_and_mu_log_k_above_it(temperature):
+    found = smoothed_maximum(torch.tensor(LOSSES), temperature).numpy()
+    assert found == pytest.approx(temperature * logsumexp(LOSSES / temperature, axis=-1))
+    assert (found >= LOSSES.max(-1)).all()
+    assert (found <= LOSSES.max(-1) + temperature * np.log(5)).all()
+
+
+def test_the_softmax_weights_are_the_gradient_of_the_smoothed_maximum():
+    step = 1e-6 * np.eye(5)
+    for row in LOSSES:
+        high, low = (smoothed_maximum(torch.tensor(row + sign * step), 0.2).numpy() for sign in (1, -1))
+        assert softmax_weights(torch.tensor(row), 0.2).numpy() == pytest.approx((high - low) / 2e-6, abs=1e-8)
+    assert softmax_weights(torch.tensor(LOSSES), 0.2).numpy() == pytest.approx(softmax(LOSSES / 0.2, axis=-1))
+
+
+def test_the_softmax_weights_are_those_of_the_worst_mixture_with_an_entropy_bonus():
+    row = LOSSES[0]
+    best = largest_on_the_simplex(lambda p: p @ row - 0.2 * (p * np.log(p)).sum(), 5)
+    assert softmax_weights(torch.tensor(row), 0.2).numpy() == pytest.approx(best, abs=1e-4)
+
+
+def test_the_weights_of_the_maximum_are_the_limit_of_the_softmax_also_at_ties():
+    ties = torch.tensor([[1.0, 3.0, 3.0, 2.0], [4.0, 0.0, 1.0, 2.0]], dtype=torch.float64)
+    torch.testing.assert_close(maximum_weights(ties), softmax_weights(ties, 1e-3))
+
+
+def test_an_exponentiated_step_is_the_worst_mixture_near_the_present_one():
+    row, weights = LOSSES[1], np.array([0.1, 0.4, 0.2, 0.2, 0.1])
+    best = largest_on_the_simplex(lambda q: q @ row - (q * np.log(q / weights)).sum() / 0.7, 5)
+    found = exponentiated_gradient(torch.tensor(weights), torch.tensor(row), 0.7).numpy()
+    assert found == pytest.approx(best, abs=1e-4)
+
+
+def test_small_exponentiated_steps_add_up_to_one_with_their_mean():
+    weights = start = torch.full((5,), 0.2, dtype=torch.float64)
+    for row in torch.tensor(LOSSES):
+        weights = exponentiated_gradient(weights, row, 0.5 / len(LOSSES))
+    torch.testing.assert_close(weights, exponentiated_gradient(start, torch.tensor(LOSSES).mean(0), 0.5))
+
+
+def test_a_weight_comes_back_from_zero():
+    weights = exponentiated_gradient(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 100.0]), 1.0)
+    assert weights[1] > 0.9
+
+
+@pytest.mark.parametrize("weights_of", [lambda x: softmax_weights(x, 0.1), maximum_weights])
+def test_a_task_at_minus_infinity_is_left_out(weights_of):
+    row = torch.tensor(LOSSES[2])
+    without = weights_of(row[:4])
+    torch.testing.assert_close(weights_of(torch.cat([row[:4], row.new_tensor([-torch.inf])]))[:4], without)
+    assert smoothed_maximum(torch.tensor([1.0, -torch.inf]), 0.1) == 1.0
+
+
+def test_task_means_are_those_of_numpy():
+    rng = np.random.default_rng(1)
+    losses, tasks = rng.random((30, 8)), rng.integers(0, 4, 8)
+    means, counts = task_means(torch.tensor(losses), torch.tensor(tasks), 5)
+    assert means[:4].numpy() == pytest.approx([losses[:, tasks == task].mean() for task in range(4)])
+    assert counts.tolist() == [*(30 * np.bincount(tasks, minlength=4)), 0]
+    assert means[4] == 0
+
+
+def test_task_means_add_in_float32_and_an_empty_task_has_no_gradient():
+    losses = torch.full((4096,), 0.1, dtype=torch.bfloat16, requires_grad=True)
+    means, _ = task_means(losses, torch.zeros(4096, dtype=torch.long), 2)
+    assert means[0].item() == pytest.approx(losses[0].item(), rel=1e-5)
+    means.sum().backward()
+    assert losses.grad.isfinite().all()
