@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from synbench_lightning.checks import check_integer
 from synbench_lightning.families import resolve_tasks
-from synbench_lightning.functional.discriminant import accuracy_and_bound, check_epsilons
+from synbench_lightning.functional.discriminant import accuracy_and_bound, check_epsilons, class_moments
 from synbench_lightning.functional.limit import estimate_limit, jackknife_error
 from synbench_lightning.functional.score import check_thresholds, synbench_score
+from synbench_lightning.functional.spectrum import spectrum_statistics
 from synbench_lightning.functional.theory import optimal_accuracy
 from synbench_lightning.plan import ProbePlan
 from synbench_lightning.result import ProbeResult, as_table
@@ -156,6 +157,7 @@ class Probe:
         processes = processes or SingleProcess()
         probing = _Pass(self, encoder, processes, progress)
         found = self._limit(probing) if self.plan.protocol == "fast" else self._official(probing)
+        rank, alpha, deviation = spectrum_statistics(found.eigenvalues, found.variances)
         result = ProbeResult(
             tasks=tuple(task.name for task in self.tasks),
             epsilons=self.epsilons,
@@ -165,6 +167,9 @@ class Probe:
             standard_errors=None if found.standard_errors is None else as_table(found.standard_errors),
             plan=self.plan,
             feature_dim=found.feature_dim,
+            effective_rank=rank,
+            alpha_req=alpha,
+            feature_std=deviation,
             num_forwards=self.num_forwards,
             seed=self.samples.seed,
             seconds=time.perf_counter() - start,
@@ -188,7 +193,7 @@ class Probe:
         accuracy, bound = (torch.cat(curves).cpu()[order] for curves in list(zip(*found, strict=True))[:2])
         replicates = (torch.cat(curves, 1).cpu()[:, order] for curves in list(zip(*found, strict=True))[2:4])
         errors = jackknife_error(scores(accuracy, bound), scores(*replicates))
-        return _Found(accuracy, bound, errors, dim)
+        return _Found(accuracy, bound, errors, dim, found[0].eigenvalues, found[0].variances)
 
     @cached_property
     def _groups(self) -> list[list[int]]:
@@ -210,24 +215,36 @@ class Probe:
             )
 
     def _official(self, probing: _Pass) -> _Found:
-        labels, half = (self.samples.signs > 0).long(), self.samples.vectors // 2
-        found = []
+        labels, half, scales = (self.samples.signs > 0).long(), self.samples.vectors // 2, self.plan.scales
+        found: list[Tensor] = []
+        pooled: Tensor | None = None
         for cell in self.samples.cells:
             features = probing.features([cell])[:, 0]
             of_both = labels.to(features.device)
+            if cell[0] in self._groups[0]:
+                covariance = class_moments(features.double(), of_both, 2)[1] / (len(scales) * len(self._groups[0]))
+                pooled = covariance if pooled is None else pooled + covariance
             train, test = (features[:half], of_both[:half]), (features[half:], of_both[half:])
             found.append(torch.stack(accuracy_and_bound(*train, *test, self.epsilons)))
         accuracy, bound = torch.stack(found, 1).unflatten(1, (len(self.tasks), -1)).transpose(2, 3)
-        return _Found(accuracy, bound, None, features.shape[-1])
+        assert pooled is not None
+        eigenvalues = torch.linalg.eigvalsh(pooled).clamp_min(0)
+        return _Found(accuracy, bound, None, features.shape[-1], eigenvalues, pooled.diagonal())
 
 
 class _Found(NamedTuple):
-    """Accuracy and bound ``(T, E, K)``, standard errors ``(T, E, H)`` of the scores, dimension of the features."""
+    """Accuracy and bound ``(T, E, K)``, standard errors ``(T, E, H)`` of the scores, dimension of the features.
+
+    Eigenvalues and variances ``(D,)`` of the covariance within a class, pooled over the scales and the tasks that have
+    the noise of the first one.
+    """
 
     accuracy: Tensor
     bound: Tensor
     standard_errors: Tensor | None
     feature_dim: int
+    eigenvalues: Tensor
+    variances: Tensor
 
 
 class _Pass:

@@ -17,6 +17,7 @@ LEVELS = {
     "families": 2,
     "sampling": 2,
     "plots": 2,
+    "metrics": 2,
     "runtime": 2,
     "probe": 3,
     "callbacks": 4,

@@ -58,6 +58,9 @@ class SynBenchCallback(Callback):
     ``synbench/mean_se`` ...         standard errors of ``mean``, ``worst``, ``cvar``, ``smoothed_worst`` and ``gap``
     ``synbench/task/<name>``         score of each task
     ``synbench/accuracy``            accuracy of the first task, averaged over the scales
+    ``synbench/effective_rank``      in how many directions the features vary (RankMe's entropy of their covariance)
+    ``synbench/alpha_req``           how fast the eigenvalues of that covariance fall (exponent of a power law)
+    ``synbench/feature_std``         standard deviation of the features, averaged over the dimensions
     ``synbench/probe_seconds``       wall-clock time of the probe
     ``synbench/overhead``            time spent in probes so far, as a fraction of the time since training started
     ================================ =====================================================================
@@ -198,6 +201,8 @@ class SynBenchCallback(Callback):
         values |= {f"task/{task}": score for task, score in result.task_scores(threshold=level).items()}
         error = result.standard_error(threshold=level)
         values |= {} if error is None else {"score_se": error}
+        values |= {"effective_rank": result.effective_rank, "feature_std": result.feature_std}
+        values |= {} if result.alpha_req is None else {"alpha_req": result.alpha_req}
         values |= {"accuracy": result.mean_accuracy(), "probe_seconds": result.seconds}
         return {f"{self.prefix}/{key}": value for key, value in values.items()}
 
