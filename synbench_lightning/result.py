@@ -157,7 +157,8 @@ class ProbeResult:
         """The epsilon with the highest score of a task among those probed; of equal ones the smallest.
 
         SynBench suggests it as the robustness of a linear probe on the representation, as in
-        :class:`synbench_lightning.RobustLinearProbe`.
+        :class:`synbench_lightning.RobustLinearProbe`. That is for the official plan, whose discriminants are fitted to
+        few samples; with the fast plan, which estimates the limit of many, it is 0 for most encoders.
         """
         return max(sorted(self.epsilons), key=lambda epsilon: self.score(task, epsilon, threshold))
 

@@ -18,6 +18,7 @@ LEVELS = {
     "sampling": 2,
     "plots": 2,
     "metrics": 2,
+    "probing": 2,
     "runtime": 2,
     "probe": 3,
     "callbacks": 4,

@@ -144,10 +144,10 @@ def summarise_margins(margins: Tensor) -> tuple[Tensor, Tensor]:
     """
     right = margins > 0
     count = right.sum(-1)
-    accuracy = count / margins.shape[-1]
+    accuracy = count.double() / margins.shape[-1]
     bound = torch.where(right, margins, 0).sum(-1) / count.clamp_min(1)
     without_rule = (margins == 0).all(-1)
-    return torch.where(without_rule, 0.5, accuracy.double()), bound.double()
+    return torch.where(without_rule, 0.5, accuracy), bound.double()
 
 
 def check_epsilons(epsilons: Sequence[float]) -> tuple[float, ...]:

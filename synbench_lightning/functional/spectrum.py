@@ -104,7 +104,8 @@ def collapse_level(features: Tensor) -> Tensor:
     """
     checked = _checked(features, least=2)
     directions = checked / checked.norm(dim=1, keepdim=True).clamp_min(torch.finfo(checked.dtype).tiny)
-    return (1 - math.sqrt(checked.shape[1]) * directions.std(0, correction=0).mean()).clamp(0, 1)
+    share: Tensor = math.sqrt(checked.shape[1]) * directions.std(0, correction=0).mean()
+    return (1 - share).clamp(0, 1)
 
 
 def entropy_rank(singular_values: Tensor) -> Tensor:
@@ -113,8 +114,8 @@ def entropy_rank(singular_values: Tensor) -> Tensor:
     if not bool(total > 0):
         return torch.zeros_like(total)
     shares = singular_values / total + PUBLISHED_FLOOR
-    entropy: Tensor = -(shares * shares.log()).sum()
-    return entropy.exp()
+    rank: Tensor = (-(shares * shares.log()).sum()).exp()
+    return rank
 
 
 def power_law_exponent(eigenvalues: Tensor) -> Tensor:
