@@ -44,6 +44,7 @@ def evaluate(
     normalize: Normalize | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
+    progress: Progress | None = None,
 ) -> ProbeResult:
     """The SynBench score of an encoder, outside training.
 
@@ -63,6 +64,7 @@ def evaluate(
             encoder then sees ``(x + 0.5 - mean) / std``, as in the paper.
         seed: of the noise; the same seed shows every encoder the same examples.
         device: where to draw the examples; ``None`` for where the module's parameters are.
+        progress: called now and then with the number of examples done and their total.
 
     Returns:
         The result for all tasks, epsilons and scales.
@@ -94,7 +96,7 @@ def evaluate(
         seed=seed, device=chosen,
     )  # fmt: skip
     with isolated(module):
-        return probe(lambda x: encoder(x.to(dtype)))
+        return probe(lambda x: encoder(x.to(dtype)), progress=progress)
 
 
 class Probe:

@@ -22,6 +22,7 @@ LEVELS = {
     "runtime": 2,
     "probe": 3,
     "callbacks": 4,
+    "cli": 5,
     "__init__": 5,
 }
 LAZY = {("result", "plots")}  # a method that draws imports what draws when it is called
