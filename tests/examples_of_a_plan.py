@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from synbench_lightning.families import task_family
 from synbench_lightning.plan import ProbePlan
 from synbench_lightning.sampling import ProxySamples
-from synbench_lightning.tasks import task_family
 
 SHAPE = (12,)
 

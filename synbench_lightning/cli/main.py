@@ -21,6 +21,7 @@ from synbench_lightning.cli.evaluating import evaluate_command
 from synbench_lightning.cli.history import history_command
 from synbench_lightning.cli.report import report_command
 from synbench_lightning.cli.sources import Source
+from synbench_lightning.families import FAMILIES
 
 EVALUATE = """\
 Score finished encoders and rank them. An encoder is one of
@@ -136,7 +137,13 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--input-shape", nargs="+", type=integer, metavar="N", help="of one example, as in 3 224 224; of timm and "
         "transformers models known already",
     )  # fmt: skip
-    parser.add_argument("--tasks", choices=("dc", "default"), default="default", help="default: %(default)s, a family")
+    parser.add_argument(
+        "--tasks",
+        choices=sorted(FAMILIES),
+        default="default",
+        metavar="FAMILY",
+        help=f"of tasks: {', '.join(FAMILIES)}",
+    )
     parser.add_argument("--plan", choices=("fast", "official"), default="fast", help="default: %(default)s")
     parser.add_argument("--forwards", type=integer, metavar="N", help="of the fast plan, default: 8192")
     parser.add_argument(

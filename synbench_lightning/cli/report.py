@@ -120,6 +120,8 @@ def _section(run: Run) -> Iterator[str]:
     yield _figure(
         plots.history_figure(run.history) if run.source.startswith("the history") else plots.logged_figure(run.points)
     )
+    if run.history:
+        yield _figure(plots.task_map_figure(run.history))
     by_step = {result.step: result for result in run.history}
     best = by_step.get(run.best_step)
     if best is not None:
