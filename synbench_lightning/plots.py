@@ -91,17 +91,17 @@ def scale_figure(result: ProbeResult, task: str | None = None) -> Figure:
     result.score(name)  # refuses a task that was not probed
     row = result.tasks.index(name)
     scales = torch.tensor(result.scales, dtype=torch.float64)
-    figure, both = _figure(columns=2)
+    figure, both = _figure(rows=2)
     tables = (result.accuracy, result.bound)
     for axes, table, optimum in zip(both, tables, (optimal_accuracy, optimal_bound), strict=True):
         axes.plot(scales, optimum(scales), color=OPTIMUM, linestyle="--", label="optimum in input space")
         for epsilon, values in zip(result.epsilons, table[row], strict=True):
             style = "-" if epsilon == result.epsilons[0] else ":"
             axes.plot(scales, values, style, marker=".", color=ENCODER, label=f"encoder, ε = {epsilon:g}")
-        axes.set_xlabel("scale (half the distance of the classes)")
     both[0].set(ylabel="accuracy", ylim=(0.48, 1.02))
     # At the smallest scales the bound of any classifier tends to infinity.
     both[1].set(ylabel="expected bound", ylim=(0, 1.1 * float(optimal_bound(max(0.5, result.scales[0])))))
+    both[1].set_xlabel("scale (half the distance of the classes in input space)")
     both[0].legend(loc="lower right", frameon=False)
     place = "" if result.step is None else f" after {result.step:,} steps"
     figure.suptitle(f"Accuracy and expected bound over the scale, task {name}{place}")
@@ -233,9 +233,9 @@ def pixels(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(6.4 if columns == 1 else 9.6, 4.0), dpi=RESOLUTION, layout="constrained")
-    found = list(figure.subplots(1, columns, squeeze=False)[0])
+def _figure(rows: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(6.4, 4.0 if rows == 1 else 2.8 * rows), dpi=RESOLUTION, layout="constrained")
+    found = list(figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0])
     for axes in found:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color=OPTIMUM, alpha=0.25)

@@ -299,16 +299,6 @@ def test_checkpoints_load_with_weights_only():
     assert len(state[key]["history"]) == 2
 
 
-def test_figures_are_drawn_into_tensorboard():
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    logger = TensorBoardLogger("runs")
-    trainer(probing(log_figures=True), max_steps=5, logger=logger).fit(Autoencoder())
-    events = EventAccumulator(logger.log_dir)
-    events.Reload()
-    assert [image.step for image in events.Images("synbench/curve")] == [0, 5]
-
-
 class Views(Autoencoder):
     """Batches ([view, view], label, filename)."""
 
