@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from io import StringIO
 from itertools import pairwise
 
 import numpy as np
@@ -13,14 +15,17 @@ from synbench_lightning.functional.theory import optimal_accuracy, optimal_bound
 from synbench_lightning.result import ProbeResult
 
 try:
+    from matplotlib import rc_context
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 except ImportError as error:
     raise ImportError("Figures need matplotlib: pip install 'synbench-lightning[plots]'") from error
 
-OPTIMUM, ENCODER, SHADE = "#6e6e6e", "#0b6e99", "#0b6e9933"
-TASK_COLOURS = ("#0b6e99", "#c2571a", "#3f8f4f", "#8a4fa3", "#a0522d", "#666a1f", "#b03060", "#1f4e5f")
+RESOLUTION = 160
+# Every colour stands out from white and from a dark page alike, by a contrast of at least 3.5.
+OPTIMUM, ENCODER, SHADE = "#808080", "#2a86b5", "#2a86b533"
+COLOURS = (ENCODER, "#d0642a", "#3f9a54", "#a066bd", "#b07a1e", "#d04a7a", "#7f8a2a", "#4d8f9f")
 
 
 def robustness_accuracy_figure(result: ProbeResult, task: str | None = None, threshold: float = 0.7) -> Figure:
@@ -49,7 +54,7 @@ def robustness_accuracy_figure(result: ProbeResult, task: str | None = None, thr
     row = result.tasks.index(name)
     levels = torch.linspace(0.5, 1.0, 251, dtype=torch.float64)
     scales = torch.tensor(result.scales, dtype=torch.float64)
-    figure, axes = _figure()
+    figure, (axes,) = _figure()
     optimum = _curve(levels, optimal_accuracy(scales), optimal_bound(scales), result.plan.weights)
     axes.plot(levels, optimum, color=OPTIMUM, linestyle="--", label="optimum in input space")
     accuracy, bound = (torch.tensor(table[row], dtype=torch.float64) for table in (result.accuracy, result.bound))
@@ -63,7 +68,47 @@ def robustness_accuracy_figure(result: ProbeResult, task: str | None = None, thr
     axes.set(xlabel="threshold accuracy", ylabel="expected bound, summed over scales", xlim=(0.5, 1), ylim=(0, None))
     place = "" if result.step is None else f" after {result.step:,} steps"
     axes.set_title(f"Robustness-accuracy curve, task {name}{place}")
-    axes.legend(loc="lower left")
+    axes.legend(loc="lower left", frameon=False)
+    return figure
+
+
+def scale_figure(result: ProbeResult, task: str | None = None) -> Figure:
+    """Accuracy and expected bound over the scale: where in difficulty the representation loses what it loses.
+
+    Args:
+        result: a probe.
+        task: one of its tasks; by default the first.
+
+    Returns:
+        A figure with two axes, not known to ``pyplot``.
+
+    Raises:
+        ValueError: for a task that was not probed.
+
+    Example:
+        >>> from synbench_lightning import evaluate
+        >>> figure = scale_figure(evaluate(torch.nn.Flatten(), (1, 4, 4)))
+        >>> [axes.get_ylabel() for axes in figure.axes]
+        ['accuracy', 'expected bound']
+    """
+    name = result.tasks[0] if task is None else task
+    result.score(name)  # refuses a task that was not probed
+    row = result.tasks.index(name)
+    scales = torch.tensor(result.scales, dtype=torch.float64)
+    figure, both = _figure(rows=2)
+    tables = (result.accuracy, result.bound)
+    for axes, table, optimum in zip(both, tables, (optimal_accuracy, optimal_bound), strict=True):
+        axes.plot(scales, optimum(scales), color=OPTIMUM, linestyle="--", label="optimum in input space")
+        for epsilon, values in zip(result.epsilons, table[row], strict=True):
+            style = "-" if epsilon == result.epsilons[0] else ":"
+            axes.plot(scales, values, style, marker=".", color=ENCODER, label=f"encoder, ε = {epsilon:g}")
+    both[0].set(ylabel="accuracy", ylim=(0.48, 1.02))
+    # At the smallest scales the bound of any classifier tends to infinity.
+    both[1].set(ylabel="expected bound", ylim=(0, 1.1 * float(optimal_bound(max(0.5, result.scales[0])))))
+    both[1].set_xlabel("scale (half the distance of the classes in input space)")
+    both[0].legend(loc="lower right", frameon=False)
+    place = "" if result.step is None else f" after {result.step:,} steps"
+    figure.suptitle(f"Accuracy and expected bound over the scale, task {name}{place}")
     return figure
 
 
@@ -80,27 +125,64 @@ def history_figure(history: Sequence[ProbeResult], threshold: float = 0.7) -> Fi
         ValueError: if the history is empty.
     """
     history = _same_tasks(history)
-    figure, axes = _figure()
+    figure, (axes,) = _figure()
     steps = [result.step or 0 for result in history]
-    tasks = history[-1].tasks
-    for index, task in enumerate(tasks):
-        scores = [result.score(task, threshold=threshold) for result in history]
-        width = 2.0 if index == 0 else 1.2
-        colour = TASK_COLOURS[index % len(TASK_COLOURS)]
-        axes.plot(steps, scores, color=colour, linewidth=width, label=f"task {task}")
-        if index == 0:
-            errors = [result.standard_error(task, threshold=threshold) or 0.0 for result in history]
-            low, high = ([s + side * e for s, e in zip(scores, errors, strict=True)] for side in (-1, 1))
-            axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0, label="± 1 standard error")
-    if len(tasks) > 1:
-        worst = [result.worst(threshold=threshold)[1] for result in history]
-        axes.plot(steps, worst, color=OPTIMUM, linewidth=5, alpha=0.25, zorder=1, label="worst task")
+    tasks = {task: [result.score(task, threshold=threshold) for result in history] for task in history[-1].tasks}
+    errors = [result.standard_error(threshold=threshold) or 0.0 for result in history]
+    _draw_tasks(axes, steps, tasks, errors, [result.worst(threshold=threshold)[1] for result in history])
     for before, result in pairwise(history):
         if before.settings != result.settings:  # a run resumed with other arguments: the scores do not compare
             axes.axvline(result.step or 0, color=OPTIMUM, linestyle=":", linewidth=1.0)
-    axes.set(xlabel="optimizer steps", ylabel=f"SynBench score (threshold {threshold:g})")
-    axes.set_title("Representation quality during pretraining")
-    axes.legend(loc="best")
+    axes.set_ylabel(f"SynBench score (threshold {threshold:g})")
+    return figure
+
+
+def logged_figure(points: Mapping[int, Mapping[str, float]]) -> Figure:
+    """As :func:`history_figure`, from logged values.
+
+    Args:
+        points: values by key without prefix (``"score_se"``, ``"task/dc"``, ``"worst"``), by step.
+
+    Raises:
+        ValueError: if there is no point.
+    """
+    if not points:
+        raise ValueError("`points` holds no value: nothing has been probed yet.")
+    figure, (axes,) = _figure()
+    last = points[max(points)]
+    keys = [key for key in last if key.startswith("task/")]
+    keys.sort(key=lambda key: last[key] != last["score"])  # the monitored task is the first one
+    tasks = {key.removeprefix("task/"): [values.get(key, math.nan) for values in points.values()] for key in keys}
+    tasks = tasks or {"score": [values["score"] for values in points.values()]}
+    errors = [values.get("score_se", 0.0) for values in points.values()]
+    _draw_tasks(axes, list(points), tasks, errors, [values.get("worst", math.nan) for values in points.values()])
+    return figure
+
+
+def comparison_figure(runs: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Figure:
+    """The monitored score of several runs over their steps, each with a band of one standard error.
+
+    Args:
+        runs: for each name what was logged: values by key without prefix (``"score"``, ``"score_se"``), by step.
+
+    Raises:
+        ValueError: if there is no run.
+
+    Example:
+        >>> figure = comparison_figure({"a": {0: {"score": 0.2}, 100: {"score": 0.6, "score_se": 0.01}}})
+        >>> figure.axes[0].get_xlabel()
+        'optimizer steps'
+    """
+    if not runs:
+        raise ValueError("`runs` holds no run.")
+    figure, (axes,) = _figure()
+    for index, (name, points) in enumerate(runs.items()):
+        scores = [values["score"] for values in points.values()]
+        errors = [values.get("score_se", 0.0) for values in points.values()]
+        _draw_score(axes, list(points), scores, errors, COLOURS[index % len(COLOURS)], name)
+    axes.set(xlabel="optimizer steps", ylabel="SynBench score")
+    axes.set_title("Representation quality during pretraining, ± 1 standard error")
+    axes.legend(loc="best", frameon=False)
     return figure
 
 
@@ -123,7 +205,7 @@ def task_map_figure(history: Sequence[ProbeResult], epsilon: float = 0.0, thresh
     """
     history = _same_tasks(history)
     tasks = history[-1].tasks
-    figure = Figure(figsize=(6.4, 1.6 + 0.32 * len(tasks)), dpi=110, layout="constrained")
+    figure = Figure(figsize=(6.4, 1.6 + 0.32 * len(tasks)), dpi=RESOLUTION, layout="constrained")
     axes = figure.subplots()
     scores = np.array([list(result.task_scores(epsilon, threshold).values()) for result in history]).T
     image = axes.imshow(scores, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
@@ -133,8 +215,35 @@ def task_map_figure(history: Sequence[ProbeResult], epsilon: float = 0.0, thresh
     axes.set_xticks(shown, [f"{history[place].step or 0:,}" for place in shown])
     axes.set(xlabel="optimizer steps", title=f"Scores of the proxy tasks (ε = {epsilon:g}, threshold {threshold:g})")
     figure.colorbar(image, ax=axes, label="SynBench score")
-    figure.legend(loc="outside lower right", fontsize="small")
+    figure.legend(loc="outside lower right", fontsize="small", frameon=False)
     return figure
+
+
+def vector(figure: Figure) -> str:
+    """The figure as an SVG element for a page: transparent, in the page's font, black drawn in its text colour."""
+    file = StringIO()
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(file, format="svg", transparent=True)
+    text = file.getvalue()
+    text = text[text.index("<svg") :].replace("#000000", "currentColor")
+    # Several figures in one page must not share ids; those that are referred to are unique already.
+    return re.sub(r' id="(?![hmp][0-9a-f]{8,})[^"]*"', "", text)
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """The figure as an image ``(height, width, 3)`` of bytes."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _figure(rows: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(6.4, 4.0 if rows == 1 else 2.8 * rows), dpi=RESOLUTION, layout="constrained")
+    found = list(figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0])
+    for axes in found:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color=OPTIMUM, alpha=0.25)
+    return figure, found
 
 
 def _same_tasks(history: Sequence[ProbeResult]) -> Sequence[ProbeResult]:
@@ -145,19 +254,35 @@ def _same_tasks(history: Sequence[ProbeResult]) -> Sequence[ProbeResult]:
     return history[first:]
 
 
-def pixels(figure: Figure) -> np.ndarray:
-    """The figure as an image ``(height, width, 3)`` of bytes."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+def _draw_tasks(
+    axes: Axes,
+    steps: Sequence[int],
+    tasks: Mapping[str, Sequence[float]],
+    errors: Sequence[float],
+    worst: Sequence[float],
+) -> None:
+    """The scores of tasks over the steps, the first one with its band, and the worst of them behind."""
+    for index, (task, scores) in enumerate(tasks.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        if index == 0:
+            _draw_score(axes, steps, scores, errors, colour, f"task {task}", band="± 1 standard error")
+        else:
+            axes.plot(steps, scores, color=colour, linewidth=1.2, label=f"task {task}")
+    if len(tasks) > 1:
+        axes.plot(steps, worst, color=OPTIMUM, linewidth=5, alpha=0.25, zorder=1, label="worst task")
+    axes.set(xlabel="optimizer steps", ylabel="SynBench score")
+    axes.set_title("Representation quality during pretraining")
+    axes.legend(loc="best", frameon=False)
 
 
-def _figure() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.4, 4.0), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    return figure, axes
+def _draw_score(
+    axes: Axes, steps: Sequence[int], scores: Sequence[float], errors: Sequence[float], colour: str, label: str,
+    band: str | None = None,
+) -> None:  # fmt: skip
+    marker = "." if len(steps) < 3 else None
+    axes.plot(steps, scores, color=colour, linewidth=2.0, marker=marker, label=label)
+    low, high = ([s + side * e for s, e in zip(scores, errors, strict=True)] for side in (-1, 1))
+    axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0, label=band)
 
 
 def _curve(levels: torch.Tensor, accuracy: torch.Tensor, bound: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:

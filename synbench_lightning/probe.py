@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from synbench_lightning.checks import check_integer
 from synbench_lightning.families import Task, resolve_tasks
-from synbench_lightning.functional.discriminant import accuracy_and_bound, check_epsilons
+from synbench_lightning.functional.discriminant import accuracy_and_bound, check_epsilons, class_moments
 from synbench_lightning.functional.limit import estimate_limit, jackknife_error
 from synbench_lightning.functional.score import check_thresholds, synbench_score
+from synbench_lightning.functional.spectrum import spectrum_statistics
 from synbench_lightning.functional.theory import optimal_accuracy
 from synbench_lightning.plan import ProbePlan
 from synbench_lightning.result import ProbeResult, as_table
@@ -43,6 +44,7 @@ def evaluate(
     normalize: Normalize | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
+    progress: Progress | None = None,
 ) -> ProbeResult:
     """The SynBench score of an encoder, outside training.
 
@@ -63,6 +65,7 @@ def evaluate(
             encoder then sees ``(x + 0.5 - mean) / std``, as in the paper.
         seed: of the noise; the same seed shows every encoder the same examples.
         device: where to draw the examples; ``None`` for where the module's parameters are.
+        progress: called now and then with the number of examples done and their total.
 
     Returns:
         The result for all tasks, epsilons and scales.
@@ -94,7 +97,7 @@ def evaluate(
         seed=seed, device=chosen,
     )  # fmt: skip
     with isolated(module):
-        return probe(lambda x: encoder(x.to(dtype)))
+        return probe(lambda x: encoder(x.to(dtype)), progress=progress)
 
 
 class Probe:
@@ -161,6 +164,7 @@ class Probe:
         found = self._limit(probing) if self.plan.protocol == "fast" else self._official(probing)
         if self.labelled:
             found = self._with_labelled(found, probing)
+        rank, alpha, deviation = spectrum_statistics(found.eigenvalues, found.variances)
         result = ProbeResult(
             tasks=tuple(task.name for task in self.tasks),
             epsilons=self.epsilons,
@@ -171,6 +175,9 @@ class Probe:
             labelled=tuple(task.name for task in self.labelled),
             plan=self.plan,
             feature_dim=found.feature_dim,
+            effective_rank=rank,
+            alpha_req=alpha,
+            feature_std=deviation,
             num_forwards=self.num_forwards,
             seed=self.samples.seed,
             seconds=time.perf_counter() - start,
@@ -194,7 +201,7 @@ class Probe:
         accuracy, bound = (torch.cat(curves).cpu()[order] for curves in list(zip(*found, strict=True))[:2])
         replicates = (torch.cat(curves, 1).cpu()[:, order] for curves in list(zip(*found, strict=True))[2:4])
         errors = jackknife_error(scores(accuracy, bound), scores(*replicates))
-        return _Found(accuracy, bound, errors, dim)
+        return _Found(accuracy, bound, errors, dim, found[0].eigenvalues, found[0].variances)
 
     @cached_property
     def _groups(self) -> list[list[int]]:
@@ -216,15 +223,21 @@ class Probe:
             )
 
     def _official(self, probing: _Pass) -> _Found:
-        labels, half = (self.samples.signs > 0).long(), self.samples.vectors // 2
-        found = []
+        labels, half, scales = (self.samples.signs > 0).long(), self.samples.vectors // 2, self.plan.scales
+        found: list[Tensor] = []
+        pooled: Tensor | None = None
         for cell in self.samples.cells:
             features = probing.features(self.samples.examples([cell]))[:, 0]
             of_both = labels.to(features.device)
+            if cell[0] in self._groups[0]:
+                covariance = class_moments(features.double(), of_both, 2)[1] / (len(scales) * len(self._groups[0]))
+                pooled = covariance if pooled is None else pooled + covariance
             train, test = (features[:half], of_both[:half]), (features[half:], of_both[half:])
             found.append(torch.stack(accuracy_and_bound(*train, *test, self.epsilons)))
         accuracy, bound = torch.stack(found, 1).unflatten(1, (len(self.samples.tasks), -1)).transpose(2, 3)
-        return _Found(accuracy, bound, None, features.shape[-1])
+        assert pooled is not None
+        eigenvalues = torch.linalg.eigvalsh(pooled).clamp_min(0)
+        return _Found(accuracy, bound, None, features.shape[-1], eigenvalues, pooled.diagonal())
 
     def _with_labelled(self, gaussian: _Found, probing: _Pass) -> _Found:
         """The same with labelled tasks where they stand in the family, alike at every scale."""
@@ -243,16 +256,22 @@ class Probe:
         of_all = None
         if gaussian.standard_errors is not None:
             of_all = torch.cat([gaussian.standard_errors, torch.stack(errors)])[order]
-        return _Found(accuracy, bound, of_all, gaussian.feature_dim)
+        return gaussian._replace(accuracy=accuracy, bound=bound, standard_errors=of_all)
 
 
 class _Found(NamedTuple):
-    """Accuracy and bound ``(T, E, K)``, standard errors ``(T, E, H)`` of the scores, dimension of the features."""
+    """Accuracy and bound ``(T, E, K)``, standard errors ``(T, E, H)`` of the scores, dimension of the features.
+
+    Eigenvalues and variances ``(D,)`` of the covariance within a class, pooled over the scales and the tasks that have
+    the noise of the first one.
+    """
 
     accuracy: Tensor
     bound: Tensor
     standard_errors: Tensor | None
     feature_dim: int
+    eigenvalues: Tensor
+    variances: Tensor
 
 
 class _Pass:

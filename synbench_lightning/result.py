@@ -38,6 +38,10 @@ class ProbeResult:
         standard_errors: ``(T, E, H)`` standard errors of the scores over the noise; ``None`` for the official protocol.
         plan: how the probe was made.
         feature_dim: dimensions of the representation.
+        effective_rank: in how many of them the features vary: RankMe's entropy for their covariance within a class.
+        alpha_req: how fast the eigenvalues of that covariance fall, the exponent of a power law; ``None`` where the
+            features vary in fewer than two directions.
+        feature_std: standard deviation of the features within a class, averaged over the dimensions.
         num_forwards: examples that the encoder was shown, over all processes.
         seed: of the examples.
         seconds: wall-clock time of the probe.
@@ -48,7 +52,8 @@ class ProbeResult:
         >>> result = ProbeResult(
         ...     tasks=("dc",), epsilons=(0.0,), thresholds=(0.7,), plan=ProbePlan(num_scales=2),
         ...     accuracy=(((0.8, 0.99),),), bound=(((1.3, 1.0),),), standard_errors=(((0.01,),),),
-        ...     feature_dim=64, num_forwards=8192, seed=0, seconds=1.0,
+        ...     feature_dim=64, effective_rank=50.0, alpha_req=0.5, feature_std=1.0, num_forwards=8192,
+        ...     seed=0, seconds=1.0,
         ... )
         >>> round(result.score(), 3)
         0.851
@@ -64,6 +69,9 @@ class ProbeResult:
     standard_errors: Table | None
     plan: ProbePlan
     feature_dim: int
+    effective_rank: float
+    alpha_req: float | None
+    feature_std: float
     num_forwards: int
     seed: int
     seconds: float
@@ -147,6 +155,15 @@ class ProbeResult:
         accuracy = torch.tensor(self.accuracy, dtype=torch.float64)[:, self._place(None, epsilon)[1]].T
         return {name: tuple(value.tolist()) for name, value in aggregate(accuracy, fraction, temperature).items()}
 
+    def best_epsilon(self, task: str | None = None, threshold: float = 0.7) -> float:
+        """The epsilon with the highest score of a task among those probed; of equal ones the smallest.
+
+        SynBench suggests it as the robustness of a linear probe on the representation, as in
+        :class:`synbench_lightning.RobustLinearProbe`. That is for the official plan, whose discriminants are fitted to
+        few samples; with the fast plan, which estimates the limit of many, it is 0 for most encoders.
+        """
+        return max(sorted(self.epsilons), key=lambda epsilon: self.score(task, epsilon, threshold))
+
     def mean_accuracy(self, task: str | None = None, epsilon: float = 0.0) -> float:
         """Accuracy of a task, by default the first one, averaged over the scales."""
         row, column = self._place(task, epsilon)
@@ -156,7 +173,17 @@ class ProbeResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, texts, lists and dicts: safe in checkpoints and in JSON."""
-        plain = {name: getattr(self, name) for name in ("feature_dim", "num_forwards", "seed", "seconds", "step")}
+        numbers = (
+            "feature_dim",
+            "effective_rank",
+            "alpha_req",
+            "feature_std",
+            "num_forwards",
+            "seed",
+            "seconds",
+            "step",
+        )
+        plain = {name: getattr(self, name) for name in numbers}
         lists = {name: list(getattr(self, name)) for name in ("tasks", "epsilons", "thresholds", "labelled")}
         tables = {name: [[list(row) for row in rows] for rows in getattr(self, name)] for name in ("accuracy", "bound")}
         errors = self.standard_errors and [[list(row) for row in rows] for rows in self.standard_errors]

@@ -18,9 +18,12 @@ LEVELS = {
     "families": 2,
     "sampling": 2,
     "plots": 2,
+    "metrics": 2,
+    "probing": 2,
     "runtime": 2,
     "probe": 3,
     "callbacks": 4,
+    "cli": 5,
     "__init__": 5,
 }
 LAZY = {("result", "plots")}  # a method that draws imports what draws when it is called

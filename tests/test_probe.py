@@ -170,3 +170,23 @@ def test_a_labelled_task_is_scored_by_a_discriminant_that_scikit_learn_agrees_wi
         == evaluate(torch.nn.Flatten(), (1, 4, 4), plan=ProbePlan(forwards=1024), epsilons=(0.0,)).score()
     )
     assert ProbeResult.from_dict(result.to_dict()) == result
+
+
+@pytest.mark.parametrize("plan", [ProbePlan(forwards=4096), "official"])
+def test_the_label_free_statistics_are_those_of_the_noise_alone(plan):
+    # A linear encoder moves the classes apart and leaves the covariance within them, A A', as it is.
+    weight = torch.randn(6, 12, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7)[:, None] ** -1.0
+    result = evaluate(lambda x: x @ weight.T + 30.0, (12,), plan=plan)
+    values = torch.linalg.svdvals(weight.double())
+    shares = values / values.sum()
+    assert result.effective_rank == pytest.approx((-(shares * shares.log()).sum()).exp().item(), rel=0.02)
+    eigenvalues, rank = values.square().log().numpy(), np.log(np.arange(1, 7))
+    slope = np.polyfit(rank, eigenvalues, 1, w=np.exp(rank / -2))[0]
+    assert result.alpha_req == pytest.approx(-slope, rel=0.05)
+    assert result.feature_std == pytest.approx(weight.norm(dim=1).mean().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("plan", [ProbePlan(forwards=768), "official"])
+def test_constant_features_have_no_direction_and_no_exponent(plan):
+    result = evaluate(lambda x: torch.full((len(x), 3), 7.0), (4,), plan=plan)
+    assert (result.effective_rank, result.alpha_req, result.feature_std) == (0.0, None, 0.0)

@@ -12,7 +12,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 
 import synbench_lightning
 from synbench_lightning import SynBenchCallback, SynBenchEarlyStopping
-from synbench_lightning.functional import discriminant, score, theory
+from synbench_lightning.functional import discriminant, score, spectrum, theory
 
 NAMES = [name for name in vars(synbench_lightning) if not name.startswith("_") and name[0].isupper()] + [
     "evaluate",
@@ -24,6 +24,10 @@ PUBLIC = [getattr(synbench_lightning, name) for name in NAMES] + [
     theory.optimal_bound,
     discriminant.accuracy_and_bound,
     score.synbench_score,
+    spectrum.effective_rank,
+    spectrum.alpha_req,
+    spectrum.feature_std,
+    spectrum.collapse_level,
 ]
 
 

@@ -1,6 +1,7 @@
 import io
 import json
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,3 +65,11 @@ def test_what_was_not_probed_is_refused(result):
         result.score(epsilon=0.3)
     with pytest.raises(ValueError, match="`thresholds`"):
         result.score(threshold=1.0)
+
+
+def test_the_best_epsilon_is_the_one_with_the_highest_score_of_those_probed(result):
+    for task in result.tasks:
+        scores = {epsilon: result.score(task, epsilon, 0.6) for epsilon in result.epsilons}
+        assert result.best_epsilon(task, 0.6) == max(scores, key=scores.get)
+    same = replace(result, accuracy=(((0.9,) * 16,) * 2,) * 3, bound=(((1.0,) * 16,) * 2,) * 3)
+    assert same.best_epsilon() == 0.0

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from synbench_lightning.callbacks.advice import interval_advice, key_advice, set_up_advice
-from synbench_lightning.callbacks.figures import log_figure
+from synbench_lightning.callbacks.dashboard import Dashboard
 from synbench_lightning.callbacks.progress import probe_progress
 from synbench_lightning.callbacks.publishing import ProbeListener, notify, publish, steps_logged
 from synbench_lightning.callbacks.schedule import Schedule
@@ -58,6 +58,9 @@ class SynBenchCallback(Callback):
     ``synbench/mean_se`` ...         standard errors of ``mean``, ``worst``, ``cvar``, ``smoothed_worst`` and ``gap``
     ``synbench/task/<name>``         score of each task
     ``synbench/accuracy``            accuracy of the first task, averaged over the scales
+    ``synbench/effective_rank``      in how many directions the features vary (RankMe's entropy of their covariance)
+    ``synbench/alpha_req``           how fast the eigenvalues of that covariance fall (exponent of a power law)
+    ``synbench/feature_std``         standard deviation of the features, averaged over the dimensions
     ``synbench/probe_seconds``       wall-clock time of the probe
     ``synbench/overhead``            time spent in probes so far, as a fraction of the time since training started
     ================================ =====================================================================
@@ -88,7 +91,10 @@ class SynBenchCallback(Callback):
             ``(x + 0.5 - mean) / std``, as in the paper. ``None`` shows it the standard normal examples themselves.
         seed: of the examples, which are the same in every probe of a run.
         prefix: of the logged keys; two callbacks in one trainer need two.
-        log_figures: draw the robustness-accuracy curve of each probe into TensorBoard, where matplotlib is installed.
+        log_figures: give TensorBoard, Wandb and MLflow figures of the probes (the robustness-accuracy curve, accuracy
+            and bound over the scale, the tasks over the steps), where matplotlib is installed, and TensorBoard a page
+            of charts and the score in its table of hyperparameters. Figures between the first and the last probe are
+            left out while drawing them takes more than two percent of the time.
         on_error: ``"warn"``: a probe that fails is left out with a warning; ``"raise"``: it ends the run. The first
             probe of a run raises in either case, so that a wrong set-up is seen at once.
 
@@ -165,6 +171,7 @@ class SynBenchCallback(Callback):
         self.log_figures = check_flag("log_figures", log_figures)
         self.on_error = on_error
         self.history: list[ProbeResult] = []
+        self._dashboard = Dashboard(prefix, self.threshold) if log_figures else None
         self._encoder: Encoder | None = None
         self._probe: Probe | None = None
         self._failures = 0  # in a row
@@ -199,6 +206,8 @@ class SynBenchCallback(Callback):
         values |= {f"task/{task}": score for task, score in result.task_scores(threshold=level).items()}
         error = result.standard_error(threshold=level)
         values |= {} if error is None else {"score_se": error}
+        values |= {"effective_rank": result.effective_rank, "feature_std": result.feature_std}
+        values |= {} if result.alpha_req is None else {"alpha_req": result.alpha_req}
         values |= {"accuracy": result.mean_accuracy(), "probe_seconds": result.seconds}
         return {f"{self.prefix}/{key}": value for key, value in values.items()}
 
@@ -223,9 +232,13 @@ class SynBenchCallback(Callback):
         return dict.fromkeys(("_encoder", "_probe", "log", "log_dict"))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the encoder."""
+        """Find the encoder, and open the dashboard of the loggers."""
         self._encoder = find_encoder(pl_module, self.encoder)
         self._probe = None
+        if self._dashboard is not None:
+            callbacks = trainer.callbacks  # type: ignore[attr-defined]
+            showing = [c.prefix for c in callbacks if isinstance(c, SynBenchCallback) and c._dashboard is not None]
+            self._dashboard.open(trainer, pl_module, showing)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with a restored history, and advise on intervals that do not fit."""
@@ -260,6 +273,8 @@ class SynBenchCallback(Callback):
         """Probe the last weights where the end came unforeseen (early stopping, a time limit)."""
         if self._probe is not None and self._agreed(trainer, pl_module, self.schedule.due_at_end(trainer)):
             self._run(trainer, pl_module, position=steps_logged(trainer))
+        if self._dashboard is not None:
+            self._dashboard.close(trainer, self.history)
         self._probe = None
 
     def _agreed(self, trainer: Trainer, pl_module: LightningModule, due: bool) -> bool:
@@ -327,8 +342,10 @@ class SynBenchCallback(Callback):
         if len(self.history) == 1:
             for advice in key_advice(trainer, self.prefix, metrics, ProbeListener):
                 rank_zero_warn(advice)
-        if self.log_figures:
-            log_figure(trainer, f"{self.prefix}/curve", self.history[-1], self.threshold, position)
+        if self._dashboard is not None:
+            start = time.perf_counter()
+            self._dashboard.update(trainer, self.history, metrics, position)
+            self._probe_seconds += time.perf_counter() - start
         notify(trainer, pl_module, metrics)
 
     def _leave_out(self, trainer: Trainer, error: Exception) -> None:

@@ -79,13 +79,21 @@ def accuracy_and_bound(
         )
     if len(test) == 0:
         raise ValueError("`test_features` must hold at least one sample, got none.")
-    mean_positive, mean_negative = train[train_positive].mean(0), train[~train_positive].mean(0)
-    centred = torch.where(train_positive[:, None], train - mean_positive, train - mean_negative)
-    spectrum = covariance_spectrum(centred.T @ centred / (len(train) - 2), EIGENVALUE_FLOOR)
-    half_difference = (mean_positive - mean_negative) / 2
-    weights = robust_weights(spectrum, half_difference, epsilons)
-    projected = (test - (mean_positive + mean_negative) / 2) @ weights.T
+    (negative, positive), covariance = class_moments(train, train_positive.long(), 2)
+    spectrum = covariance_spectrum(covariance, EIGENVALUE_FLOOR)
+    weights = robust_weights(spectrum, (positive - negative) / 2, epsilons)
+    projected = (test - (positive + negative) / 2) @ weights.T
     return summarise_margins(torch.where(test_positive[:, None], projected, -projected).T)
+
+
+def class_moments(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Class means ``(C, D)`` and the pooled within-class covariance ``(D, D)``, divided by n - C.
+
+    Features are ``(n, D)``, labels ``(n,)`` integers in [0, C), each of them present.
+    """
+    means = torch.stack([features[labels == label].mean(0) for label in range(num_classes)])
+    centred = features - means[labels]
+    return means, centred.T @ centred / (len(features) - num_classes)
 
 
 def covariance_spectrum(covariance: Tensor, floor: float) -> Spectrum:

@@ -56,7 +56,8 @@ NEIGHBOURHOOD = 0.12
 class LimitEstimate(NamedTuple):
     """Accuracy and bound ``(T, E, K)``, and their jackknife replicates ``(B, T, E, K)``.
 
-    ``resolved`` tells whether the pairs suffice for the ``rank`` directions in which the features vary.
+    ``resolved`` tells whether the pairs suffice for the ``rank`` directions in which the features vary; ``eigenvalues``
+    ``(D,)`` and ``variances`` ``(D,)`` are those of the pooled within-class covariance, rounding set to 0.
     """
 
     accuracy: Tensor
@@ -65,6 +66,8 @@ class LimitEstimate(NamedTuple):
     jackknife_bound: Tensor
     resolved: bool
     rank: int
+    eigenvalues: Tensor
+    variances: Tensor
 
 
 class _Pool(NamedTuple):
@@ -146,7 +149,7 @@ def estimate_limit(
     position = torch.tensor(scales, dtype=torch.float64, device=features.device)
     means = _fit_of_means(position, vectors)
     coefficients = [vectors * means.load.T @ _half_difference(of_task).double().mean(1) for of_task in features]
-    pool, turned, resolved, rank = _pooled(features, means, coefficients)
+    pool, turned, spread = _pooled(features, means, coefficients)
     blocks, found = min(blocks, vectors), []
     for x, fitted in zip(turned, coefficients, strict=True):
         if len(pool.values) == 0:
@@ -159,7 +162,7 @@ def estimate_limit(
         widening = torch.stack([projection.kept for projection in projections]).rsqrt()[:, None]
         found.append(torch.cat([curves[:, :1], curves[:, :1] + (curves[:, 1:] - curves[:, :1]) * widening], 1))
     accuracy, bound = torch.stack(found, 2)  # (replicates, T, E, K) each
-    return LimitEstimate(accuracy[0], bound[0], accuracy[1:], bound[1:], resolved, rank)
+    return LimitEstimate(accuracy[0], bound[0], accuracy[1:], bound[1:], *spread)
 
 
 def jackknife_error(value: Tensor, replicates: Tensor) -> Tensor:
@@ -190,7 +193,10 @@ def _residuals(features: Tensor, means: _Means, fitted: Tensor) -> Tensor:
     return residuals
 
 
-def _pooled(features: Tensor, means: _Means, coefficients: Sequence[Tensor]) -> tuple[_Pool, list[Tensor], bool, int]:
+def _pooled(
+    features: Tensor, means: _Means, coefficients: Sequence[Tensor]
+) -> tuple[_Pool, list[Tensor], tuple[bool, int, Tensor, Tensor]]:
+    """The pool, the residuals in its basis, and the last four fields of :class:`LimitEstimate`."""
     pairs, dim = features[..., 0, 0].numel(), features.shape[-1]
     covariance = torch.zeros(dim, dim, dtype=torch.float64, device=features.device)
     residuals = [_residuals(x, means, fitted) for x, fitted in zip(features, coefficients, strict=True)]
@@ -199,8 +205,9 @@ def _pooled(features: Tensor, means: _Means, coefficients: Sequence[Tensor]) -> 
             flat = of_scale.flatten(0, 1).double()
             covariance.addmm_(flat.T, flat, alpha=1 / pairs)
     values, basis = torch.linalg.eigh(covariance)
-    floor = max(RELATIVE_FLOOR * float(values.mean()), ROUNDING * float(features.square().mean()))
-    above = values > floor
+    rounding = ROUNDING * float(features.square().mean())
+    above = values > max(RELATIVE_FLOOR * float(values.mean()), rounding)
+    spread = torch.where(values > rounding, values, 0.0), covariance.diagonal()
     rank = int(above.sum())
     if rank > SHARE * pairs:
         # A ridge takes what the pairs cannot resolve; directions that they do not show are not empty.
@@ -210,7 +217,7 @@ def _pooled(features: Tensor, means: _Means, coefficients: Sequence[Tensor]) -> 
             lambda g: SHARE * pairs - unresolved.freedom(g), 1e-12 * float(values[-1]), 1e6 * float(values[-1])
         )
         turned = _turned(residuals, basis)
-        return unresolved._replace(smallest_ridge=ridge), turned, False, rank
+        return unresolved._replace(smallest_ridge=ridge), turned, (False, rank, *spread)
     values, basis = values[above], basis[:, above]
     turned = _turned(residuals, basis)
     single = values.float()
@@ -218,7 +225,7 @@ def _pooled(features: Tensor, means: _Means, coefficients: Sequence[Tensor]) -> 
     seen = pairs**2 > RARE * fourth
     if not bool(seen.all()):
         turned = [of_task[..., seen] for of_task in turned]
-    return _Pool(values[seen], basis[:, seen], pairs, 0.0), turned, True, rank
+    return _Pool(values[seen], basis[:, seen], pairs, 0.0), turned, (True, rank, *spread)
 
 
 def _turned(residuals: list[Tensor], basis: Tensor) -> list[Tensor]:

@@ -1,0 +1,247 @@
+"""Arguments, messages and exit codes of the command `synbench`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import synbench_lightning
+from synbench_lightning.checks import check_integer, check_name, check_number
+from synbench_lightning.cli.errors import CommandError, UsageError, in_one_line
+from synbench_lightning.cli.evaluating import evaluate_command
+from synbench_lightning.cli.history import history_command
+from synbench_lightning.cli.report import report_command
+from synbench_lightning.cli.sources import Source
+from synbench_lightning.families import FAMILIES
+
+EVALUATE = """\
+Score finished encoders and rank them. An encoder is one of
+
+  --encoder package.module:factory   a function or class that makes it; --encoder.NAME VALUE are its arguments,
+                                     --ckpt FILE its weights
+  --encoder timm:NAME                a timm model with its pretrained weights and its own normalisation
+  --encoder transformers:NAME        the same for transformers: images, raw audio, or text in embedding space
+  --module package.module:Class      a LightningModule with --ckpt FILE [FILE ...]; its encoder is found as the
+                                     callback does, or named by --attribute backbone.trunk
+
+These can be given several times; --ckpt, --attribute and --encoder.NAME belong to the one before them.
+"""
+
+EXAMPLES = """\
+examples:
+  synbench evaluate --encoder torchvision.models:resnet18 --encoder.weights DEFAULT --input-shape 3 224 224
+  synbench evaluate --module my_project:SimCLR --ckpt run/checkpoints/*.ckpt --input-shape 3 32 32
+  synbench evaluate --encoder timm:resnet18 --encoder timm:vit_tiny_patch16_224 --json > scores.json
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: the arguments; by default those of the process.
+
+    Returns:
+        The exit code: 0, 1 where something failed, 2 for wrong arguments, 130 where the user has ended it.
+    """
+    parser = _parser()
+    given = parser.parse_args(_with_attached_arguments(sys.argv[1:] if argv is None else argv))
+    with _in_one_voice():
+        try:
+            code: int = given.run(given)
+            sys.stdout.flush()
+            return code
+        except KeyboardInterrupt:
+            print("synbench: ended by the user", file=sys.stderr)
+            return 130
+        except BrokenPipeError:  # of `synbench ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except (CommandError, OSError) as error:
+            if given.debug:
+                raise
+            if isinstance(error, UsageError):
+                given.parser.print_usage(sys.stderr)
+            print(f"synbench {given.command}: error: {in_one_line(error)}", file=sys.stderr)
+            return 2 if isinstance(error, UsageError) else 1
+
+
+@contextmanager
+def _in_one_voice() -> Iterator[None]:
+    """Warnings of all packages as one line each; nothing of what Lightning says to those who train."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.showwarning = _show_warning
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="synbench", allow_abbrev=False, description="How good a representation is, without labels and data."
+    )
+    parser.add_argument("--version", action="version", version=f"synbench-lightning {synbench_lightning.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    _add_evaluate(_command(commands, "evaluate", evaluate_command, "score encoders and rank them", EVALUATE, EXAMPLES))
+    history = _command(commands, "history", history_command, "the curve of a run")
+    history.add_argument("run_dir", metavar="RUN_DIR", type=_folder, help="with checkpoints, event files or a CSV log")
+    history.add_argument("--figure", type=Path, metavar="FILE", help="draw the curve too, as .svg, .pdf or .png")
+    history.add_argument("--json", action="store_true", help="print the points as JSON")
+    report = _command(commands, "report", report_command, "one HTML page about one or several runs")
+    report.add_argument("run_dir", metavar="RUN_DIR", nargs="+", type=_folder, help="as in `synbench history`")
+    report.add_argument(
+        "--output", type=Path, default=Path("synbench_report.html"), metavar="FILE", help="default: %(default)s"
+    )
+    for command in (history, report):
+        command.add_argument("--prefix", type=partial(_checked, check_name), default="synbench", help="of the keys")
+        _add_weights_only(command)
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[Any], int], summary: str, description: str = "", epilog: str = ""
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=description or summary.capitalize() + ".", epilog=epilog, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run, parser=parser, command=name, sources=[])
+    return parser
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    integer, number = partial(_checked, _integer), partial(_checked, _number)
+    parser.add_argument("--encoder", action=_Open, metavar="SPEC", help="an encoder, see above")
+    parser.add_argument("--module", action=_Open, metavar="SPEC", help="a LightningModule, see above")
+    parser.add_argument("--ckpt", action=_Attach, nargs="+", metavar="FILE", help="weights of the encoder or module")
+    parser.add_argument("--attribute", action=_Attach, nargs=1, metavar="NAME", help="where the module's encoder is")
+    parser.add_argument(ATTACHED, action=_Attach, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--input-shape", nargs="+", type=integer, metavar="N", help="of one example, as in 3 224 224; of timm and "
+        "transformers models known already",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tasks",
+        choices=sorted(FAMILIES),
+        default="default",
+        metavar="FAMILY",
+        help=f"of tasks: {', '.join(FAMILIES)}",
+    )
+    parser.add_argument("--plan", choices=("fast", "official"), default="fast", help="default: %(default)s")
+    parser.add_argument("--forwards", type=integer, metavar="N", help="of the fast plan, default: 8192")
+    parser.add_argument(
+        "--epsilons", nargs="+", type=number, default=[0.0, 0.2], metavar="E", help="default: 0 0.2; 0 among them"
+    )
+    parser.add_argument("--threshold", type=number, default=0.7, metavar="A", help="threshold accuracy, default: 0.7")
+    parser.add_argument("--mean", nargs="+", type=number, metavar="M", help="of the normalisation, one or per channel")
+    parser.add_argument("--std", nargs="+", type=number, metavar="S", help="of the normalisation, one or per channel")
+    parser.add_argument("--batch-size", type=integer, default=256, metavar="N", help="default: 256")
+    parser.add_argument("--seed", type=partial(_checked, _seed), default=0, help="of the examples, default: 0")
+    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--no-cache", action="store_true", help="neither use nor keep results of earlier calls")
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="default: synbench in the user's cache folder")
+    _add_weights_only(parser)
+
+
+def _add_weights_only(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights-only", choices=("true", "false"), default="true", help="false: load checkpoints that hold other "
+        "objects than tensors and numbers too, which can run code of theirs; default: true",
+    )  # fmt: skip
+
+
+ATTACHED = "--source-argument"
+
+
+def _with_attached_arguments(argv: Sequence[str]) -> list[str]:
+    """`--encoder.width 8` and `--encoder.width=8` as `--source-argument encoder width=8`."""
+    rewritten, rest = list[str](), list(argv)
+    while rest:
+        found = re.fullmatch(r"--(encoder|module)\.([^=]+)(?:=(.*))?", rest[0], re.DOTALL)
+        word = rest.pop(0)
+        if found is None:
+            rewritten.append(word)
+            continue
+        kind, name, value = found.groups()
+        if value is None:
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+        rewritten += [ATTACHED, kind, f"{name}={value}"]
+    return rewritten
+
+
+class _Open(argparse.Action):
+    """Begin a further source of encoders."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        namespace.sources = [*namespace.sources, Source(self.dest, values)]
+
+
+class _Attach(argparse.Action):
+    """Add to the source that was begun last."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        shown = f"--{values[0]}.{values[1].split('=')[0]}" if option == ATTACHED else option
+        if not namespace.sources:
+            parser.error(f"{shown} must come after the --encoder or --module that it belongs to")
+        source: Source = namespace.sources[-1]
+        if option == ATTACHED:
+            if values[0] != source.kind:
+                parser.error(f"{shown} must come after a --{values[0]}, not after --{source.kind} {source.spec}")
+            source.arguments.append(values[1])
+        elif option == "--ckpt":
+            source.checkpoints += values
+        else:
+            if source.kind != "module":
+                parser.error(f"{shown} must come after a --module, not after --{source.kind} {source.spec}")
+            source.attribute = values[0]
+
+
+def _checked(check: Callable[[str, Any], Any], text: str) -> Any:
+    try:
+        return check("value", text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).replace("`value` ", "").rstrip(".")) from error
+
+
+def _integer(name: str, text: str) -> int:
+    return check_integer(name, int(text) if re.fullmatch(r"[+-]?\d+", text) else text, 1)
+
+
+def _seed(name: str, text: str) -> int:
+    return check_integer(name, int(text) if re.fullmatch(r"[+-]?\d+", text) else text, 0)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return check_number(name, float(text), "a finite number", -sys.float_info.max)
+    except ValueError:
+        raise ValueError(f"`{name}` must be a finite number, got {text!r}.") from None
+
+
+def _folder(text: str) -> Path:
+    folder = Path(text)
+    if not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a folder")
+    return folder
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"synbench: warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -1,0 +1,210 @@
+"""`synbench report`: one HTML page about one or several runs, with nothing to be fetched from elsewhere."""
+
+from __future__ import annotations
+
+import math
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from html import escape
+from itertools import pairwise
+from typing import Any
+
+import synbench_lightning
+from synbench_lightning.cli.errors import CommandError
+from synbench_lightning.cli.runs import Run, runs_in
+from synbench_lightning.result import ProbeResult
+
+
+def report_command(given: Namespace) -> int:
+    """Write the report about all runs in the given folders, and say where.
+
+    Raises:
+        CommandError: if a folder holds no probes, or matplotlib is not there.
+    """
+    runs = {
+        run.name: run for folder in given.run_dir for run in runs_in(folder, given.prefix, given.weights_only == "true")
+    }
+    page = report(list(runs.values()))
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    given.output.write_text(page, encoding="utf-8")
+    print(f"{given.output}: {len(runs)} run{'s' * (len(runs) > 1)}, {len(page) / 1024:,.0f} KiB")
+    return 0
+
+
+def report(runs: Sequence[Run]) -> str:
+    """The report as a page of HTML.
+
+    Raises:
+        CommandError: if matplotlib is not there.
+    """
+    try:
+        from synbench_lightning import plots
+    except ImportError as error:
+        raise CommandError(str(error)) from error
+    body = [
+        "<h1>SynBench report</h1>",
+        f"<p class=note>{datetime.now():%d %B %Y, %H:%M}, synbench-lightning {synbench_lightning.__version__}. "
+        "The score is the share of the best possible robustness-accuracy area on synthetic tasks that a linear "
+        "discriminant on the encoder's features still reaches: 1 if nothing is lost, 0 if nothing is left. Compare "
+        "checkpoints of one run, or runs of one method; it does not rank methods.</p>",
+        _table(_summary(runs)),
+        _notes(_comparisons(runs)),
+    ]
+    if len(runs) > 1:
+        body.append(_figure(plots.comparison_figure({run.name: run.points for run in runs})))
+    for run in runs:
+        body += _section(run)
+    return PAGE.format(style=STYLE, body="\n".join(body))
+
+
+def _summary(runs: Sequence[Run]) -> Iterator[list[str]]:
+    yield ["run", "probes", "last score", "best score", "best checkpoint", "worst task", "effective rank", "in probes"]
+    for run in runs:
+        best, last = run.points[run.best_step], run.points[run.last_step]
+        checkpoint = "none in the step of a probe"
+        if run.best_checkpoint is not None:
+            step, path = run.best_checkpoint
+            checkpoint = f"{path.name} ({run.points[step]['score']:.3f}, step {step:,})"
+        yield [
+            run.name, f"{len(run.points)}", f"{_score(last)} at step {run.last_step:,}",
+            f"{_score(best)} at step {run.best_step:,}", checkpoint, _number(last, "worst"),
+            _number(last, "effective_rank", ".1f"), _cost(run),
+        ]  # fmt: skip
+
+
+def _cost(run: Run) -> str:
+    seconds = run.series("probe_seconds")[1]
+    if not seconds:
+        return "-"
+    share = run.points[run.last_step].get("overhead")
+    return f"{sum(seconds):,.1f} s" + ("" if share is None else f", {share:.1%} of the time")
+
+
+def _comparisons(runs: Sequence[Run]) -> Iterator[str]:
+    """What must be known before curves of different runs are compared."""
+    settings = {run.history[-1].settings for run in runs if run.history}
+    if len(settings) > 1:
+        yield "The runs were probed with different tasks, plans, epsilons or seeds: their scores do not compare."
+    ranked = sorted(runs, key=lambda run: -run.points[run.last_step]["score"])
+    for one, other in pairwise(ranked):
+        first, second = (run.points[run.last_step] for run in (one, other))
+        error = math.hypot(first.get("score_se", math.nan), second.get("score_se", math.nan))
+        if first["score"] - second["score"] < 2 * error:
+            yield f"The last scores of {one.name} and {other.name} cannot be told apart (within two standard errors)."
+
+
+def _warnings(run: Run) -> Iterator[str]:
+    yield from run.warnings
+    for before, result in pairwise(run.history):
+        if before.settings != result.settings:
+            yield f"From step {result.step} on the probes had other arguments: scores do not compare across it."
+        if result.collapsed and not before.collapsed:
+            yield f"At step {result.step} the representation had collapsed: the features were constant."
+    scores = list(run.points.values())
+    for key in scores[-1]:
+        if key.startswith("task/") and all(values.get(key) == 0 for values in scores):
+            name = key.removeprefix("task/")
+            yield f"The task {name} is 0 throughout: the encoder cannot see it, and it tells nothing."
+    drop = run.points[run.best_step]["score"] - run.points[run.last_step]["score"]
+    error = math.hypot(*(run.points[step].get("score_se", math.nan) for step in (run.best_step, run.last_step)))
+    if drop > 2 * error:
+        yield f"The last score is {drop:.3f} below the best one, at step {run.best_step:,}: more than noise."
+
+
+def _section(run: Run) -> Iterator[str]:
+    from synbench_lightning import plots
+
+    yield f"<h2>{escape(run.name)}</h2>"
+    yield _notes(_warnings(run))
+    yield _figure(
+        plots.history_figure(run.history) if run.source.startswith("the history") else plots.logged_figure(run.points)
+    )
+    if run.history:
+        yield _figure(plots.task_map_figure(run.history))
+    by_step = {result.step: result for result in run.history}
+    best = by_step.get(run.best_step)
+    if best is not None:
+        yield _figure(plots.robustness_accuracy_figure(best))
+        yield _figure(plots.scale_figure(best))
+    yield "<details><summary>Settings</summary>"
+    yield _table([["setting", "value"], *([key, str(value)] for key, value in _settings(run).items())])
+    yield "</details><details><summary>All points</summary>"
+    keys = list(dict.fromkeys(key for values in run.points.values() for key in values))
+    rows = [[f"{step:,}", *(_number(values, key, ".4g") for key in keys)] for step, values in run.points.items()]
+    yield _table([["step", *keys], *rows]) + "</details>"
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    probed: dict[str, Any] = {"points from": run.source}
+    if run.history:
+        last: ProbeResult = run.history[-1]
+        probed |= {
+            "tasks": ", ".join(last.tasks), "plan": last.plan, "epsilons": ", ".join(f"{e:g}" for e in last.epsilons),
+            "seed of the examples": last.seed, "forwards of a probe": f"{last.num_forwards:,}",
+            "dimensions of the features": last.feature_dim,
+        }  # fmt: skip
+    return {**probed, **run.hyperparameters}
+
+
+def _score(values: Mapping[str, float]) -> str:
+    error = f" ± {values['score_se']:.3f}" if "score_se" in values else ""
+    return f"{values['score']:.3f}{error}"
+
+
+def _number(values: Mapping[str, float], key: str, style: str = ".3f") -> str:
+    return format(values[key], style) if key in values else "-"
+
+
+def _table(rows: Sequence[Sequence[str]] | Iterator[list[str]]) -> str:
+    head, *body = ("".join(f"<{kind}>{escape(cell)}</{kind}>" for cell in row) for kind, row in _kinds(rows))
+    rows_below = "".join(f"<tr>{row}</tr>" for row in body)
+    return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows_below}</tbody></table></div>"
+
+
+def _kinds(rows: Sequence[Sequence[str]] | Iterator[list[str]]) -> Iterator[tuple[str, Sequence[str]]]:
+    for place, row in enumerate(rows):
+        yield "td" if place else "th", row
+
+
+def _notes(notes: Iterator[str]) -> str:
+    return "".join(f"<p class=warning>{escape(note)}</p>" for note in notes)
+
+
+def _figure(figure: Any) -> str:
+    from synbench_lightning.plots import vector
+
+    return f"<figure>{vector(figure)}</figure>"
+
+
+STYLE = """
+:root { color-scheme: light dark; --page: #ffffff; --ink: #1d2024; --quiet: #5c636b; --line: #d9dce0; --note: #fff6e0; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #16181d; --ink: #e4e6e9; --quiet: #a0a7b0; --line: #353a42; --note: #3a3220; }
+}
+body { background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto;
+  max-width: 64rem; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; border-top: 1px solid var(--line); padding-top: 1.2rem;
+  margin-top: 2.5rem; overflow-wrap: anywhere; }
+.note { color: var(--quiet); }
+.warning { background: var(--note); border-left: 4px solid #d0922a; padding: .4rem .8rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; margin: 1rem 0; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: left; vertical-align: top;
+  overflow-wrap: anywhere; }
+th { color: var(--quiet); font-weight: 600; white-space: nowrap; } td:first-child { min-width: 8rem; }
+figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; } svg text { fill: currentColor; }
+details { margin: .5rem 0; } summary { cursor: pointer; } .wide { overflow-x: auto; }
+"""
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>SynBench report</title>
+<style>{style}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""

@@ -1,0 +1,193 @@
+"""What a run has left behind: the history in its checkpoints, the points in its event files or CSV logs."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from synbench_lightning.callbacks.synbench import SynBenchCallback
+from synbench_lightning.cli.errors import CommandError, in_one_line
+from synbench_lightning.result import ProbeResult
+
+Points = dict[int, dict[str, float]]
+"""Values by key, without the prefix, by step."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its files show it.
+
+    Args:
+        name: of its folder, as it was given.
+        points: what was logged for each probe, in the order of the steps.
+        history: the results, where a checkpoint has them; empty otherwise.
+        checkpoints: files by the optimizer steps made before them.
+        hyperparameters: those that the logger kept.
+        source: where the points are from.
+        warnings: what could not be read.
+    """
+
+    name: str
+    points: Points
+    history: tuple[ProbeResult, ...]
+    checkpoints: dict[int, Path]
+    hyperparameters: Mapping[str, Any]
+    source: str
+    warnings: tuple[str, ...]
+
+    @property
+    def best_step(self) -> int:
+        """The step with the highest score; the first of equal ones."""
+        return max(self.points, key=lambda step: self.points[step]["score"])
+
+    @property
+    def last_step(self) -> int:
+        """The step of the last probe."""
+        return max(self.points)
+
+    @property
+    def best_checkpoint(self) -> tuple[int, Path] | None:
+        """The checkpoint with the highest score among those that were made in the step of a probe."""
+        probed = [step for step in self.checkpoints if step in self.points]
+        best = max(probed, key=lambda step: self.points[step]["score"], default=None)
+        return None if best is None else (best, self.checkpoints[best])
+
+    def series(self, key: str) -> tuple[list[int], list[float]]:
+        """Steps and values of a key, where it was logged."""
+        steps = [step for step, values in self.points.items() if key in values]
+        return steps, [self.points[step][key] for step in steps]
+
+
+def runs_in(folder: Path, prefix: str = "synbench", weights_only: bool = True) -> list[Run]:
+    """The runs below a folder: the folder itself, or those that it holds.
+
+    Args:
+        folder: with checkpoints, event files or CSV logs somewhere below it.
+        prefix: of the logged keys.
+        weights_only: whether to leave out checkpoints that hold other objects than weights and plain values.
+
+    Raises:
+        CommandError: if there is no point of a probe.
+    """
+    files = [path for pattern in PATTERNS for path in sorted(folder.rglob(pattern))]
+    roots = list(
+        dict.fromkeys(path.parent.parent if path.parent.name == "checkpoints" else path.parent for path in files)
+    )
+    if folder in roots or len(roots) < 2:
+        roots = [folder]
+    runs = [_run(root, folder, prefix, weights_only) for root in sorted(roots)]
+    with_points = [run for run in runs if run.points]
+    if not with_points:
+        notes = " ".join(note for run in runs for note in run.warnings)
+        what = (
+            f"{len(files)} checkpoints, event files and CSV logs" if files else "no checkpoint, event file or CSV log"
+        )
+        raise CommandError(f"{folder}: holds no score `{prefix}/score`, in {what}. {notes}".strip())
+    return with_points
+
+
+PATTERNS = ("*.ckpt", "events.out.tfevents.*", "metrics.csv")
+
+
+def _run(root: Path, folder: Path, prefix: str, weights_only: bool) -> Run:
+    checkpoints, history, notes = _from_checkpoints(root, prefix, weights_only)
+    found: list[tuple[str, Points]] = [
+        ("the history in a checkpoint", _points_of(history, prefix)),
+        ("event files", _from_events(root, prefix)),
+        ("a CSV log", _from_csv(root, prefix)),
+    ]
+    # A checkpoint has the whole history, but may be older than the log, and does not hold the overhead.
+    source, points = max(found, key=lambda one: max(one[1], default=-1))
+    for _, others in found:
+        points = {step: {**others.get(step, {}), **values} for step, values in points.items()}
+    return Run(
+        name=str(folder if root == folder else root),
+        points=dict(sorted(points.items())),
+        history=history,
+        checkpoints=checkpoints,
+        hyperparameters=_hyperparameters(root),
+        source=source,
+        warnings=tuple(notes),
+    )
+
+
+def _from_checkpoints(
+    root: Path, prefix: str, weights_only: bool
+) -> tuple[dict[int, Path], tuple[ProbeResult, ...], list[str]]:
+    checkpoints, longest, notes = dict[int, Path](), list[dict[str, Any]](), list[str]()
+    for path in sorted(root.rglob("*.ckpt")):
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
+            states = saved.get("callbacks", {})
+            checkpoints[saved["global_step"]] = path
+        except Exception as error:
+            hint = " (--weights-only false reads it, if you trust its origin)" if "eights only" in str(error) else ""
+            notes.append(f"{path.name} could not be read{hint}: {in_one_line(error)[:160]}")
+            continue
+        kept = states.get(SynBenchCallback(prefix=prefix).state_key, {}).get("history", [])
+        longest = max(longest, kept, key=lambda results: results[-1]["step"] if results else -1)
+    return checkpoints, tuple(ProbeResult.from_dict(values) for values in longest), notes
+
+
+def _points_of(history: tuple[ProbeResult, ...], prefix: str) -> Points:
+    callback = SynBenchCallback(prefix=prefix)
+    return {
+        result.step or 0: {key.partition("/")[2]: value for key, value in callback.metrics(result).items()}
+        for result in history
+    }
+
+
+def _from_events(root: Path, prefix: str) -> Points:
+    points: Points = defaultdict(dict)
+    for folder in sorted({path.parent for path in root.rglob("events.out.tfevents.*")}):
+        events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            if tag.startswith(f"{prefix}/"):
+                for event in events.Scalars(tag):
+                    points[event.step][tag.partition("/")[2]] = event.value
+    return _of_probes(points)
+
+
+def _from_csv(root: Path, prefix: str) -> Points:
+    points: Points = defaultdict(dict)
+    for path in sorted(root.rglob("metrics.csv")):
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                points[int(row.get("step") or 0)] |= {
+                    key.partition("/")[2]: float(value)
+                    for key, value in row.items()
+                    if value and key.startswith(f"{prefix}/")
+                }
+    return _of_probes(points)
+
+
+def _of_probes(points: Points) -> Points:
+    return {step: values for step, values in points.items() if "score" in values}
+
+
+def _hyperparameters(root: Path) -> dict[str, Any]:
+    return dict(_flat(next((_loaded(path) for path in sorted(root.rglob("hparams.yaml"))), {})))
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError:
+        return {}
+
+
+def _flat(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from _flat(value, f"{name}.{key}" if name else str(key))
+    elif name:
+        yield name, values

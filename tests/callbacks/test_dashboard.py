@@ -1,0 +1,192 @@
+import inspect
+import pickle
+import re
+
+import pytest
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.util import tensor_util
+
+from tests.callbacks.runs import probing, steps, trainer
+from tests.encoders import Autoencoder
+
+FIGURES = ("curve", "scales", "task_map")
+
+
+class WithHyperparameters(Autoencoder):
+    def __init__(self, width=16, options=None):
+        super().__init__()
+        self.save_hyperparameters()
+
+
+def shown(logger):
+    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0})
+    events.Reload()
+    return events
+
+
+def images(events, key):
+    return [image.step for image in events.Images(key)]
+
+
+def drawing(**arguments):
+    return probing(log_figures=True, **arguments)
+
+
+def test_the_first_and_the_last_probe_are_drawn_and_those_between_where_there_is_time():
+    logger, callback = TensorBoardLogger("runs"), drawing(every=2)
+    trainer(callback, max_steps=20, logger=logger).fit(Autoencoder())
+    for name in FIGURES:
+        drawn = images(shown(logger), f"synbench/{name}")
+        assert drawn[0] == 0
+        assert drawn[-1] == 20
+        assert set(drawn) <= set(steps(callback))
+        assert len(drawn) == len(set(drawn))
+
+
+def test_every_probe_is_drawn_where_drawing_takes_little_of_the_time(monkeypatch):
+    monkeypatch.setattr("synbench_lightning.callbacks.dashboard.SHARE", 1.0)
+    logger = TensorBoardLogger("runs")
+    trainer(drawing(probe_at_end=False), max_steps=12, logger=logger).fit(Autoencoder())
+    assert images(shown(logger), "synbench/scales") == [0, 5, 10]
+
+
+def test_figures_are_sharp():
+    logger = TensorBoardLogger("runs")
+    trainer(drawing(), max_steps=1, logger=logger).fit(Autoencoder())
+    assert all(image.width >= 1000 for name in FIGURES for image in shown(logger).Images(f"synbench/{name}"))
+
+
+def layout(events):
+    (tensor,) = events.Tensors("custom_scalars__config__")
+    return layout_pb2.Layout.FromString(tensor_util.make_ndarray(tensor.tensor_proto).item())
+
+
+def test_the_page_of_charts_opens_with_the_score_in_its_band():
+    logger = TensorBoardLogger("runs")
+    trainer(drawing(), drawing(prefix="deep"), max_steps=5, logger=logger).fit(Autoencoder())
+    events = shown(logger)
+    page = layout(events)
+    assert [category.title for category in page.category] == ["synbench score", "synbench", "deep score", "deep"]
+    for category in page.category[::2]:
+        (band,) = category.chart[0].margin.series
+        prefix = category.title.removesuffix(" score")
+        value, low, high = (
+            [point.value for point in events.Scalars(tag)] for tag in (band.value, band.lower, band.upper)
+        )
+        errors = [point.value for point in events.Scalars(f"{prefix}/score_se")]
+        assert low == pytest.approx([v - e for v, e in zip(value, errors, strict=True)], abs=1e-6)
+        assert high == pytest.approx([v + e for v, e in zip(value, errors, strict=True)], abs=1e-6)
+
+
+def test_every_chart_finds_its_keys():
+    logger = TensorBoardLogger("runs")
+    trainer(drawing(), max_steps=1, logger=logger).fit(Autoencoder())
+    events = shown(logger)
+    found = {}
+    for chart in layout(events).category[1].chart:
+        expressions = chart.multiline.tag
+        found[chart.title] = {tag for tag in events.Tags()["scalars"] if any(re.match(e, tag) for e in expressions)}
+    assert found["worst case"] == {f"synbench/{key}" for key in ("worst", "smoothed_worst", "cvar", "mean")}
+    assert found["robustness"] == {"synbench/score", "synbench/score_eps_0.20"}
+    assert {f"synbench/task/{task}" for task in ("dc", "cos_1", "cos_2")} == found["tasks"]
+    assert all(found.values())
+
+
+@pytest.mark.parametrize("default_hp_metric", [True, False])
+def test_the_score_is_a_column_of_the_table_of_hyperparameters(default_hp_metric):
+    logger = TensorBoardLogger("runs", default_hp_metric=default_hp_metric)
+    callback = drawing()
+    trainer(callback, max_steps=10, logger=logger).fit(WithHyperparameters(options={"depth": 3}))
+    events = shown(logger)
+    content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content  # the first one, as TensorBoard reads
+    experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
+    assert {info.name for info in experiment.hparam_infos} == {"width", "options/depth"}
+    metrics = [info.name.tag for info in experiment.metric_infos]
+    assert metrics == ["synbench/score", *(["hp_metric"] if default_hp_metric else [])]
+    points = events.Scalars("synbench/score")
+    assert [point.step for point in points] == [0, 5, 10]  # and no placeholder among them
+    assert points[-1].value == pytest.approx(callback.history[-1].score())
+
+
+def test_a_module_that_logs_no_hyperparameters_gets_no_table():
+    logger = TensorBoardLogger("runs")
+    trainer(drawing(), max_steps=1, logger=logger).fit(Autoencoder())
+    assert "_hparams_/experiment" not in shown(logger).Tags()["tensors"]
+
+
+def test_a_logger_without_figures_is_passed_over_in_silence(recwarn):
+    logger = CSVLogger("csv")
+    trainer(drawing(), max_steps=5, logger=logger).fit(WithHyperparameters())
+    assert [str(warning.message) for warning in recwarn if "SynBench" in str(warning.message)] == []
+    assert logger.experiment.metrics == []  # all of them written
+
+
+def test_nothing_but_points_where_figures_are_not_wanted():
+    logger = TensorBoardLogger("runs")
+    trainer(probing(log_figures=False), max_steps=1, logger=logger).fit(WithHyperparameters())
+    events = shown(logger)
+    assert events.Tags()["images"] == []
+    assert "custom_scalars__config__" not in events.Tags()["tensors"]
+    assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("synbench_band")]
+
+
+def silent(kind):
+    """A logger of that class whose service is not there: it is told of figures, and of nothing else."""
+
+    class Silent(kind):
+        def __init__(self):
+            self.figures = []
+
+        name, version, save_dir, run_id = "run", 0, ".", "r1"
+        log_metrics = log_hyperparams = log_graph = save = finalize = after_save_checkpoint = lambda *_, **__: None
+
+        def log_image(self, *given, **named):
+            bound = inspect.signature(WandbLogger.log_image).bind(self, *given, **named).arguments
+            self.figures.append((bound["key"], bound["step"], bound["images"][0]))
+
+        @property
+        def experiment(self):
+            return self
+
+        def log_figure(self, run_id, figure, artifact_file):
+            assert run_id == "r1"
+            self.figures.append((artifact_file, None, figure))
+
+    return Silent()
+
+
+def test_wandb_gets_images_by_its_own_call():
+    logger = silent(WandbLogger)
+    trainer(drawing(), max_steps=1, logger=logger).fit(Autoencoder())
+    assert [(key, step) for key, step, _ in logger.figures] == [
+        (f"synbench/{name}", step) for step in (0, 1) for name in FIGURES
+    ]
+    assert all(image.ndim == 3 for _, _, image in logger.figures)
+
+
+def test_mlflow_gets_vector_figures_by_its_own_call():
+    logger = silent(MLFlowLogger)
+    trainer(drawing(), max_steps=1, logger=logger).fit(Autoencoder())
+    assert [file for file, _, _ in logger.figures] == [
+        f"synbench/{name}/step_{step:08d}.svg" for step in (0, 1) for name in FIGURES
+    ]
+    assert all(isinstance(figure, Figure) for _, _, figure in logger.figures)
+
+
+def test_a_figure_that_cannot_be_drawn_costs_a_warning(monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError("no figure")
+
+    monkeypatch.setattr("synbench_lightning.plots.scale_figure", fail)
+    with pytest.warns(UserWarning, match="The figures of synbench could not be drawn: ZeroDivisionError: no figure"):
+        trainer(drawing(), max_steps=1, logger=TensorBoardLogger("runs")).fit(Autoencoder())
+
+
+def test_a_callback_with_a_dashboard_is_pickled():
+    callback = drawing()
+    trainer(callback, max_steps=1, logger=TensorBoardLogger("runs")).fit(Autoencoder())
+    assert pickle.loads(pickle.dumps(callback)).history == callback.history
