@@ -28,8 +28,8 @@ def task_family(name: str, input_shape: Sequence[int]) -> tuple[GaussianTask, ..
     ``random``     white noise; three fixed random directions
     ``patches``    white noise; a shift of one part of the input: its middle, and a corner
     ``channels``   white noise; a shift of one channel each, for up to 8 channels
-    ``natural``    noise with the 1/f spectrum of natural images; ``dc`` and the slowest cosines
-    ``correlated`` noise that is correlated over an eighth of each axis; ``dc`` and the slowest cosines
+    ``natural``    noise with the 1/f spectrum of natural images; the slowest cosines
+    ``correlated`` noise that is correlated over an eighth of each axis; the slowest cosines
     ============== =====================================================================================
 
     The spatial axes are the last two of a (C, H, W) input, both of a (C, L) or (T, D) one, and all but the first of
@@ -51,7 +51,7 @@ def task_family(name: str, input_shape: Sequence[int]) -> tuple[GaussianTask, ..
         >>> [task.name for task in task_family("smooth", (3, 32, 32))]
         ['dc', 'cos_1', 'cos_2']
         >>> [task.name for task in task_family("natural", (3, 32, 32))]
-        ['dc', 'natural_dc', 'natural_cos_1', 'natural_cos_2']
+        ['dc', 'natural_cos_1', 'natural_cos_2']
     """
     shape = check_input_shape(input_shape)
     if name not in FAMILIES:
@@ -183,8 +183,7 @@ def _coloured(prefix: str, colour: Callable[[Sequence[int]], StationaryColour]) 
         if not axes:
             return []
         made = colour(shape[min(axes) :])
-        white = [GaussianTask("dc", torch.ones(shape)), *_smooth(shape)]
-        return [GaussianTask(f"{prefix}_{task.name}", task.direction, made) for task in white]
+        return [GaussianTask(f"{prefix}_{task.name}", task.direction, made) for task in _smooth(shape)]
 
     return family
 

@@ -35,11 +35,10 @@ def layer(parts: tuple[str, ...]) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    nodes = ast.walk(ast.parse(path.read_text()))
-    names = [n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module]
-    return {
-        name.split(".")[1] if "." in name else "__init__" for name in names if name.startswith("synbench_lightning")
-    }
+    nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.module]
+    whole = {alias.name for n in nodes if n.module == "synbench_lightning" for alias in n.names}
+    parts = {n.module.split(".")[1] for n in nodes if n.module.startswith("synbench_lightning.")}
+    return parts | {name if name in LEVELS else "__init__" for name in whole}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
