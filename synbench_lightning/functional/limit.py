@@ -302,7 +302,8 @@ def _projected(
 def _left_out(lever: Tensor) -> Tensor:
     """The inverse of I - H for every pair's symmetric leverage ``H (..., 2, 2)``; written out, it takes no time."""
     a, b, c = 1 - lever[..., 0, 0], lever[..., 0, 1], 1 - lever[..., 1, 1]
-    return torch.stack([c, b, b, a], -1).unflatten(-1, (2, 2)) / (a * c - b * b)[..., None, None]
+    adjugate: Tensor = torch.stack([c, b, b, a], -1).unflatten(-1, (2, 2))
+    return adjugate / (a * c - b * b)[..., None, None]
 
 
 def _clear_candidates(covariance: Tensor, of_noise: Tensor, level: float, rank: int) -> Tensor:
