@@ -19,7 +19,7 @@ except ImportError as error:
     raise ImportError("Figures need matplotlib: pip install 'synbench-lightning[plots]'") from error
 
 OPTIMUM, ENCODER, SHADE = "#6e6e6e", "#0b6e99", "#0b6e9933"
-TASK_COLOURS = ("#0b6e99", "#c2571a", "#3f8f4f", "#8a4fa3", "#a0522d", "#666a1f", "#b03060", "#1f4e5f")
+TASK_COLOURS = ("#0b6e99", "#c2571a", "#3f8f4f", "#8a4fa3", "#d4a017", "#666a1f", "#b03060", "#1f4e5f")
 
 
 def robustness_accuracy_figure(result: ProbeResult, task: str | None = None, threshold: float = 0.7) -> Figure:
@@ -44,7 +44,7 @@ def robustness_accuracy_figure(result: ProbeResult, task: str | None = None, thr
     row = result.tasks.index(name)
     levels = torch.linspace(0.5, 1.0, 251, dtype=torch.float64)
     scales = torch.tensor(result.scales, dtype=torch.float64)
-    figure, axes = _figure()
+    figure, axes = new_figure()
     optimum = _curve(levels, optimal_accuracy(scales), optimal_bound(scales), result.plan.weights)
     axes.plot(levels, optimum, color=OPTIMUM, linestyle="--", label="optimum in input space")
     accuracy, bound = (torch.tensor(table[row], dtype=torch.float64) for table in (result.accuracy, result.bound))
@@ -76,7 +76,7 @@ def history_figure(history: Sequence[ProbeResult], threshold: float = 0.7) -> Fi
     """
     if not history:
         raise ValueError("`history` holds no result: nothing has been probed yet.")
-    figure, axes = _figure()
+    figure, axes = new_figure()
     steps = [result.step or 0 for result in history]
     tasks = history[-1].tasks
     for index, task in enumerate(tasks):
@@ -107,7 +107,8 @@ def pixels(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _figure() -> tuple[Figure, Axes]:
+def new_figure() -> tuple[Figure, Axes]:
+    """A figure with one pair of axes in the style of this package."""
     figure = Figure(figsize=(6.4, 4.0), dpi=110, layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)

@@ -16,6 +16,7 @@ LEVELS = {
     "result": 1,
     "sampling": 2,
     "plots": 2,
+    "benchmark_plots": 2,
     "runtime": 2,
     "probe": 3,
     "callbacks": 4,
