@@ -155,7 +155,7 @@ def prediction_figure(truth: Tensor, estimates: dict[str, Estimate], confidence:
         low, high = estimate.interval(confidence)
         spread = torch.stack([estimate.value - low, high - estimate.value]).numpy()
         axes.errorbar(
-            truth, estimate.value, spread, fmt="o", markersize=4, linewidth=0.9, alpha=0.85,
+            truth.numpy(), estimate.value.numpy(), spread, fmt="o", markersize=4, linewidth=0.9, alpha=0.85,
             color=TASK_COLOURS[index % len(TASK_COLOURS)], label=name,
         )  # fmt: skip
     axes.set(xlabel="true value, nats", ylabel=f"predicted value with {confidence:.0%} interval, nats")
