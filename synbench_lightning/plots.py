@@ -54,7 +54,7 @@ def robustness_accuracy_figure(result: ProbeResult, task: str | None = None, thr
     row = result.tasks.index(name)
     levels = torch.linspace(0.5, 1.0, 251, dtype=torch.float64)
     scales = torch.tensor(result.scales, dtype=torch.float64)
-    figure, (axes,) = _figure()
+    figure, (axes,) = new_figure()
     optimum = _curve(levels, optimal_accuracy(scales), optimal_bound(scales), result.plan.weights)
     axes.plot(levels, optimum, color=OPTIMUM, linestyle="--", label="optimum in input space")
     accuracy, bound = (torch.tensor(table[row], dtype=torch.float64) for table in (result.accuracy, result.bound))
@@ -95,7 +95,7 @@ def scale_figure(result: ProbeResult, task: str | None = None) -> Figure:
     result.score(name)  # refuses a task that was not probed
     row = result.tasks.index(name)
     scales = torch.tensor(result.scales, dtype=torch.float64)
-    figure, both = _figure(rows=2)
+    figure, both = new_figure(rows=2)
     tables = (result.accuracy, result.bound)
     for axes, table, optimum in zip(both, tables, (optimal_accuracy, optimal_bound), strict=True):
         axes.plot(scales, optimum(scales), color=OPTIMUM, linestyle="--", label="optimum in input space")
@@ -125,7 +125,7 @@ def history_figure(history: Sequence[ProbeResult], threshold: float = 0.7) -> Fi
         ValueError: if the history is empty.
     """
     history = _same_tasks(history)
-    figure, (axes,) = _figure()
+    figure, (axes,) = new_figure()
     steps = [result.step or 0 for result in history]
     tasks = {task: [result.score(task, threshold=threshold) for result in history] for task in history[-1].tasks}
     errors = [result.standard_error(threshold=threshold) or 0.0 for result in history]
@@ -148,7 +148,7 @@ def logged_figure(points: Mapping[int, Mapping[str, float]]) -> Figure:
     """
     if not points:
         raise ValueError("`points` holds no value: nothing has been probed yet.")
-    figure, (axes,) = _figure()
+    figure, (axes,) = new_figure()
     last = points[max(points)]
     keys = [key for key in last if key.startswith("task/")]
     keys.sort(key=lambda key: last[key] != last["score"])  # the monitored task is the first one
@@ -175,7 +175,7 @@ def comparison_figure(runs: Mapping[str, Mapping[int, Mapping[str, float]]]) -> 
     """
     if not runs:
         raise ValueError("`runs` holds no run.")
-    figure, (axes,) = _figure()
+    figure, (axes,) = new_figure()
     for index, (name, points) in enumerate(runs.items()):
         scores = [values["score"] for values in points.values()]
         errors = [values.get("score_se", 0.0) for values in points.values()]
@@ -237,7 +237,8 @@ def pixels(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _figure(rows: int = 1) -> tuple[Figure, list[Axes]]:
+def new_figure(rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure with axes below each other, in the style of this package."""
     figure = Figure(figsize=(6.4, 4.0 if rows == 1 else 2.8 * rows), dpi=RESOLUTION, layout="constrained")
     found = list(figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0])
     for axes in found:

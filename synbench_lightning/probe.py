@@ -22,14 +22,13 @@ from synbench_lightning.functional.spectrum import spectrum_statistics
 from synbench_lightning.functional.theory import optimal_accuracy
 from synbench_lightning.plan import ProbePlan
 from synbench_lightning.result import ProbeResult, as_table
-from synbench_lightning.runtime.distributed import Processes, SingleProcess
+from synbench_lightning.runtime.distributed import Processes, Progress, SingleProcess
 from synbench_lightning.runtime.features import feature_matrix
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.sampling import Block, Examples, Normalize, ProxySamples, labelled_examples
 from synbench_lightning.tasks import GaussianTask, LabelledTask
 
 OFFICIAL_THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
-Progress = Callable[[int, int], None]
 
 
 def evaluate(

@@ -20,6 +20,7 @@ LEVELS = {
     "plots": 2,
     "metrics": 2,
     "probing": 2,
+    "benchmark_plots": 2,
     "runtime": 2,
     "probe": 3,
     "callbacks": 4,

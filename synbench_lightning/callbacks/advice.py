@@ -32,18 +32,20 @@ def set_up_advice(trainer: Trainer) -> Iterator[str]:
 
 
 def interval_advice(
-    trainer: Trainer, prefix: str, schedule: Schedule, listeners: type | tuple[type, ...]
+    trainer: Trainer, prefix: str, schedule: Schedule, listeners: type | tuple[type, ...], probing: str
 ) -> Iterator[str]:
     """Sentences about callbacks that monitor a key under ``prefix`` when its value is not fresh.
 
     The trainer is at the start of training, when the number of batches is known. Callbacks of the types ``listeners``
-    are told of each probe and need no advice.
+    are told of each probe and need no advice. ``probing`` is the name of the callback that makes the probes.
     """
     steps_per_epoch = math.inf
     if not math.isinf(trainer.num_training_batches):
         steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
     for callback, monitor in _monitors(trainer, prefix):
-        if callback.mode == "min" and not monitor.endswith(("/gap", "_se", "_seconds", "/overhead")):
+        if callback.mode == "min" and not monitor.endswith(
+            ("/gap", "_se", "_seconds", "/overhead", "/detectable_difference", "/points")
+        ):
             yield f"{type(callback).__name__}(monitor={monitor!r}, mode='min') prefers low scores: set mode='max'."
         if isinstance(callback, listeners):
             continue
@@ -55,7 +57,7 @@ def interval_advice(
                     f"EarlyStopping(monitor={monitor!r}) looks at the end of each epoch or validation, but a probe is "
                     f"made every {schedule}: a value that it has seen before counts as no improvement. Use "
                     f"`SynBenchEarlyStopping(monitor={monitor!r}, patience={callback.patience})` in its place, or "
-                    "`SynBenchCallback(every_n_epochs=1)`."
+                    f"`{probing}(every_n_epochs=1)`."
                 )
         elif isinstance(callback, ModelCheckpoint):
             yield from _checkpoint_advice(callback, monitor, schedule, steps_per_epoch)

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities import rank_zero_info
 
-from synbench_lightning.callbacks.synbench import SynBenchCallback
+from synbench_lightning.callbacks.probing import ProbingCallback
 from synbench_lightning.checks import check_integer, check_number
 
 
@@ -24,7 +24,8 @@ class SynBenchEarlyStopping(EarlyStopping):
     callbacks does not matter.
 
     Args:
-        monitor: a logged key of a :class:`SynBenchCallback`, as ``"synbench/score"`` or ``"synbench/worst"``.
+        monitor: a logged key of a :class:`SynBenchCallback` or :class:`BenchmarkCallback`, as ``"synbench/score"``,
+            ``"synbench/worst"`` or ``"benchmark/value"``.
         patience: number of probes in a row without improvement after which the run ends, at least 1.
         min_delta: how much higher than the best a value must be to count as an improvement, at least 0.
         mode: ``"max"``, or ``"min"`` for keys where lower is better (``synbench/gap``).
@@ -70,7 +71,7 @@ class SynBenchEarlyStopping(EarlyStopping):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that something logs the monitored key."""
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        prefixes = [callback.prefix for callback in callbacks if isinstance(callback, SynBenchCallback)]
+        prefixes = [callback.prefix for callback in callbacks if isinstance(callback, ProbingCallback)]
         if self.monitor.split("/")[0] not in prefixes:
             key = self.monitor.partition("/")[2] or "score"
             keys = " or ".join(f"'{prefix}/{key}'" for prefix in prefixes)

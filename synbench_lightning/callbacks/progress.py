@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from tqdm.auto import tqdm
 
+from synbench_lightning.runtime.distributed import Progress
+
 DELAY_SECONDS = 1.0
 """A probe that is over by then shows no bar."""
 
-TITLE = "SynBench probe"
-
 
 @contextmanager
-def probe_progress(trainer: Trainer) -> Iterator[Callable[[int, int], None] | None]:
+def probe_progress(trainer: Trainer, title: str) -> Iterator[Progress | None]:
     """A function to be called with the number of examples done and their total, or ``None`` where no bar is shown."""
     bar = trainer.progress_bar_callback
     if isinstance(bar, TQDMProgressBar) and bar.is_enabled:
         with tqdm(
-            desc=TITLE, position=2 * bar.process_position + 1, leave=False, delay=DELAY_SECONDS, dynamic_ncols=True,
+            desc=title, position=2 * bar.process_position + 1, leave=False, delay=DELAY_SECONDS, dynamic_ncols=True,
             file=sys.stdout, unit="ex",
         ) as inner:  # fmt: skip
 
@@ -34,7 +34,7 @@ def probe_progress(trainer: Trainer) -> Iterator[Callable[[int, int], None] | No
             yield advance
     elif isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
         rich = bar.progress
-        task = rich.add_task(TITLE, total=1, visible=False)
+        task = rich.add_task(title, total=1, visible=False)
         start = time.monotonic()
 
         def advance(done: int, total: int) -> None:

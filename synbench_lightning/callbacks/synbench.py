@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-import time
-import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 
-from synbench_lightning.callbacks.advice import interval_advice, key_advice, set_up_advice
 from synbench_lightning.callbacks.dashboard import Dashboard
-from synbench_lightning.callbacks.progress import probe_progress
-from synbench_lightning.callbacks.publishing import ProbeListener, notify, publish, steps_logged
-from synbench_lightning.callbacks.schedule import Schedule
-from synbench_lightning.checks import check_flag, check_input_shape, check_integer, check_name, check_number
+from synbench_lightning.callbacks.probing import ProbingCallback
+from synbench_lightning.checks import check_flag, check_input_shape, check_integer, check_number
 from synbench_lightning.families import Task
 from synbench_lightning.functional.discriminant import check_epsilons
 from synbench_lightning.functional.score import check_thresholds
@@ -25,18 +20,13 @@ from synbench_lightning.functional.theory import optimal_accuracy
 from synbench_lightning.plan import ProbePlan
 from synbench_lightning.probe import OFFICIAL_THRESHOLDS, Probe
 from synbench_lightning.result import ProbeResult
-from synbench_lightning.runtime.distributed import StrategyProcesses
-from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder
+from synbench_lightning.runtime.distributed import Progress, StrategyProcesses
+from synbench_lightning.runtime.encoder import EncoderSpec
 from synbench_lightning.runtime.input_shape import example_shape
-from synbench_lightning.runtime.isolation import isolated
-from synbench_lightning.runtime.sharding import is_sharded, reachable_forward
 from synbench_lightning.sampling import Normalize
 
-MAX_FAILURES = 3
-"""Failed probes in a row after which no more are made."""
 
-
-class SynBenchCallback(Callback):
+class SynBenchCallback(ProbingCallback[ProbeResult]):
     """Probe the encoder while it trains and log how good its representation is, without labels or data.
 
     Every N optimizer steps the encoder is shown samples of Gaussian proxy tasks whose best possible classifier is
@@ -113,6 +103,9 @@ class SynBenchCallback(Callback):
         [0, 10, 20]
     """
 
+    monitored = "score"
+    title = "SynBench probe"
+
     def __init__(
         self,
         encoder: EncoderSpec = None,
@@ -134,23 +127,9 @@ class SynBenchCallback(Callback):
         log_figures: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
-        if not (encoder is None or isinstance(encoder, str) or callable(encoder)):
-            raise ValueError(
-                "`encoder` must be None, a dotted attribute of the LightningModule, or a callable "
-                f"(pl_module, x) -> features, got a {type(encoder).__name__}."
-            )
-        if isinstance(encoder, (nn.Module, type)):
-            raise ValueError(
-                f"`encoder` must not be a module or class itself, got {encoder!r}: name the attribute of the "
-                "LightningModule that holds it, or pass `lambda pl_module, x: ...`."
-            )
-        self.schedule = Schedule(every_n_train_steps, every_n_epochs, probe_at_start, probe_at_end)
-        if max_overhead is not None:
-            check_number("max_overhead", max_overhead, "a fraction in (0, 1] or None", 0, 1, low_in=False)
-        check_name("prefix", prefix)
-        if on_error not in ("warn", "raise"):
-            raise ValueError(f"`on_error` must be 'warn' or 'raise', got {on_error!r}.")
-        self.encoder = encoder
+        super().__init__(
+            encoder, every_n_train_steps, every_n_epochs, probe_at_start, probe_at_end, max_overhead, prefix, on_error
+        )
         self.input_shape = None if input_shape is None else check_input_shape(input_shape)
         self.tasks = tasks
         self.plan = ProbePlan.of(plan)
@@ -163,27 +142,12 @@ class SynBenchCallback(Callback):
             )
         self.threshold = check_number("threshold", threshold, "an accuracy in [0.5, 1)", 0.5, math.nextafter(1, 0))
         check_thresholds((self.threshold,), self.plan.lowest_threshold)
-        self.max_overhead = max_overhead
         self.batch_size = check_integer("batch_size", batch_size, 1)
         self.normalize = normalize
         self.seed = check_integer("seed", seed, 0)
-        self.prefix = prefix
         self.log_figures = check_flag("log_figures", log_figures)
-        self.on_error = on_error
-        self.history: list[ProbeResult] = []
         self._dashboard = Dashboard(prefix, self.threshold) if log_figures else None
-        self._encoder: Encoder | None = None
-        self._probe: Probe | None = None
-        self._failures = 0  # in a row
-        self._restored = False
-        self._trainer: weakref.ref[Trainer] | None = None
-        self._train_start = 0.0
-        self._probe_seconds = 0.0
-
-    @property
-    def state_key(self) -> str:
-        """The key of this callback's state in a checkpoint."""
-        return f"{type(self).__qualname__}{{'prefix': {self.prefix!r}}}"
+        self._shown: Probe | None = None  # the samples, ready to be shown
 
     def state_dict(self) -> dict[str, Any]:
         """The history, as plain types."""
@@ -192,8 +156,7 @@ class SynBenchCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the history of a checkpoint."""
         self.history = [ProbeResult.from_dict(values) for values in state_dict["history"]]
-        self.schedule.last_step = state_dict["last_step"]
-        self._restored = True
+        super().load_state_dict(state_dict)
 
     def metrics(self, result: ProbeResult) -> dict[str, float]:
         """The logged values of a result by key, but for those about time."""
@@ -211,84 +174,21 @@ class SynBenchCallback(Callback):
         values |= {"accuracy": result.mean_accuracy(), "probe_seconds": result.seconds}
         return {f"{self.prefix}/{key}": value for key, value in values.items()}
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a trainer of the other package, in which half of this would silently not work."""
-        if not isinstance(trainer, Trainer):
-            raise TypeError(
-                f"SynBenchCallback works with `lightning.pytorch`, and this trainer is a {type(trainer).__module__}."
-                f"{type(trainer).__name__}: import Trainer and LightningModule from `lightning.pytorch`."
-            )
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the module, so that it is freed and the callback can be copied."""
-        self.__dict__ |= self._released()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, **self._released(), "_trainer": None}
-
-    @staticmethod
-    def _released() -> dict[str, None]:
-        # Lightning itself gives every callback the module's `log` and `log_dict`.
-        return dict.fromkeys(("_encoder", "_probe", "log", "log_dict"))
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the encoder, and open the dashboard of the loggers."""
-        self._encoder = find_encoder(pl_module, self.encoder)
-        self._probe = None
+        super().on_fit_start(trainer, pl_module)
         if self._dashboard is not None:
             callbacks = trainer.callbacks  # type: ignore[attr-defined]
             showing = [c.prefix for c in callbacks if isinstance(c, SynBenchCallback) and c._dashboard is not None]
             self._dashboard.open(trainer, pl_module, showing)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on with a restored history, and advise on intervals that do not fit."""
-        self._train_start, self._probe_seconds, self._failures = time.perf_counter(), 0.0, 0
-        goes_on = self._trainer is not None and self._trainer() is trainer and trainer.global_step > 0
-        if not self._restored and not goes_on:  # the history, if any, is that of another run
-            self.history, self.schedule.last_step = [], 0
-        self._restored, self._trainer = False, weakref.ref(trainer)
-        if self.history:
-            publish(trainer, self.metrics(self.history[-1]), f"{self.prefix}/score", step=None)
-        for advice in (*set_up_advice(trainer), *interval_advice(trainer, self.prefix, self.schedule, ProbeListener)):
-            rank_zero_warn(advice)
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Probe before the first step, when the shape of an input is known; after a resume, where one was missed."""
-        if self._probe is not None:
-            return
-        self._probe = self._prepare(trainer, pl_module, batch)
-        due = self.schedule.due_at_first_batch(trainer, seen_before=bool(self.history))
-        self.schedule.last_step = max(self.schedule.last_step, trainer.global_step)
-        if due:
-            self._run(trainer, pl_module, position=steps_logged(trainer))
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Probe where one is due: `ModelCheckpoint` comes later in this step and sees the value."""
-        if self._agreed(trainer, pl_module, self.schedule.due_after_batch(trainer, batch_idx)):
-            self._run(trainer, pl_module, position=steps_logged(trainer) + 1)
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Probe the last weights where the end came unforeseen (early stopping, a time limit)."""
-        if self._probe is not None and self._agreed(trainer, pl_module, self.schedule.due_at_end(trainer)):
-            self._run(trainer, pl_module, position=steps_logged(trainer))
+        """Probe the last weights where the end came unforeseen, and draw the last figures."""
+        super().on_train_end(trainer, pl_module)
         if self._dashboard is not None:
             self._dashboard.close(trainer, self.history)
-        self._probe = None
 
-    def _agreed(self, trainer: Trainer, pl_module: LightningModule, due: bool) -> bool:
-        """Whether a probe is due on the first process; then all of them make it.
-
-        They count the same steps, unless the module steps its optimizers by itself, where a process may leave one out.
-        """
-        if not pl_module.automatic_optimization:
-            due = trainer.strategy.reduce_boolean_decision(due and trainer.is_global_zero, all=False)
-        if due:
-            self.schedule.last_step = trainer.global_step
-        return due
-
-    def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Probe:
+    def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         shape = self.input_shape
         if shape is None and pl_module.example_input_array is not None:
             shape = example_shape(pl_module.example_input_array, "`example_input_array`")
@@ -297,7 +197,7 @@ class SynBenchCallback(Callback):
         assert self._encoder is not None
         best = float(optimal_accuracy(self.plan.scales[-1]))
         thresholds = sorted({self.threshold, *(t for t in OFFICIAL_THRESHOLDS if t < best)})
-        probe = Probe(
+        self._shown = probe = Probe(
             self.tasks, self.plan, shape, epsilons=self.epsilons, thresholds=thresholds, batch_size=self.batch_size,
             normalize=self.normalize, seed=self.seed, device=trainer.strategy.root_device,
         )  # fmt: skip
@@ -305,64 +205,29 @@ class SynBenchCallback(Callback):
             f"SynBench probes {self._encoder.name}, with inputs of shape {shape}, every {self.schedule}: "
             f"{probe.num_forwards} forwards for the tasks {', '.join(task.name for task in probe.tasks)}."
         )
-        return probe
 
-    def _run(self, trainer: Trainer, pl_module: LightningModule, position: int) -> None:
-        assert self._probe is not None
-        assert self._encoder is not None
-        forward = reachable_forward(self._encoder, trainer.strategy, pl_module)
-        precision = trainer.precision_plugin
-        lockstep = is_sharded(trainer.strategy, pl_module)
-        processes = StrategyProcesses(trainer.strategy, trainer.world_size, lockstep)
-        if self._failures >= MAX_FAILURES or self._exceeds_budget(processes):
-            return
-        start = time.perf_counter()
+    def _probe(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        encoder: Callable[[Tensor], Any],
+        processes: StrategyProcesses,
+        progress: Progress | None,
+    ) -> ProbeResult:
+        assert self._shown is not None
+        return self._shown(encoder, processes, progress).at(step=processes.same(trainer.global_step))
 
-        def encoder(x: Tensor) -> Any:
-            with precision.val_step_context():
-                return forward(precision.convert_input(x))
-
-        try:
-            with isolated(pl_module), probe_progress(trainer) as progress:
-                result = self._probe(encoder, processes, progress)
-        except Exception as error:
-            if self.on_error == "raise" or not self.history:
-                raise
-            self._leave_out(trainer, error)
-            return
-        finally:
-            self._probe_seconds += time.perf_counter() - start
-        self._failures = 0
-        self._tell(result)
-        overhead = self._probe_seconds / (time.perf_counter() - self._train_start)
-        step, overhead = processes.same((trainer.global_step, overhead))
-        self.history.append(result.at(step))
-        metrics = {**self.metrics(result), f"{self.prefix}/overhead": overhead}
-        publish(trainer, metrics, on_bar=f"{self.prefix}/score", step=position)
-        if len(self.history) == 1:
-            for advice in key_advice(trainer, self.prefix, metrics, ProbeListener):
-                rank_zero_warn(advice)
+    def _published(self, trainer: Trainer, result: ProbeResult, position: int) -> None:
+        self._tell(result, self.history[-2] if len(self.history) > 1 else None)
         if self._dashboard is not None:
-            start = time.perf_counter()
-            self._dashboard.update(trainer, self.history, metrics, position)
-            self._probe_seconds += time.perf_counter() - start
-        notify(trainer, pl_module, metrics)
+            self._dashboard.update(trainer, self.history, self.metrics(result), position)
 
-    def _leave_out(self, trainer: Trainer, error: Exception) -> None:
-        self._failures += 1
-        rank_zero_warn(
-            f"The SynBench probe after step {trainer.global_step} failed and is left out; training goes on. "
-            f"{type(error).__name__}: {error}"
-        )
-        if self._failures == MAX_FAILURES:
-            rank_zero_warn(
-                f"{MAX_FAILURES} SynBench probes in a row have failed: no more are made in this run. What monitors "
-                f"`{self.prefix}/...` keeps the value of step {self.history[-1].step}."
-            )
+    @classmethod
+    def _released(cls) -> dict[str, Any]:
+        return {**super()._released(), "_shown": None}
 
-    def _tell(self, result: ProbeResult) -> None:
+    def _tell(self, result: ProbeResult, before: ProbeResult | None) -> None:
         """Say what a curve does not: the first result, a break, a collapse."""
-        before = self.history[-1] if self.history else None
         if before is None:
             score = result.score(threshold=self.threshold)
             rank_zero_info(f"SynBench: the representation has {result.feature_dim} dimensions, score {score:.3f}.")
@@ -374,17 +239,3 @@ class SynBenchCallback(Callback):
             )
         if result.collapsed and not (before and before.collapsed):
             rank_zero_warn("The representation has collapsed: the features are constant for all examples, score 0.")
-
-    def _exceeds_budget(self, processes: StrategyProcesses) -> bool:
-        """Whether a probe as long as the last one would take more of the run's time than it may."""
-        if self.max_overhead is None or not self.history:
-            return False
-        elapsed = time.perf_counter() - self._train_start
-        last = self.history[-1].seconds
-        share = processes.same((self._probe_seconds + last) / (elapsed + last))
-        if share > self.max_overhead:
-            rank_zero_info(
-                f"SynBench: the probe after step {self.schedule.last_step} is put off; with it, probes would take "
-                f"{share:.1%} of the time since training started, more than max_overhead={self.max_overhead:g}."
-            )
-        return share > self.max_overhead

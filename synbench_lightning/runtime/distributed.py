@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from lightning.pytorch.strategies import ParallelStrategy, Strategy
 from torch import Tensor
 
 T = TypeVar("T")
+Progress = Callable[[int, int], None]
+"""Told the number of examples done and their total on this process."""
 
 
 class Processes(Protocol):

@@ -1,0 +1,282 @@
+"""What every callback that looks at the module in training has in common: when, isolated how, and what if it fails."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+
+from synbench_lightning.callbacks.advice import interval_advice, key_advice, set_up_advice
+from synbench_lightning.callbacks.progress import probe_progress
+from synbench_lightning.callbacks.publishing import ProbeListener, notify, publish, steps_logged
+from synbench_lightning.callbacks.schedule import Schedule
+from synbench_lightning.checks import check_name, check_number
+from synbench_lightning.runtime.distributed import Progress, StrategyProcesses
+from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder
+from synbench_lightning.runtime.isolation import isolated
+from synbench_lightning.runtime.sharding import is_sharded, reachable_forward
+
+MAX_FAILURES = 3
+"""Failed probes in a row after which no more are made."""
+
+
+class Found(Protocol):
+    """A result of a probe."""
+
+    @property
+    def step(self) -> int | None: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+
+R = TypeVar("R", bound=Found)
+
+
+class ProbingCallback(Callback, Generic[R]):
+    """Makes probes of the module in training on a schedule, publishes what they found, and keeps it over a resume.
+
+    A subclass says what a probe is (:meth:`_probe`), what it is prepared with (:meth:`_prepare`), which values are
+    logged (:meth:`metrics`), and how its state is written down.
+
+    Args:
+        encoder: what to probe, see :func:`~synbench_lightning.runtime.encoder.find_encoder`.
+        every_n_train_steps: optimizer steps between probes.
+        every_n_epochs: epochs between probes, in place of steps.
+        probe_at_start: probe before the first step.
+        probe_at_end: probe when training ends.
+        max_overhead: the fraction of the time since training started that probes may take; ``None`` for no limit.
+        prefix: of the logged keys.
+        on_error: ``"warn"`` or ``"raise"``.
+
+    Raises:
+        ValueError: for an argument outside its range.
+    """
+
+    monitored: str
+    """The logged key that matters most, without prefix."""
+
+    title: str
+    """What a probe is called in messages."""
+
+    def __init__(
+        self,
+        encoder: EncoderSpec,
+        every_n_train_steps: int,
+        every_n_epochs: int | None,
+        probe_at_start: bool,
+        probe_at_end: bool,
+        max_overhead: float | None,
+        prefix: str,
+        on_error: Literal["warn", "raise"],
+    ) -> None:
+        if not (encoder is None or isinstance(encoder, str) or callable(encoder)):
+            raise ValueError(
+                "`encoder` must be None, a dotted attribute of the LightningModule, or a callable "
+                f"(pl_module, x) -> features, got a {type(encoder).__name__}."
+            )
+        if isinstance(encoder, (nn.Module, type)):
+            raise ValueError(
+                f"`encoder` must not be a module or class itself, got {encoder!r}: name the attribute of the "
+                "LightningModule that holds it, or pass `lambda pl_module, x: ...`."
+            )
+        self.schedule = Schedule(every_n_train_steps, every_n_epochs, probe_at_start, probe_at_end)
+        if max_overhead is not None:
+            check_number("max_overhead", max_overhead, "a fraction in (0, 1] or None", 0, 1, low_in=False)
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"`on_error` must be 'warn' or 'raise', got {on_error!r}.")
+        self.encoder = encoder
+        self.max_overhead = max_overhead
+        self.prefix = check_name("prefix", prefix)
+        self.on_error = on_error
+        self.history: list[R] = []
+        self._encoder: Encoder | None = None
+        self._prepared = False
+        self._failures = 0  # in a row
+        self._restored = False
+        self._trainer: weakref.ref[Trainer] | None = None
+        self._train_start = 0.0
+        self._probe_seconds = 0.0
+
+    @abstractmethod
+    def metrics(self, result: R) -> dict[str, float]:
+        """The logged values of a result by key, but for the overhead."""
+
+    @abstractmethod
+    def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """Get ready for probes, when the first batch of a fit is known."""
+
+    @abstractmethod
+    def _probe(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        encoder: Callable[[Tensor], Any],
+        processes: StrategyProcesses,
+        progress: Progress | None,
+    ) -> R:
+        """Make one probe; the module is isolated. Raises on every process or on none."""
+
+    def _forget(self) -> None:
+        """Let go of what another run has left."""
+        self.history, self.schedule.last_step = [], 0
+
+    def _published(self, trainer: Trainer, result: R, position: int) -> None:
+        """What is to be done besides when a result has been published."""
+
+    @property
+    def state_key(self) -> str:
+        """The key of this callback's state in a checkpoint."""
+        return f"{type(self).__qualname__}{{'prefix': {self.prefix!r}}}"
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the schedule of a checkpoint; a subclass takes up the history."""
+        self.schedule.last_step = state_dict["last_step"]
+        self._restored = True
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a trainer of the other package, in which half of this would silently not work."""
+        if not isinstance(trainer, Trainer):
+            raise TypeError(
+                f"{type(self).__name__} works with `lightning.pytorch`, and this trainer is a "
+                f"{type(trainer).__module__}.{type(trainer).__name__}: import Trainer and LightningModule from "
+                "`lightning.pytorch`."
+            )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the module, so that it is freed and the callback can be copied."""
+        self.__dict__ |= self._released()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, **self._released(), "_trainer": None}
+
+    @classmethod
+    def _released(cls) -> dict[str, Any]:
+        # Lightning itself gives every callback the module's `log` and `log_dict`.
+        return {"_encoder": None, "_prepared": False, "log": None, "log_dict": None}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the encoder."""
+        self._encoder = find_encoder(pl_module, self.encoder)
+        self._prepared = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with a restored history, and advise on intervals that do not fit."""
+        self._train_start, self._probe_seconds, self._failures = time.perf_counter(), 0.0, 0
+        goes_on = self._trainer is not None and self._trainer() is trainer and trainer.global_step > 0
+        if not self._restored and not goes_on:  # the history, if any, is that of another run
+            self._forget()
+        self._restored, self._trainer = False, weakref.ref(trainer)
+        if self.history:
+            publish(trainer, self.metrics(self.history[-1]), self._monitored_key, step=None)
+        intervals = interval_advice(trainer, self.prefix, self.schedule, ProbeListener, type(self).__name__)
+        for advice in (*set_up_advice(trainer), *intervals):
+            rank_zero_warn(advice)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Probe before the first step, when the first batch is known; after a resume, where one was missed."""
+        if self._prepared:
+            return
+        self._prepare(trainer, pl_module, batch)
+        self._prepared = True
+        due = self.schedule.due_at_first_batch(trainer, seen_before=bool(self.history))
+        self.schedule.last_step = max(self.schedule.last_step, trainer.global_step)
+        if due:
+            self._run(trainer, pl_module, position=steps_logged(trainer))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Probe where one is due: `ModelCheckpoint` comes later in this step and sees the value."""
+        if self._agreed(trainer, pl_module, self.schedule.due_after_batch(trainer, batch_idx)):
+            self._run(trainer, pl_module, position=steps_logged(trainer) + 1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Probe the last weights where the end came unforeseen (early stopping, a time limit)."""
+        if self._prepared and self._agreed(trainer, pl_module, self.schedule.due_at_end(trainer)):
+            self._run(trainer, pl_module, position=steps_logged(trainer))
+        self._prepared = False
+
+    def _agreed(self, trainer: Trainer, pl_module: LightningModule, due: bool) -> bool:
+        """Whether a probe is due on the first process; then all of them make it.
+
+        They count the same steps, unless the module steps its optimizers by itself, where a process may leave one out.
+        """
+        if not pl_module.automatic_optimization:
+            due = trainer.strategy.reduce_boolean_decision(due and trainer.is_global_zero, all=False)
+        if due:
+            self.schedule.last_step = trainer.global_step
+        return due
+
+    @property
+    def _monitored_key(self) -> str:
+        return f"{self.prefix}/{self.monitored}"
+
+    def _run(self, trainer: Trainer, pl_module: LightningModule, position: int) -> None:
+        assert self._encoder is not None
+        forward = reachable_forward(self._encoder, trainer.strategy, pl_module)
+        precision = trainer.precision_plugin
+        lockstep = is_sharded(trainer.strategy, pl_module)
+        processes = StrategyProcesses(trainer.strategy, trainer.world_size, lockstep)
+        if self._failures >= MAX_FAILURES or self._exceeds_budget(processes):
+            return
+        start = time.perf_counter()
+
+        def encoder(x: Any) -> Any:
+            with precision.val_step_context():
+                return forward(precision.convert_input(x))
+
+        try:
+            with isolated(pl_module), probe_progress(trainer, self.title) as progress:
+                result = self._probe(trainer, pl_module, encoder, processes, progress)
+        except Exception as error:
+            if self.on_error == "raise" or not self.history:
+                raise
+            self._leave_out(trainer, error)
+            return
+        finally:
+            self._probe_seconds += time.perf_counter() - start
+        self._failures = 0
+        self.history.append(result)
+        overhead = processes.same(self._probe_seconds / (time.perf_counter() - self._train_start))
+        metrics = {**self.metrics(result), f"{self.prefix}/overhead": overhead}
+        publish(trainer, metrics, on_bar=self._monitored_key, step=position)
+        if len(self.history) == 1:
+            for advice in key_advice(trainer, self.prefix, metrics, ProbeListener):
+                rank_zero_warn(advice)
+        start = time.perf_counter()
+        self._published(trainer, result, position)
+        self._probe_seconds += time.perf_counter() - start
+        notify(trainer, pl_module, metrics)
+
+    def _leave_out(self, trainer: Trainer, error: Exception) -> None:
+        self._failures += 1
+        rank_zero_warn(
+            f"The {self.title} after step {trainer.global_step} failed and is left out; training goes on. "
+            f"{type(error).__name__}: {error}"
+        )
+        if self._failures == MAX_FAILURES:
+            rank_zero_warn(
+                f"{MAX_FAILURES} {self.title}s in a row have failed: no more are made in this run. What monitors "
+                f"`{self.prefix}/...` keeps the value of step {self.history[-1].step}."
+            )
+
+    def _exceeds_budget(self, processes: StrategyProcesses) -> bool:
+        """Whether a probe as long as the last one would take more of the run's time than it may."""
+        if self.max_overhead is None or not self.history:
+            return False
+        elapsed = time.perf_counter() - self._train_start
+        last = self.history[-1].seconds
+        share = processes.same((self._probe_seconds + last) / (elapsed + last))
+        if share > self.max_overhead:
+            rank_zero_info(
+                f"The {self.title} after step {self.schedule.last_step} is put off; with it, probes would take "
+                f"{share:.1%} of the time since training started, more than max_overhead={self.max_overhead:g}."
+            )
+        return share > self.max_overhead
