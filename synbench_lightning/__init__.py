@@ -3,11 +3,11 @@
 from synbench_lightning.callbacks.early_stopping import SynBenchEarlyStopping as SynBenchEarlyStopping
 from synbench_lightning.callbacks.synbench import SynBenchCallback as SynBenchCallback
 from synbench_lightning.families import task_family as task_family
+from synbench_lightning.linear_probe import RobustLinearProbe as RobustLinearProbe
 from synbench_lightning.losses import TaskRobustLoss as TaskRobustLoss
 from synbench_lightning.metrics import SynBenchScore as SynBenchScore
 from synbench_lightning.plan import ProbePlan as ProbePlan
 from synbench_lightning.probe import evaluate as evaluate
-from synbench_lightning.probing import RobustLinearProbe as RobustLinearProbe
 from synbench_lightning.result import ProbeResult as ProbeResult
 from synbench_lightning.tasks import GaussianTask as GaussianTask
 from synbench_lightning.tasks import LabelledTask as LabelledTask

@@ -19,7 +19,7 @@ LEVELS = {
     "sampling": 2,
     "plots": 2,
     "metrics": 2,
-    "probing": 2,
+    "linear_probe": 2,
     "benchmark_plots": 2,
     "runtime": 2,
     "probe": 3,
