@@ -28,8 +28,8 @@ What it shows, as differences to training for the mean, paired by seed (± 95 % 
   that this band has the highest loss and 86 % of the weight whatever is learnt. It gains .06 downstream, the coarse
   band loses .07 and is the worst task in its place.
 - The excess over a reference is what can be learnt, and shares the weight out (.18, .20, .26, .36). The worst
-  downstream task, the finest band, gains two points; it takes ten seeds to tell that from chance. The mean stays, and within it
-  digits lose .007 ± .005 and the coarse band .011 ± .009.
+  downstream task, the finest band, gains two points; it takes ten seeds to tell that from chance. The mean
+  stays, but within it digits lose .007 ± .005 and the coarse band .011 ± .009.
 - The worst case over SynBench's default family falls: all three of its directions are in the coarse band, which gives
   features up. A worst case is one over the tasks that are in the family: with a proxy for each band it rises.
 
