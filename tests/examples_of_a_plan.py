@@ -27,7 +27,7 @@ def encoded(plan: ProbePlan) -> Iterator[tuple[Tensor, Tensor, float]]:
     samples = ProxySamples(task_family("dc", SHAPE), plan, normalize=None, seed=0, device=torch.device("cpu"))
     for cell in samples.cells:
         found, labels = [], []
-        for block in samples.blocks([cell]):
+        for block in samples.examples([cell]).blocks:
             examples = torch.empty(plan.signs * block.vectors, *SHAPE)
             samples.write(block, examples)
             with torch.no_grad():

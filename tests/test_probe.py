@@ -190,3 +190,12 @@ def test_the_label_free_statistics_are_those_of_the_noise_alone(plan):
 def test_constant_features_have_no_direction_and_no_exponent(plan):
     result = evaluate(lambda x: torch.full((len(x), 3), 7.0), (4,), plan=plan)
     assert (result.effective_rank, result.alpha_req, result.feature_std) == (0.0, None, 0.0)
+
+
+def test_progress_is_told_up_to_the_last_example():
+    told = []
+    result = evaluate(nn.Flatten(), (4,), plan=SMALL, progress=lambda done, total: told.append((done, total)))
+    done = [examples for examples, _ in told]
+    assert done == sorted(set(done))
+    assert told[-1] == (result.num_forwards, result.num_forwards)
+    assert {total for _, total in told} == {result.num_forwards}

@@ -142,7 +142,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         choices=sorted(FAMILIES),
         default="default",
         metavar="FAMILY",
-        help=f"of tasks: {', '.join(FAMILIES)}",
+        help=f"of tasks: {', '.join(FAMILIES)}; default: %(default)s",
     )
     parser.add_argument("--plan", choices=("fast", "official"), default="fast", help="default: %(default)s")
     parser.add_argument("--forwards", type=integer, metavar="N", help="of the fast plan, default: 8192")

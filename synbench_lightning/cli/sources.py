@@ -89,9 +89,9 @@ def _from_factory(source: Source, checkpoint: str | None, weights_only: bool) ->
         arguments = _typed_arguments(source, factory, needed=True)
         encoder = _called(source.option, lambda: factory(**arguments))
     else:
-        raise CommandError(f"{source.option}: must be a function, a class or a module, is a {type(factory).__name__}")
+        raise CommandError(f"{source.option}: must be a function, a class or a module, is {factory!r:.80}")
     if not callable(encoder):
-        raise CommandError(f"{source.option}: returned a {type(encoder).__name__}, which is no module or function")
+        raise CommandError(f"{source.option}: returned {encoder!r:.80}, which is no module or function")
     module = encoder if isinstance(encoder, nn.Module) else None
     if checkpoint is not None:
         if module is None:
