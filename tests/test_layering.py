@@ -19,6 +19,7 @@ LEVELS = {
     "benchmark_plots": 2,
     "runtime": 2,
     "probe": 3,
+    "benchmark": 3,
     "callbacks": 4,
     "__init__": 5,
 }
