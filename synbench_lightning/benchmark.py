@@ -123,6 +123,10 @@ class Benchmark:
         """The number of points of each task: what decides whether two benchmarks have the same points."""
         return dict(zip(self.names, torch.bincount(self.tasks).tolist(), strict=True))
 
+    def points(self, share: float) -> int:
+        """Number of points that are a share of the benchmark, at least two of each task."""
+        return min(max(round(share * len(self.tasks)), 2 * len(self.names)), len(self.tasks))
+
     def log_likelihoods(
         self,
         answer: Callable[[Any], Any],
@@ -186,8 +190,8 @@ class Benchmark:
         readout: bool,
     ) -> Tensor:
         """Answers ``(n, width)`` for some examples of a task, of all processes, on each; labels in the last column."""
-        size = min(self.batch_size, -(-len(indices) // processes.size))
-        blocks = list(torch.arange(len(indices)).split(size))
+        rounds = -(-len(indices) // (self.batch_size * processes.size))
+        blocks = [block for block in torch.arange(len(indices)).tensor_split(rounds * processes.size) if len(block)]
         own = blocks[processes.rank :: processes.size]
         found: list[Tensor] = []
         failure: Exception | None = None
@@ -195,7 +199,7 @@ class Benchmark:
             for block in own:
                 found.append(self._answered(answer, task, indices[block], device, readout))
                 advance(len(block))
-            if processes.lockstep and len(own) < -(-len(blocks) // processes.size):
+            if processes.lockstep and len(own) < rounds:
                 self._answered(answer, task, indices[blocks[0]], device, readout)  # others make one more forward
         except Exception as error:  # the other processes must hear of it before anybody leaves
             failure = error

@@ -20,6 +20,7 @@ LEVELS = {
     "runtime": 2,
     "probe": 3,
     "benchmark": 3,
+    "best": 4,
     "callbacks": 4,
     "__init__": 5,
 }

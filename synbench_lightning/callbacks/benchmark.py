@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -14,20 +14,17 @@ from torch import Tensor
 from synbench_lightning.benchmark import Benchmark, BenchmarkResult, Tasks
 from synbench_lightning.callbacks.probing import ProbingCallback
 from synbench_lightning.checks import check_integer, check_number
-from synbench_lightning.functional.dynamics import cartography
-from synbench_lightning.functional.estimation import (
-    Estimate,
-    aipw,
-    lure,
-    mean_of_tasks,
-    minimum_detectable_difference,
+from synbench_lightning.functional.estimation import Estimate, aipw, mean_of_tasks, minimum_detectable_difference
+from synbench_lightning.functional.prediction import (
+    RECENT,
+    Method,
+    change_of_benchmark,
+    draw_points,
+    predict_tasks,
 )
-from synbench_lightning.functional.selection import Selection, proportional, stratified
+from synbench_lightning.functional.selection import Selection, stratified
 from synbench_lightning.runtime.distributed import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
-
-RECENT = 5
-"""Complete evaluations whose mean predicts a point, and says how large it is."""
 
 
 class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
@@ -114,7 +111,7 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         encoder: EncoderSpec = None,
         support: int = 100,
         warmup: int = 10,
-        method: Literal["loss", "variability", "random"] = "loss",
+        method: Method = "loss",
         audit_every: int | None = 5,
         audit: float = 0.02,
         every_n_train_steps: int = 1000,
@@ -137,7 +134,7 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
             encoder if log_likelihood is None else log_likelihood, every_n_train_steps, every_n_epochs, probe_at_start,
             probe_at_end, max_overhead, prefix, on_error,
         )  # fmt: skip
-        if method not in ("loss", "variability", "random"):
+        if method not in get_args(Method):
             raise ValueError(f"`method` must be 'loss', 'variability' or 'random', got {method!r}.")
         self.budget = check_number("budget", budget, "a share of the points in (0, 1]", 0, 1, low_in=False)
         self.audit = check_number("audit", audit, "a share of the points in (0, 1]", 0, 1, low_in=False)
@@ -214,8 +211,8 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         sizes = ", ".join(f"{name} ({size:,})" for name, size in self.benchmark.settings.items())
         rank_zero_info(
             f"The benchmark is evaluated through {self._encoder.name}, every {self.schedule}: the points of {sizes}; "
-            f"{self._points(self.budget):,} of {len(self.benchmark.tasks):,} after a warm-up of {self.warmup} complete "
-            "evaluations."
+            f"{self.benchmark.points(self.budget):,} of {len(self.benchmark.tasks):,} after a warm-up of {self.warmup} "
+            "complete evaluations."
         )
 
     def _probe(
@@ -238,14 +235,18 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
             self.curves.append(values.float())
             estimates, difference, audited = self._exact(values), None, None
             if len(self.curves) == self.warmup:
-                self.selection = self._select()
+                curves = torch.stack(self.curves)
+                points = self.benchmark.points(self.budget)
+                self.selection = draw_points(curves, self.benchmark.tasks, points, self.method, self.seed)
                 self._before = values[self.selection.indices]
         else:
             extra = self._audit_points()
             values = evaluated(torch.cat([self.selection.indices, extra]))
             own, others = values.split([len(self.selection.indices), len(extra)])
-            estimates = self._estimates(own)
-            difference = self._detectable(own)
+            estimates = predict_tasks(own, self.selection, torch.stack(self.curves), self.benchmark.tasks)
+            assert self._before is not None
+            changed = change_of_benchmark(own - self._before, self.selection, self.benchmark.tasks)
+            difference = float(minimum_detectable_difference(changed))
             audited = self._audited(own, extra, others) if len(extra) else None
             self._before = own
         whole = mean_of_tasks(estimates)
@@ -266,49 +267,10 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         )
         return processes.same(found)
 
-    def _points(self, share: float) -> int:
-        """Number of points that are a share of the benchmark, at least two of each task."""
-        points = len(self.benchmark.tasks)
-        return min(max(round(share * points), 2 * len(self.benchmark.names)), points)
-
-    def _select(self) -> Selection:
-        curves, tasks = torch.stack(self.curves), self.benchmark.tasks
-        if self.method == "random":
-            return stratified(tasks, self._points(self.budget), self.seed)
-        loss = -curves[-RECENT:].mean(0).clamp_max(0)
-        sizes = loss if self.method == "loss" else cartography(curves).variability
-        return proportional(sizes, tasks, self._points(self.budget), self.seed)
-
-    @property
-    def _predictions(self) -> Tensor:
-        return torch.stack(self.curves[-RECENT:]).double().mean(0)
-
     def _exact(self, values: Tensor) -> list[Estimate]:
         none = torch.zeros((), dtype=torch.float64)
         means = [values[own].mean() for own in self._of_tasks(torch.arange(len(values)))]
         return [Estimate(mean, none, torch.full_like(none, torch.inf)) for mean in means]
-
-    def _estimates(self, values: Tensor) -> list[Estimate]:
-        assert self.selection is not None
-        indices, _, _, proposal = self.selection
-        assert proposal is not None
-        found = []
-        members = self._of_tasks(torch.arange(len(self.benchmark.tasks)))
-        for own, inside in zip(members, self._of_tasks(indices), strict=True):
-            places = torch.searchsorted(own, indices[inside])
-            found.append(aipw(values[inside], self._predictions[own], places, proposal[inside]))
-        return found
-
-    def _detectable(self, values: Tensor) -> float:
-        """Smallest change since the evaluation before that the same points would show."""
-        assert self.selection is not None
-        assert self.selection.proposal is not None
-        assert self._before is not None
-        changes = values - self._before
-        sizes = torch.bincount(self.benchmark.tasks).tolist()
-        inside = self._of_tasks(self.selection.indices)
-        found = [lure(changes[i], self.selection.proposal[i], n) for i, n in zip(inside, sizes, strict=True)]
-        return float(minimum_detectable_difference(mean_of_tasks(found)))
 
     def _audit_points(self) -> Tensor:
         """Points that are not in the selection: others in each audit, none where none is due or left."""
@@ -320,7 +282,7 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         counts = torch.bincount(tasks, minlength=len(self.benchmark.names))
         if self.audit_every is None or since % self.audit_every or int(counts.min()) < 2:
             return places[:0]
-        budget = min(self._points(self.audit), len(places))
+        budget = min(self.benchmark.points(self.audit), len(places))
         return places[stratified(tasks, budget, self.seed + len(self.history)).indices]
 
     def _audited(self, own: Tensor, extra: Tensor, others: Tensor) -> Estimate:
@@ -328,13 +290,14 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         assert self.selection is not None
         indices, everything = self.selection.indices, torch.arange(len(self.benchmark.tasks))
         left = ~torch.isin(everything, indices)
+        predictions = torch.stack(self.curves[-RECENT:]).double().mean(0)
         found = []
         for task in range(len(self.benchmark.names)):
             mine, drawn, known = (self.benchmark.tasks[chosen] == task for chosen in (everything, extra, indices))
             rest = (mine & left).nonzero()[:, 0]
             share = len(rest) / int(mine.sum())
             places = torch.searchsorted(rest, extra[drawn])
-            unseen = aipw(others[drawn], self._predictions[rest], places)
+            unseen = aipw(others[drawn], predictions[rest], places)
             value = share * unseen.value + (1 - share) * own[known].mean()
             found.append(Estimate(value, share * unseen.standard_error, unseen.degrees_of_freedom))
         return mean_of_tasks(found)

@@ -14,8 +14,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.utils.data import TensorDataset
 
-from synbench_lightning import ProbePlan
+from synbench_lightning import BenchmarkCallback, ProbePlan
 from tests.callbacks.runs import SMALL, probing, trainer
 from tests.encoders import Autoencoder
 
@@ -43,6 +44,15 @@ class Sharded(Autoencoder):
         return nn.functional.mse_loss(self(batch[0]), batch[0].flatten(1))
 
 
+def labelled() -> dict[str, Any]:
+    """Two questions about images, 73 points each beside 40 that are support."""
+    x = torch.randn(113, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    return {
+        "side": TensorDataset(x, (x[..., :4].mean((1, 2, 3)) > 0).long()),
+        "none": TensorDataset(x, torch.arange(113) % 2),
+    }
+
+
 def full(value: Tensor) -> Tensor:
     return value.full_tensor() if hasattr(value, "full_tensor") else value  # type: ignore[no-any-return]
 
@@ -57,8 +67,12 @@ def train(
     forwards: int = SMALL.forwards,
     num_scales: int = SMALL.num_scales,
     probes: bool = True,
+    benchmark: bool = False,
 ) -> None:
-    """Train an autoencoder; with ``fails_on`` the encoder raises on that rank at step ``fails_at``."""
+    """Train an autoencoder; with ``fails_on`` the encoder raises on that rank at step ``fails_at``.
+
+    With ``benchmark`` a benchmark is evaluated in place of the score.
+    """
     lengths: list[int] = []
 
     def encoder(module: Autoencoder, x: Tensor) -> Tensor:
@@ -72,7 +86,13 @@ def train(
     model = Sharded(sharded) if sharded else Autoencoder()
     strategy: Any = ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1) if sharded else "ddp"
     plan = ProbePlan(forwards=forwards, num_scales=num_scales)
-    callback = probing(every=5, encoder="encoder" if sharded else encoder, on_error=on_error, plan=plan, batch_size=32)
+    through: Any = "encoder" if sharded else encoder
+    callback: Any = probing(every=5, encoder=through, on_error=on_error, plan=plan, batch_size=32)
+    if benchmark:
+        callback = BenchmarkCallback(
+            labelled(), 0.3, encoder=through, support=40, warmup=2, audit_every=1, audit=0.2, every_n_train_steps=5,
+            batch_size=16, on_error=on_error,
+        )  # fmt: skip
     logger = TensorBoardLogger(folder)
     callbacks = [callback] if probes else []
     run = trainer(*callbacks, max_steps=15, limit_train_batches=5, strategy=strategy, devices=world, logger=logger)
