@@ -1,5 +1,10 @@
 """Watch the quality of an encoder's representation while it pretrains: SynBench for Lightning."""
 
+from synbench_lightning.benchmark import BenchmarkResult as BenchmarkResult
+from synbench_lightning.benchmark import labelled_proxies as labelled_proxies
+from synbench_lightning.best import Comparison as Comparison
+from synbench_lightning.best import select_best as select_best
+from synbench_lightning.callbacks.benchmark import BenchmarkCallback as BenchmarkCallback
 from synbench_lightning.callbacks.early_stopping import SynBenchEarlyStopping as SynBenchEarlyStopping
 from synbench_lightning.callbacks.synbench import SynBenchCallback as SynBenchCallback
 from synbench_lightning.families import task_family as task_family

@@ -23,6 +23,8 @@ LEVELS = {
     "benchmark_plots": 2,
     "runtime": 2,
     "probe": 3,
+    "benchmark": 3,
+    "best": 4,
     "callbacks": 4,
     "cli": 5,
     "__init__": 5,

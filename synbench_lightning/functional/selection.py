@@ -352,6 +352,8 @@ def _successive_inclusion(share: Tensor, count: int) -> Tensor:
     """Probabilities of inclusion for ``count`` draws without replacement with probability proportional to ``share``."""
     if count == len(share):
         return torch.ones_like(share)
+    if count == 1:
+        return share
 
     def excess(log_time: float) -> float:
         return float((1 - torch.exp(-share * np.exp(log_time))).sum()) - count

@@ -47,7 +47,10 @@ def assert_like_one_process(result, alone):
 def assert_same_on_every_process(found):
     for other in found[1:]:
         assert other["history"] == found[0]["history"]
-        probed = [{k: v for k, v in one["monitored"].items() if "synbench" in k} for one in (found[0], other)]
+        probed = [
+            {k: v for k, v in one["monitored"].items() if "synbench" in k or "benchmark" in k}
+            for one in (found[0], other)
+        ]
         assert probed[0] == probed[1]
 
 

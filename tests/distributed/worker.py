@@ -15,8 +15,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, fully_shard
+from torch.utils.data import TensorDataset
 
-from synbench_lightning import ProbePlan
+from synbench_lightning import BenchmarkCallback, ProbePlan
 from tests.callbacks.runs import SMALL, probing, trainer
 from tests.encoders import Autoencoder
 
@@ -77,6 +78,15 @@ class Skipping(Autoencoder):
             optimizer.step()
 
 
+def labelled() -> dict[str, Any]:
+    """Two questions about images, 73 points each beside 40 that are support."""
+    x = torch.randn(113, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    return {
+        "side": TensorDataset(x, (x[..., :4].mean((1, 2, 3)) > 0).long()),
+        "none": TensorDataset(x, torch.arange(113) % 2),
+    }
+
+
 def full(value: Tensor) -> Tensor:
     return value.full_tensor() if hasattr(value, "full_tensor") else value  # type: ignore[no-any-return]
 
@@ -92,8 +102,12 @@ def train(
     num_scales: int = SMALL.num_scales,
     probes: bool = True,
     skipping: bool = False,
+    benchmark: bool = False,
 ) -> None:
-    """Train an autoencoder; with ``fails_on`` the encoder raises on that rank at step ``fails_at``."""
+    """Train an autoencoder; with ``fails_on`` the encoder raises on that rank at step ``fails_at``.
+
+    With ``benchmark`` a benchmark is evaluated in place of the score.
+    """
     lengths: list[int] = []
 
     def encoder(module: Autoencoder, x: Tensor) -> Tensor:
@@ -111,7 +125,13 @@ def train(
     elif sharded:
         strategy = FSDP1OnCPU(auto_wrap_policy={nn.Linear} if sharded == "fsdp1, layers" else None)
     plan = ProbePlan(forwards=forwards, num_scales=num_scales)
-    callback = probing(every=5, encoder="encoder" if sharded else encoder, on_error=on_error, plan=plan, batch_size=32)
+    through: Any = "encoder" if sharded else encoder
+    callback: Any = probing(every=5, encoder=through, on_error=on_error, plan=plan, batch_size=32)
+    if benchmark:
+        callback = BenchmarkCallback(
+            labelled(), 0.3, encoder=through, support=40, warmup=2, audit_every=1, audit=0.2, every_n_train_steps=5,
+            batch_size=16, on_error=on_error,
+        )  # fmt: skip
     logger = TensorBoardLogger(folder)
     weights = Weights()
     callbacks = [weights, callback] if probes else [weights]

@@ -1,0 +1,104 @@
+"""From complete evaluations of a benchmark to the points to evaluate next, and from those to its value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from synbench_lightning.functional.dynamics import cartography
+from synbench_lightning.functional.estimation import Estimate, aipw, lure, mean_of_tasks
+from synbench_lightning.functional.selection import Selection, proportional, stratified
+
+Method = Literal["loss", "variability", "random"]
+"""How points are drawn in each task: in proportion to their loss in the last complete evaluations, to the standard
+deviation of their curves, or all alike."""
+
+RECENT = 5
+"""Complete evaluations whose mean predicts a point, and says how large its loss is."""
+
+
+def draw_points(curves: Tensor, tasks: Tensor, budget: int, method: Method = "loss", seed: int = 0) -> Selection:
+    """Draw the points to evaluate from here on.
+
+    Args:
+        curves: ``(T, n)`` log-likelihoods of the right label in complete evaluations, the latest last.
+        tasks: ``(n,)`` task of each point, integers from 0 on.
+        budget: number of points, over all tasks.
+        method: what makes a point likely to be drawn.
+        seed: the same seed gives the same points.
+
+    Raises:
+        ValueError: for an unknown method, or another argument outside its range.
+
+    Example:
+        >>> curves = -torch.tensor([[0.1, 0.1, 3.0, 0.1], [0.1, 0.1, 2.0, 0.1]])
+        >>> selection = draw_points(curves, torch.zeros(4, dtype=torch.long), budget=1)
+        >>> round(selection.inclusion[2].item(), 2)
+        0.83
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"`method` must be 'loss', 'variability' or 'random', got {method!r}.")
+    if method == "random":
+        return stratified(tasks, budget, seed)
+    sizes = -curves[-RECENT:].mean(0).clamp_max(0) if method == "loss" else cartography(curves).variability
+    return proportional(sizes, tasks, budget, seed)
+
+
+def predict_tasks(values: Tensor, selection: Selection, curves: Tensor, tasks: Tensor) -> list[Estimate]:
+    """Each task's mean from the drawn points: predicted from the last complete evaluations, and corrected by AIPW.
+
+    Args:
+        values: ``(B,)`` values of the selected points.
+        selection: of :func:`draw_points`.
+        curves: ``(T, n)`` complete evaluations.
+        tasks: ``(n,)`` task of each point.
+
+    Returns:
+        An estimate of each task, in order.
+
+    Example:
+        >>> curves, tasks = -torch.rand(3, 40), torch.arange(40) // 20
+        >>> selection = draw_points(curves, tasks, budget=10, method="random")
+        >>> risen = (curves.mean(0) + 0.5)[selection.indices]  # every point by a half
+        >>> estimates = predict_tasks(risen, selection, curves, tasks)
+        >>> [torch.allclose(e.value, curves[:, tasks == k].double().mean() + 0.5) for k, e in enumerate(estimates)]
+        [True, True]
+    """
+    predictions = curves[-RECENT:].double().mean(0)
+    return [
+        aipw(values[inside], predictions[own], torch.searchsorted(own, selection.indices[inside]), proposal)
+        for own, inside, proposal in _by_task(selection, tasks)
+    ]
+
+
+def change_of_benchmark(changes: Tensor, selection: Selection, tasks: Tensor) -> Estimate:
+    """How much the mean over the tasks has changed, from the changes of the selected points.
+
+    Two evaluations of the same points are compared much better by their differences than by their two values.
+
+    Args:
+        changes: ``(B,)`` differences of the selected points.
+        selection: of :func:`draw_points`.
+        tasks: ``(n,)`` task of each point.
+
+    Example:
+        >>> tasks = torch.arange(40) // 20
+        >>> selection = draw_points(-torch.rand(3, 40), tasks, budget=10, method="random")
+        >>> round(change_of_benchmark(torch.full((10,), 0.5), selection, tasks).value.item(), 6)
+        0.5
+    """
+    return mean_of_tasks(
+        [lure(changes[inside], proposal, len(own)) for own, inside, proposal in _by_task(selection, tasks)]
+    )
+
+
+def _by_task(selection: Selection, tasks: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """All points of each task, the places of its points in the selection, and their proposals."""
+    if selection.proposal is None:
+        raise ValueError("`selection` must have been drawn at random: anchors have no probabilities to weigh by.")
+    for task in range(int(tasks.max()) + 1):
+        inside = (tasks[selection.indices] == task).nonzero()[:, 0]
+        yield (tasks == task).nonzero()[:, 0], inside, selection.proposal[inside]
