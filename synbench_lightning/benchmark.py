@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from synbench_lightning.checks import check_integer, check_name, numbers
+from synbench_lightning.families import resolve_tasks
 from synbench_lightning.functional.readout import class_log_probabilities
 from synbench_lightning.runtime.distributed import Processes, Progress
 from synbench_lightning.runtime.features import feature_matrix
-from synbench_lightning.tasks import NOISE_BLOCK, GaussianTask, noise_block, resolve_tasks
+from synbench_lightning.tasks import NOISE_BLOCK, GaussianTask, noise_block
 
 Tasks = Mapping[str, Dataset[Any] | DataLoader[Any]]
 """Datasets by the name of their task; a DataLoader says how its dataset is collated into batches."""
@@ -269,7 +270,7 @@ def labelled_proxies(
     """Gaussian proxy tasks as a benchmark of labelled examples: one task for each of them at each scale.
 
     Args:
-        tasks: ``"default"``, ``"dc"`` or tasks of your own.
+        tasks: the name of a family (:func:`task_family`) or Gaussian tasks of your own.
         input_shape: shape of one input of the encoder, without the batch dimension.
         scales: Mahalanobis half-distances of the classes, positive.
         examples: labelled examples of each task at each scale.
@@ -294,11 +295,12 @@ def labelled_proxies(
     signs = (2.0 * labels - 1.0).reshape(-1, *[1] * len(input_shape))
     found: dict[str, Dataset[Any]] = {}
     for task in resolve_tasks(tasks, input_shape):
+        if not isinstance(task, GaussianTask):
+            raise ValueError(f"`tasks` must be Gaussian tasks, {task.name!r} is labelled already: make it a dataset.")
         for scale in levels:
             blocks = [
                 noise_block(seed, task.name, scale, block, input_shape) for block in range(-(-count // NOISE_BLOCK))
             ]
-            found[f"{task.name}@{scale:g}"] = TensorDataset(
-                torch.cat(blocks)[:count] + scale * signs * task.direction, labels
-            )
+            white = torch.cat(blocks)[:count] + scale * signs * task.direction
+            found[f"{task.name}@{scale:g}"] = TensorDataset(task.coloured(white), labels)
     return found
