@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+import synbench_lightning
 from synbench_lightning.result import ProbeResult
 
 
@@ -23,10 +24,12 @@ def default_folder() -> Path:
 def cache_key(module: nn.Module, settings: str) -> str:
     """A text that differs where the result would.
 
-    It holds the weights and buffers, the structure, the source of the modules' classes, and the settings: what is
-    probed, the plan, the seed, the version. What a class calls outside its own source is not seen.
+    It holds the weights and buffers, the structure, the source of the modules' classes, this package's own source, and
+    the settings: what is probed, the plan, the seed. What a class calls outside its own source is not seen.
     """
     digest = hashlib.sha256(f"{settings}\n{module!r}".encode())
+    for path in sorted(Path(synbench_lightning.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
     for kind in dict.fromkeys(type(part) for part in module.modules()):
         with suppress(OSError, TypeError):  # classes made at run time have no source
             digest.update(inspect.getsource(kind).encode())

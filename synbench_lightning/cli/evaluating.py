@@ -7,6 +7,7 @@ import math
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,6 @@ from typing import NamedTuple
 import torch
 from tqdm.auto import tqdm
 
-import synbench_lightning
 from synbench_lightning.cli.cache import cache_key, cached_result, default_folder, keep_result
 from synbench_lightning.cli.errors import CommandError, UsageError, in_one_line
 from synbench_lightning.cli.sources import Candidate, candidates
@@ -54,7 +54,8 @@ def evaluate_command(given: Namespace) -> int:
         if names.count(name) > 1:
             name += f" #{names[:place].count(name) + 1}"
         try:
-            found.append(_evaluated(candidate._replace(name=name), given, plan, normalize))
+            with redirect_stdout(sys.stderr):  # what encoders print does not belong to the table or the JSON
+                found.append(_evaluated(candidate._replace(name=name), given, plan, normalize))
         except UsageError:
             raise
         except (CommandError, ValueError, TypeError, RuntimeError, NotImplementedError) as error:
@@ -132,7 +133,7 @@ def _evaluated(candidate: Candidate, given: Namespace, plan: ProbePlan, normaliz
     key = None
     if loaded.module is not None:
         if not given.no_cache:
-            probed = (candidate.identity, shape, settings, device.type, synbench_lightning.__version__)
+            probed = (candidate.identity, shape, settings, device.type)
             key = cache_key(loaded.module, repr(probed))
             if (kept := cached_result(folder, key)) is not None:
                 return Evaluated(name, kept, shape, cached=True)

@@ -50,6 +50,16 @@ class Wide(Autoencoder):
         self.save_hyperparameters()
         self.trunk = nn.ModuleDict({"deep": nn.Sequential(nn.Flatten(), nn.Linear(64, width))})
 
+def talkative():
+    print("Loaded the model in 0.1 seconds")
+    return make()
+
+def scripted():
+    return torch.jit.script(make())
+
+def interrupted():
+    raise KeyboardInterrupt
+
 ready = make()
 constant = 7
 """
@@ -395,6 +405,22 @@ def test_arguments_of_a_factory_without_jsonargparse_name_the_extra(capsys, monk
     assert code == 1
     assert "pip install 'synbench-lightning[cli]'" in err
     assert run(capsys, *ENCODER, *QUICK)[0] == 0
+
+
+def test_what_an_encoder_prints_is_kept_out_of_the_json(capsys):
+    found = scores(capsys, "--encoder", "encoders:talkative", *QUICK)
+    assert found["models"][0]["score"] == scores(capsys, *ENCODER, *QUICK)["models"][0]["score"]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_compiled_encoder_is_scored_like_its_source(capsys):
+    found = scores(capsys, "--encoder", "encoders:scripted", *QUICK)
+    assert found["models"][0]["score"] == pytest.approx(scores(capsys, *ENCODER, *QUICK)["models"][0]["score"])
+
+
+def test_an_end_by_the_user_is_no_traceback(capsys):
+    code, _, err = run(capsys, "--encoder", "encoders:interrupted", *QUICK)
+    assert (code, err) == (130, "synbench: ended by the user\n")
 
 
 def test_warnings_are_one_line_each(capsys):
