@@ -117,6 +117,8 @@ class Benchmark:
             self._support.append(order[:support])
             points.append(order[support:].sort().values)
         self._points = torch.cat(points)
+        self.indices = dict(zip(self.names, points, strict=True))
+        """Places of the points of each task in its dataset, in the order of the points."""
         self.tasks = torch.arange(len(points)).repeat_interleave(torch.tensor([len(own) for own in points]))
 
     @property

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from synbench_lightning.benchmark import Benchmark, Tasks
 from synbench_lightning.checks import check_integer, check_number
 from synbench_lightning.functional.estimation import Estimate, mean_of_tasks
-from synbench_lightning.functional.prediction import Method, change_of_benchmark, draw_points, predict_tasks
+from synbench_lightning.functional.prediction import Method, change_of_benchmark, choose_points, predict_tasks
 from synbench_lightning.runtime.distributed import SingleProcess
 from synbench_lightning.runtime.encoder import EncoderSpec, find_encoder
 from synbench_lightning.runtime.isolation import isolated
@@ -76,14 +76,14 @@ def select_best(
     encoder: EncoderSpec = None,
     support: int = 100,
     complete: int = 5,
-    method: Method = "loss",
+    method: Method = "clusters",
     batch_size: int = 256,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Comparison:
     """Find the best of several models or checkpoints on a benchmark without evaluating all of it for each.
 
-    A few candidates, spread evenly over the order given, are evaluated completely; from their answers points are drawn
+    A few candidates, spread evenly over the order given, are evaluated completely; from their answers points are chosen
     (CORRELATE and SELECT), the others are evaluated on those alone, and the one with the highest predicted value is the
     best. Source: Vivek et al., Benchmark Hill Climbing, Algorithm 1.
 
@@ -96,9 +96,9 @@ def select_best(
         encoder: where the features come from, as in :class:`SynBenchCallback`; by default also the module itself.
         support: examples of each task that the discriminant is fitted to.
         complete: candidates that are evaluated completely, at least 1.
-        method: how points are drawn, as in :class:`BenchmarkCallback`.
+        method: how points are chosen, as in :class:`BenchmarkCallback`.
         batch_size: examples in one forward.
-        seed: of support sets and draws.
+        seed: of support sets and choices.
         device: where to evaluate.
 
     Returns:
@@ -132,7 +132,7 @@ def select_best(
     whole = _spread(names, min(check_integer("complete", complete, 1), len(names)))
     answers = {name: evaluate(candidates[name], everything) for name in whole}
     curves = torch.stack([answers[name] for name in whole])
-    selection = draw_points(curves, benchmark.tasks, benchmark.points(budget), method, seed)
+    selection = choose_points(curves, benchmark.tasks, benchmark.points(budget), method, seed)
     few = {
         name: answers[name][selection.indices] if name in answers else evaluate(candidates[name], selection.indices)
         for name in names
@@ -170,7 +170,7 @@ def select_best_checkpoint(
     encoder: str | None = None,
     support: int = 100,
     complete: int = 5,
-    method: Method = "loss",
+    method: Method = "clusters",
     batch_size: int = 256,
     seed: int = 0,
     device: str = "cpu",
@@ -186,7 +186,7 @@ def select_best_checkpoint(
         encoder: dotted attribute of the module that gives the features; by default it is found.
         support: examples of each task that the discriminant is fitted to.
         complete: checkpoints that are evaluated completely.
-        method: how points are drawn: ``"loss"``, ``"variability"`` or ``"random"``.
+        method: how points are chosen: ``"clusters"``, ``"loss"`` or ``"random"``.
         batch_size: examples in one forward.
         seed: of support sets and draws.
         device: where to evaluate.

@@ -193,17 +193,41 @@ def aipw(values: Tensor, predictions: Tensor, indices: Tensor, proposal: Tensor 
         >>> aipw(torch.tensor([2.5, 4.5]), before, torch.tensor([1, 3]))  # both have risen by a half
         Estimate(value=tensor(3., dtype=torch.float64), standard_error=tensor(0., dtype=torch.float64), degrees_of_freedom=tensor(1., dtype=torch.float64))
     """  # noqa: E501 (one line, as it is printed)
-    values, predicted = _values(values), _values(predictions, "predictions")
-    if predicted.ndim != 1 or indices.shape != values.shape[-1:]:
-        raise ValueError(
-            f"`predictions` must be (points,) and `indices` of shape {tuple(values.shape[-1:])}, one for each value, "
-            f"got {tuple(predictions.shape)} and {tuple(indices.shape)}."
-        )
+    values, predicted = _residual_parts(values, predictions, indices)
     residuals = values - predicted[indices]
     if proposal is None:
         residual = mean_estimate(residuals, len(predicted))
     else:
         residual = lure(residuals, proposal, len(predicted))
+    return residual._replace(value=predicted.mean() + residual.value)
+
+
+def weighted_residual(values: Tensor, predictions: Tensor, indices: Tensor, weights: Tensor) -> Estimate:
+    r"""Predictions for all points, corrected by how far off they were for points that stand for the others.
+
+    :math:`\frac{1}{N} \sum_i f_i` plus the :func:`weighted_mean` of the residuals :math:`y - f`: what :func:`aipw` is
+    for points drawn at random, for anchors or centres of clusters. It has a bias where residuals within a cluster
+    differ, and no probability stands behind its interval.
+
+    Args:
+        values: ``(..., m)`` values of the points that were evaluated.
+        predictions: ``(N,)`` predicted values of all points.
+        indices: ``(m,)`` places of the evaluated points among them.
+        weights: ``(m,)`` share of the points that each of them stands for.
+
+    Returns:
+        The estimate ``(...)`` of the mean over all points.
+
+    Raises:
+        ValueError: for values, predictions or weights that do not fit.
+
+    Example:
+        >>> before, shares = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([0.75, 0.25])
+        >>> weighted_residual(torch.tensor([2.0, 5.0]), before, torch.tensor([1, 3]), shares).value
+        tensor(2.7500, dtype=torch.float64)
+    """
+    values, predicted = _residual_parts(values, predictions, indices)
+    residual = weighted_mean(values - predicted[indices], weights, len(predicted))
     return residual._replace(value=predicted.mean() + residual.value)
 
 
@@ -340,6 +364,16 @@ def _quantile(confidence: float, degrees_of_freedom: Tensor) -> Tensor:
 
 def _estimate(value: Tensor, error: Tensor, degrees_of_freedom: int) -> Estimate:
     return Estimate(value, error, torch.full_like(value, float(degrees_of_freedom)))
+
+
+def _residual_parts(values: Tensor, predictions: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    values, predicted = _values(values), _values(predictions, "predictions")
+    if predicted.ndim != 1 or indices.shape != values.shape[-1:]:
+        raise ValueError(
+            f"`predictions` must be (points,) and `indices` of shape {tuple(values.shape[-1:])}, one for each value, "
+            f"got {tuple(predictions.shape)} and {tuple(indices.shape)}."
+        )
+    return values, predicted
 
 
 def _values(values: Tensor, name: str = "values") -> Tensor:

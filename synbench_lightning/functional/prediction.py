@@ -8,26 +8,32 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from synbench_lightning.functional.dynamics import cartography
-from synbench_lightning.functional.estimation import Estimate, aipw, lure, mean_of_tasks
-from synbench_lightning.functional.selection import Selection, proportional, stratified
+from synbench_lightning.functional.estimation import (
+    Estimate,
+    aipw,
+    lure,
+    mean_of_tasks,
+    weighted_mean,
+    weighted_residual,
+)
+from synbench_lightning.functional.selection import Selection, coefficient_clusters, proportional, stratified
 
-Method = Literal["loss", "variability", "random"]
-"""How points are drawn in each task: in proportion to their loss in the last complete evaluations, to the standard
-deviation of their curves, or all alike."""
+Method = Literal["clusters", "loss", "random"]
+"""How points are chosen in each task: the centres of clusters of their curves; drawn in proportion to their loss in the
+last complete evaluations; or drawn all alike."""
 
 RECENT = 5
 """Complete evaluations whose mean predicts a point, and says how large its loss is."""
 
 
-def draw_points(curves: Tensor, tasks: Tensor, budget: int, method: Method = "loss", seed: int = 0) -> Selection:
-    """Draw the points to evaluate from here on.
+def choose_points(curves: Tensor, tasks: Tensor, budget: int, method: Method = "clusters", seed: int = 0) -> Selection:
+    """Choose the points to evaluate from here on.
 
     Args:
         curves: ``(T, n)`` log-likelihoods of the right label in complete evaluations, the latest last.
         tasks: ``(n,)`` task of each point, integers from 0 on.
         budget: number of points, over all tasks.
-        method: what makes a point likely to be drawn.
+        method: how they are chosen.
         seed: the same seed gives the same points.
 
     Raises:
@@ -35,24 +41,28 @@ def draw_points(curves: Tensor, tasks: Tensor, budget: int, method: Method = "lo
 
     Example:
         >>> curves = -torch.tensor([[0.1, 0.1, 3.0, 0.1], [0.1, 0.1, 2.0, 0.1]])
-        >>> selection = draw_points(curves, torch.zeros(4, dtype=torch.long), budget=1)
+        >>> selection = choose_points(curves, torch.zeros(4, dtype=torch.long), budget=1, method="loss")
         >>> round(selection.inclusion[2].item(), 2)
         0.83
     """
     if method not in get_args(Method):
-        raise ValueError(f"`method` must be 'loss', 'variability' or 'random', got {method!r}.")
+        raise ValueError(f"`method` must be 'clusters', 'loss' or 'random', got {method!r}.")
     if method == "random":
         return stratified(tasks, budget, seed)
-    sizes = -curves[-RECENT:].mean(0).clamp_max(0) if method == "loss" else cartography(curves).variability
-    return proportional(sizes, tasks, budget, seed)
+    if method == "loss":
+        return proportional(-curves[-RECENT:].mean(0).clamp_max(0), tasks, budget, seed)
+    return coefficient_clusters(curves, tasks, budget, len(curves) - 1, seed)
 
 
 def predict_tasks(values: Tensor, selection: Selection, curves: Tensor, tasks: Tensor) -> list[Estimate]:
-    """Each task's mean from the drawn points: predicted from the last complete evaluations, and corrected by AIPW.
+    """Each task's mean from the chosen points: predicted from the last complete evaluations, and corrected.
+
+    Points that were drawn correct without bias (:func:`~synbench_lightning.functional.estimation.aipw`), centres of
+    clusters by their shares (:func:`~synbench_lightning.functional.estimation.weighted_residual`).
 
     Args:
-        values: ``(B,)`` values of the selected points.
-        selection: of :func:`draw_points`.
+        values: ``(..., B)`` values of the selected points.
+        selection: of :func:`choose_points`.
         curves: ``(T, n)`` complete evaluations.
         tasks: ``(n,)`` task of each point.
 
@@ -61,17 +71,21 @@ def predict_tasks(values: Tensor, selection: Selection, curves: Tensor, tasks: T
 
     Example:
         >>> curves, tasks = -torch.rand(3, 40), torch.arange(40) // 20
-        >>> selection = draw_points(curves, tasks, budget=10, method="random")
+        >>> selection = choose_points(curves, tasks, budget=10)
         >>> risen = (curves.mean(0) + 0.5)[selection.indices]  # every point by a half
         >>> estimates = predict_tasks(risen, selection, curves, tasks)
         >>> [torch.allclose(e.value, curves[:, tasks == k].double().mean() + 0.5) for k, e in enumerate(estimates)]
         [True, True]
     """
     predictions = curves[-RECENT:].double().mean(0)
-    return [
-        aipw(values[inside], predictions[own], torch.searchsorted(own, selection.indices[inside]), proposal)
-        for own, inside, proposal in _by_task(selection, tasks)
-    ]
+    found = []
+    for own, inside in _by_task(selection, tasks):
+        places, seen = torch.searchsorted(own, selection.indices[inside]), values[..., inside]
+        if selection.proposal is None:
+            found.append(weighted_residual(seen, predictions[own], places, selection.weights[inside]))
+        else:
+            found.append(aipw(seen, predictions[own], places, selection.proposal[inside]))
+    return found
 
 
 def change_of_benchmark(changes: Tensor, selection: Selection, tasks: Tensor) -> Estimate:
@@ -80,25 +94,27 @@ def change_of_benchmark(changes: Tensor, selection: Selection, tasks: Tensor) ->
     Two evaluations of the same points are compared much better by their differences than by their two values.
 
     Args:
-        changes: ``(B,)`` differences of the selected points.
-        selection: of :func:`draw_points`.
+        changes: ``(..., B)`` differences of the selected points.
+        selection: of :func:`choose_points`.
         tasks: ``(n,)`` task of each point.
 
     Example:
         >>> tasks = torch.arange(40) // 20
-        >>> selection = draw_points(-torch.rand(3, 40), tasks, budget=10, method="random")
+        >>> selection = choose_points(-torch.rand(3, 40), tasks, budget=10)
         >>> round(change_of_benchmark(torch.full((10,), 0.5), selection, tasks).value.item(), 6)
         0.5
     """
-    return mean_of_tasks(
-        [lure(changes[inside], proposal, len(own)) for own, inside, proposal in _by_task(selection, tasks)]
-    )
+    found = []
+    for own, inside in _by_task(selection, tasks):
+        if selection.proposal is None:
+            found.append(weighted_mean(changes[..., inside], selection.weights[inside], len(own)))
+        else:
+            found.append(lure(changes[..., inside], selection.proposal[inside], len(own)))
+    return mean_of_tasks(found)
 
 
-def _by_task(selection: Selection, tasks: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """All points of each task, the places of its points in the selection, and their proposals."""
-    if selection.proposal is None:
-        raise ValueError("`selection` must have been drawn at random: anchors have no probabilities to weigh by.")
+def _by_task(selection: Selection, tasks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """All points of each task, and the places of its points in the selection."""
     for task in range(int(tasks.max()) + 1):
         inside = (tasks[selection.indices] == task).nonzero()[:, 0]
-        yield (tasks == task).nonzero()[:, 0], inside, selection.proposal[inside]
+        yield (tasks == task).nonzero()[:, 0], inside

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.cluster.vq import kmeans2
 from scipy.optimize import brentq
 from torch import Tensor
 
@@ -180,7 +183,6 @@ def coefficient_clusters(curves: Tensor, tasks: Tensor, budget: int, degree: int
 
     Raises:
         ValueError: for curves, tasks, a degree or a budget outside their range.
-        ImportError: without scikit-learn.
 
     Example:
         >>> level = torch.tensor([1.0, 1.1, 1.2, 5.0]).repeat(4, 1)
@@ -188,22 +190,13 @@ def coefficient_clusters(curves: Tensor, tasks: Tensor, budget: int, degree: int
         >>> selection.indices.sort().values, selection.weights.sort().values
         (tensor([1, 3]), tensor([0.2500, 0.7500], dtype=torch.float64))
     """
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError as error:
-        raise ImportError("Clusters need scikit-learn: pip install 'synbench-lightning[examples]'") from error
     _vectors(curves, tasks)
     coefficients = polynomial_coefficients(curves, degree)
     found = []
     for task, count in enumerate(allotment(_sizes(tasks), budget).tolist()):
         own = (tasks == task).nonzero()[:, 0]
-        features = coefficients[own]
-        count = min(count, len(features.unique(dim=0)))
-        fitted = KMeans(count, n_init=1, random_state=seed + task).fit(features.numpy())
-        cluster = torch.from_numpy(fitted.labels_).long()
-        distance = (features - torch.from_numpy(fitted.cluster_centers_)[cluster]).norm(dim=1)
-        nearest = [torch.where(cluster == c, distance, torch.inf).argmin() for c in range(count)]
-        found.append((own[torch.stack(nearest)], torch.bincount(cluster, minlength=count) / len(own)))
+        nearest, cluster = k_means(coefficients[own], count, seed + task)
+        found.append((own[nearest], torch.bincount(cluster, minlength=count) / len(own)))
     return _deterministic(found, len(tasks))
 
 
@@ -304,7 +297,7 @@ def k_medoids(vectors: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
         tensor([1, 3])
     """
     generator = np.random.default_rng(seed)
-    medoids = _spread(vectors, count, generator)
+    medoids = _spread(lambda place: 1 - vectors @ vectors[place], len(vectors), count, generator)
     cluster = nearest_medoid(vectors, vectors[medoids])
     for _ in range(100):
         cluster[medoids] = torch.arange(count)  # a double of a medoid does not take its place
@@ -323,6 +316,36 @@ def k_medoids(vectors: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     return medoids, cluster
 
 
+def k_means(features: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Clusters around means (scipy), and the point nearest to each mean; none is empty.
+
+    Args:
+        features: ``(n, D)`` float64.
+        count: number of clusters, at most n. Where fewer means are left, the points farthest from theirs stand alone.
+        seed: of the first means, which are drawn as in k-means++.
+
+    Returns:
+        ``(count,)`` different places of the points nearest to the means and ``(n,)`` the cluster of each point.
+
+    Example:
+        >>> nearest, cluster = k_means(torch.tensor([[0.0], [0.2], [0.4], [9.0]]).double(), 2, seed=0)
+        >>> nearest.sort().values
+        tensor([1, 3])
+    """
+    first = _spread(
+        lambda place: (features - features[place]).square().sum(1), len(features), count, np.random.default_rng(seed)
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="One of the clusters is empty")
+        means, labels = kmeans2(features.numpy(), features[first].numpy(), iter=20, minit="matrix", missing="warn")
+    used, cluster = torch.from_numpy(labels).long().unique(return_inverse=True)
+    distance = (features - torch.from_numpy(means)[used][cluster]).norm(dim=1)
+    nearest = torch.stack([torch.where(cluster == c, distance, torch.inf).argmin() for c in range(len(used))])
+    alone = distance.index_fill(0, nearest, -1.0).topk(count - len(used)).indices
+    cluster[alone] = torch.arange(len(used), count)
+    return torch.cat([nearest, alone]), cluster
+
+
 def nearest_medoid(vectors: Tensor, medoids: Tensor) -> Tensor:
     """For each row of ``vectors`` ``(n, T)`` the row of ``medoids`` ``(k, T)`` with the highest correlation, ``(n,)``.
 
@@ -334,17 +357,17 @@ def nearest_medoid(vectors: Tensor, medoids: Tensor) -> Tensor:
     return torch.cat([(part @ medoids.T).argmax(1) for part in parts])
 
 
-def _spread(vectors: Tensor, count: int, generator: np.random.Generator) -> Tensor:
-    """Different first medoids, each likelier the less it is like those before."""
-    chosen = [int(generator.integers(len(vectors)))]
-    distance = 1 - vectors @ vectors[chosen[0]]
+def _spread(distance_to: Callable[[int], Tensor], points: int, count: int, generator: np.random.Generator) -> Tensor:
+    """Different first points, each likelier the farther it is from those before."""
+    chosen = [int(generator.integers(points))]
+    distance = distance_to(chosen[0])
     for _ in range(count - 1):
-        weights = distance.clamp_min(0) + 1e-12
+        weights = distance.double().clamp_min(0) + 1e-12
         weights[chosen] = 0
-        cumulative = weights.double().cumsum(0)
+        cumulative = weights.cumsum(0)
         place = torch.searchsorted(cumulative, generator.random() * float(cumulative[-1]), right=True)
-        chosen.append(min(int(place), len(vectors) - 1))
-        distance = torch.minimum(distance, 1 - vectors @ vectors[chosen[-1]])
+        chosen.append(min(int(place), points - 1))
+        distance = torch.minimum(distance, distance_to(chosen[-1]))
     return torch.tensor(chosen)
 
 

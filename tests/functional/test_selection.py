@@ -1,10 +1,9 @@
-import subprocess
-import sys
 from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+from sklearn.cluster import KMeans
 
 from synbench_lightning.functional.dynamics import standardised
 from synbench_lightning.functional.selection import (
@@ -12,6 +11,7 @@ from synbench_lightning.functional.selection import (
     anchor_points,
     coefficient_clusters,
     coverage,
+    k_means,
     k_medoids,
     proportional,
     stratified,
@@ -170,22 +170,20 @@ def test_missing_checkpoints_are_taken_as_the_mean_of_their_curve():
         assert len(method(gaps, TASKS, 12).indices) == 12
 
 
-def test_without_scikit_learn_clusters_name_the_extra():
-    code = """
-import sys
-sys.modules["sklearn"] = None
-sys.modules["sklearn.cluster"] = None
-import torch
-from synbench_lightning.functional.selection import anchor_points, coefficient_clusters
-curves, tasks = torch.eye(4), torch.zeros(4, dtype=torch.long)
-anchor_points(curves, tasks, 2)
-try:
-    coefficient_clusters(curves, tasks, 2, 1)
-except ImportError as error:
-    print(error)
-"""
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert "pip install 'synbench-lightning[examples]'" in found.stdout, found.stderr
+def test_clusters_are_about_as_tight_as_those_of_scikit_learn():
+    features = torch.randn(300, 4, generator=torch.Generator().manual_seed(0)).double()
+    nearest, cluster = k_means(features, 20, seed=0)
+    means = torch.stack([features[cluster == c].mean(0) for c in range(20)])
+    found = (features - means[cluster]).square().sum().item()
+    assert found < 1.1 * KMeans(20, n_init=5, random_state=0).fit(features.numpy()).inertia_
+    assert torch.equal(cluster[nearest], torch.arange(20))
+
+
+def test_doubles_do_not_leave_clusters_empty():
+    features = torch.ones(9, 2).double()
+    nearest, cluster = k_means(features, 5, seed=0)
+    assert len(nearest.unique()) == 5
+    assert torch.equal(cluster[nearest], torch.arange(5))
 
 
 @pytest.mark.parametrize(
