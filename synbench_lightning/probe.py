@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
 from torch import Tensor, nn
 
 from synbench_lightning.checks import check_integer
+from synbench_lightning.encoding import Encoding
 from synbench_lightning.families import Task, resolve_tasks
 from synbench_lightning.functional.discriminant import accuracy_and_bound, check_epsilons, class_moments
 from synbench_lightning.functional.limit import estimate_limit, jackknife_error
@@ -23,9 +23,8 @@ from synbench_lightning.functional.theory import optimal_accuracy
 from synbench_lightning.plan import ProbePlan
 from synbench_lightning.result import ProbeResult, as_table
 from synbench_lightning.runtime.distributed import Processes, Progress, SingleProcess
-from synbench_lightning.runtime.features import feature_matrix
 from synbench_lightning.runtime.isolation import isolated
-from synbench_lightning.sampling import Block, Examples, Normalize, ProxySamples, labelled_examples
+from synbench_lightning.sampling import Normalize, ProxySamples, labelled_examples
 from synbench_lightning.tasks import GaussianTask, LabelledTask
 
 OFFICIAL_THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
@@ -159,10 +158,16 @@ class Probe:
         """
         start = time.perf_counter()
         processes = processes or SingleProcess()
-        probing = _Pass(self, encoder, processes, progress)
-        found = self._limit(probing) if self.plan.protocol == "fast" else self._official(probing)
-        if self.labelled:
-            found = self._with_labelled(found, probing)
+        samples = self.samples
+        encoding = Encoding(
+            encoder, samples.input_shape, samples.device, self.batch_size, self.num_forwards, processes, progress
+        )
+        try:
+            found = self._limit(encoding) if self.plan.protocol == "fast" else self._official(encoding)
+            if self.labelled:
+                found = self._with_labelled(found, encoding)
+        finally:
+            self.batch_size = encoding.batch_size
         rank, alpha, deviation = spectrum_statistics(found.eigenvalues, found.variances)
         result = ProbeResult(
             tasks=tuple(task.name for task in self.tasks),
@@ -183,14 +188,14 @@ class Probe:
         )
         return processes.same(result)
 
-    def _limit(self, probing: _Pass) -> _Found:
-        features = probing.features(self.samples.examples(self.samples.cells))
+    def _limit(self, encoding: Encoding) -> _Found:
+        features = encoding.features(self.samples.examples(self.samples.cells))
         dim, scales = features.shape[-1], self.plan.scales
         shaped = features.unflatten(0, (len(self.samples.tasks), len(scales), -1))
         found = []
         for rows in self._groups:
             found.append(estimate_limit(shaped if len(self._groups) == 1 else shaped[rows], scales, self.epsilons))
-            if not found[-1].resolved and probing.processes.rank == 0:
+            if not found[-1].resolved and encoding.processes.rank == 0:
                 self._warn_unresolved(found[-1].rank, dim, len(rows))
         order = torch.tensor([row for rows in self._groups for row in rows]).argsort()
 
@@ -221,12 +226,12 @@ class Probe:
                 stacklevel=4,
             )
 
-    def _official(self, probing: _Pass) -> _Found:
+    def _official(self, encoding: Encoding) -> _Found:
         labels, half, scales = (self.samples.signs > 0).long(), self.samples.vectors // 2, self.plan.scales
         found: list[Tensor] = []
         pooled: Tensor | None = None
         for cell in self.samples.cells:
-            features = probing.features(self.samples.examples([cell]))[:, 0]
+            features = encoding.features(self.samples.examples([cell]))[:, 0]
             of_both = labels.to(features.device)
             if cell[0] in self._groups[0]:
                 covariance = class_moments(features.double(), of_both, 2)[1] / (len(scales) * len(self._groups[0]))
@@ -238,12 +243,12 @@ class Probe:
         eigenvalues = torch.linalg.eigvalsh(pooled).clamp_min(0)
         return _Found(accuracy, bound, None, features.shape[-1], eigenvalues, pooled.diagonal())
 
-    def _with_labelled(self, gaussian: _Found, probing: _Pass) -> _Found:
+    def _with_labelled(self, gaussian: _Found, encoding: Encoding) -> _Found:
         """The same with labelled tasks where they stand in the family, alike at every scale."""
         curves, errors = [torch.stack(pair) for pair in zip(gaussian.accuracy, gaussian.bound, strict=True)], []
         limits = 1 - torch.tensor(self.thresholds, dtype=torch.float64)
         for task in self.labelled:
-            features, labels = probing.features(labelled_examples(task))[:, 0].cpu(), task.labels
+            features, labels = encoding.features(labelled_examples(task))[:, 0].cpu(), task.labels
             halves = [(features[part], labels[part]) for part in (task.fold, ~task.fold)]
             both = [torch.stack(accuracy_and_bound(*halves[a], *halves[b], self.epsilons)) for a, b in ((0, 1), (1, 0))]
             found = torch.stack(both).mean(0)
@@ -271,102 +276,3 @@ class _Found(NamedTuple):
     feature_dim: int
     eigenvalues: Tensor
     variances: Tensor
-
-
-class _Pass:
-    """One pass of an encoder over the examples, shared by the processes."""
-
-    def __init__(
-        self, probe: Probe, encoder: Callable[[Tensor], Any], processes: Processes, progress: Progress | None
-    ) -> None:
-        self.probe, self.samples = probe, probe.samples
-        self.encoder, self.processes, self.progress = encoder, processes, progress
-        self.done, self.total = 0, probe.num_forwards // processes.size
-
-    def features(self, examples: Examples) -> Tensor:
-        """Features ``(rows, signs, D)`` of all processes, on each of them."""
-        blocks, rows, signs, _ = examples
-        own = blocks[self.processes.rank :: self.processes.size]
-        found: list[Tensor] = []
-        failure: Exception | None = None
-        try:
-            for batch in self._batches(own, examples):
-                found.append(self._encoded(batch))
-                self._advance(len(batch))
-            self._keep_step(examples, len(found))
-        except Exception as error:  # the other processes must hear of it before anybody leaves
-            failure = error
-        if self.processes.any(failure is not None):
-            raise failure or RuntimeError("The probe failed on another process; its log has the reason.")
-        dim, dtype = self.processes.same((found[0].shape[1], found[0].dtype) if found else (0, torch.float32))
-        whole = torch.zeros(rows, signs, dim, dtype=dtype, device=self.samples.device)
-        if found:
-            for block, features in zip(own, torch.cat(found).split([signs * b.vectors for b in own]), strict=True):
-                whole[block.row : block.row + block.vectors] = features.unflatten(0, (signs, -1)).transpose(0, 1)
-        whole = self.processes.sum(whole)
-        bad = int((~torch.isfinite(whole)).any(-1).sum())
-        if bad:
-            raise ValueError(f"The encoder's features are NaN or infinite for {bad} of {rows * signs} examples.")
-        return whole.cpu() if whole.device.type == "mps" else whole  # which has no float64
-
-    def _advance(self, examples: int) -> None:
-        self.done += examples
-        if self.progress is not None:
-            self.progress(min(self.done, self.total), self.total)
-
-    def _keep_step(self, examples: Examples, made: int) -> None:
-        """Make the forwards that others still make, where a forward is a collective; their features do not count."""
-        if self.processes.lockstep:
-            size, blocks = self.processes.size, examples.blocks
-            shares = [examples.signs * sum(block.vectors for block in blocks[rank::size]) for rank in range(size)]
-            for _ in range(math.ceil(max(shares) / self.probe.batch_size) - made):
-                self.encoder(torch.zeros(1, *self.samples.input_shape, device=self.samples.device))
-
-    def _batches(self, blocks: Sequence[Block], examples: Examples) -> Iterator[Tensor]:
-        """The examples of the blocks in batches of the batch size; the last one may be smaller."""
-        batch, filled = self._empty_batch(), 0
-        for block in blocks:
-            size = examples.signs * block.vectors
-            if filled + size <= len(batch):
-                examples.write(block, batch[filled : filled + size])
-                filled, rest = filled + size, batch[:0]
-            else:
-                rest = batch.new_empty(size, *batch.shape[1:])
-                examples.write(block, rest)
-            while len(rest) or filled == len(batch):
-                if filled == len(batch):
-                    yield batch
-                    batch, filled = self._empty_batch(), 0
-                part, rest = rest[: len(batch) - filled], rest[len(batch) - filled :]
-                batch[filled : filled + len(part)] = part
-                filled += len(part)
-        if filled:
-            yield batch[:filled]
-
-    def _empty_batch(self) -> Tensor:
-        return torch.empty(self.probe.batch_size, *self.samples.input_shape, device=self.samples.device)
-
-    def _encoded(self, x: Tensor) -> Tensor:
-        """Features of a batch, in smaller parts where memory does not suffice for it as a whole."""
-        while True:
-            try:
-                return torch.cat([self._forward(part) for part in x.split(self.probe.batch_size)])
-            except RuntimeError as error:
-                smaller = min(len(x), self.probe.batch_size) // 2
-                if not is_oom_error(error.__cause__ or error) or smaller == 0 or self.processes.lockstep:
-                    raise
-            garbage_collection_cuda()
-            self.probe.batch_size = smaller
-            warnings.warn(f"The memory did not suffice for the probe: its batch size is now {smaller}.", stacklevel=2)
-
-    def _forward(self, x: Tensor) -> Tensor:
-        try:
-            output = self.encoder(x)
-        except Exception as error:
-            raise RuntimeError(
-                f"The encoder failed on a batch of shape {tuple(x.shape)}: {type(error).__name__}: {error}. If its "
-                "inputs have another shape, pass `input_shape=`; if it takes token ids, probe it in embedding space; "
-                "if it takes other arguments or is another module, pass a callable: `lambda pl_module, x: ...` in the "
-                "callback, `lambda x: ...` in `evaluate`."
-            ) from error
-        return feature_matrix(output, len(x))

@@ -22,6 +22,7 @@ LEVELS = {
     "linear_probe": 2,
     "benchmark_plots": 2,
     "runtime": 2,
+    "encoding": 3,
     "probe": 3,
     "benchmark": 3,
     "best": 4,
