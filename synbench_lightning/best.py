@@ -40,8 +40,8 @@ class Comparison:
 
     Example:
         >>> print(Comparison(
-        ...     best="late", values={"early": -0.6, "late": -0.4},
-        ...     intervals={"early": (-0.65, -0.55), "late": (-0.4, -0.4)}, leads={"early": (0.1, 0.3)}, complete=("late",), num_points=1000, num_evaluated=100,
+        ...     best="late", values={"early": -0.6, "late": -0.4}, leads={"early": (0.1, 0.3)}, complete=("late",),
+        ...     intervals={"early": (-0.65, -0.55), "late": (-0.4, -0.4)}, num_points=1000, num_evaluated=100,
         ... ))
         candidate    value   95% interval
         early      -0.6000   [-0.6500, -0.5500]
