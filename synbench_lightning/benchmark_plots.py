@@ -52,7 +52,7 @@ def task_curves_figure(curves: Tensor, names: Sequence[str], steps: Sequence[int
     if warmup is not None:
         axes.axvline(steps[warmup - 1], color=OPTIMUM, linestyle=":", linewidth=1.2, label="end of warm-up")
     axes.set(xlabel="optimizer steps", ylabel="mean log-likelihood of the right label, nats")
-    axes.set_title("Zero-shot performance during pretraining")
+    axes.set_title("Tasks of the benchmark during pretraining")
     figure.legend(loc="outside right upper", frameon=False)
     return figure
 

@@ -12,11 +12,24 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 
 import synbench_lightning
 from synbench_lightning import SynBenchCallback, SynBenchEarlyStopping
-from synbench_lightning.functional import discriminant, score, spectrum, theory
+from synbench_lightning.functional import (
+    aggregates,
+    discriminant,
+    dynamics,
+    estimation,
+    minimax,
+    prediction,
+    readout,
+    score,
+    selection,
+    spectrum,
+    theory,
+)
 
 NAMES = [name for name in vars(synbench_lightning) if not name.startswith("_") and name[0].isupper()] + [
     "evaluate",
-    "LabelledTask",
+    "labelled_proxies",
+    "select_best",
     "task_family",
 ]
 PUBLIC = [getattr(synbench_lightning, name) for name in NAMES] + [
@@ -28,7 +41,24 @@ PUBLIC = [getattr(synbench_lightning, name) for name in NAMES] + [
     spectrum.alpha_req,
     spectrum.feature_std,
     spectrum.collapse_level,
-]
+    aggregates.aggregate,
+    aggregates.aggregate_weights,
+    minimax.smoothed_maximum,
+    minimax.task_means,
+    readout.class_log_probabilities,
+    *(getattr(dynamics, name) for name in (
+        "pearson", "task_curves", "standardised", "polynomial_basis", "polynomial_coefficients", "agreement",
+        "cartography", "multidimensional_scaling", "correlation_distance",
+    )),
+    *(getattr(selection, name) for name in (
+        "uniform", "stratified", "proportional", "anchor_points", "coefficient_clusters", "coverage",
+    )),
+    *(getattr(estimation, name) for name in (
+        "Estimate", "mean_estimate", "weighted_mean", "lure", "aipw", "weighted_residual", "anchor_predictions",
+        "anchor_estimate", "mean_of_tasks", "minimum_detectable_difference",
+    )),
+    *(getattr(prediction, name) for name in ("choose_points", "predict_tasks", "change_of_benchmark")),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("public", PUBLIC, ids=lambda public: public.__name__)

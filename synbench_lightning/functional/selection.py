@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.cluster.vq import kmeans2
 from scipy.optimize import brentq
 from torch import Tensor
 
 from synbench_lightning.checks import check_integer, check_number
+from synbench_lightning.functional.clustering import BLOCK, k_means, k_medoids, nearest_medoid
 from synbench_lightning.functional.dynamics import polynomial_coefficients, standardised
 from synbench_lightning.functional.estimation import lure_weights
-
-BLOCK = 2**24
-"""Numbers in a block of similarities: memory stays at 128 MiB however many points there are."""
 
 MAX_CANDIDATES = 1024
 """Points among which :func:`coverage` looks for the best next one (or twice the budget, if that is more)."""
@@ -274,101 +269,6 @@ def allotment(sizes: Tensor, budget: int) -> Tensor:
         else:
             counts[hungry] = torch.minimum(counts[hungry] + left // len(hungry), sizes[hungry])
     return counts
-
-
-def k_medoids(vectors: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Medoids under 1 - r, by turns of assigning each point to the nearest and moving each to the middle of its points.
-
-    Because r is an inner product, the point with the least sum of distances is the one with the largest inner product
-    with the sum of its cluster. So a turn costs O(n count T) time, and no matrix of all pairs is made.
-
-    Args:
-        vectors: ``(n, T)`` standardised curves, rows of length 1 or 0.
-        count: number of medoids, at most n.
-        seed: of the first ones, which are drawn as in k-means++.
-
-    Returns:
-        ``(count,)`` places of the medoids and ``(n,)`` the cluster of each point.
-
-    Example:
-        >>> vectors = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [-1.0, 0.0]])
-        >>> medoids, cluster = k_medoids(vectors, 2, seed=0)
-        >>> medoids.sort().values
-        tensor([1, 3])
-    """
-    generator = np.random.default_rng(seed)
-    medoids = _spread(lambda place: 1 - vectors @ vectors[place], len(vectors), count, generator)
-    cluster = nearest_medoid(vectors, vectors[medoids])
-    for _ in range(100):
-        cluster[medoids] = torch.arange(count)  # a double of a medoid does not take its place
-        totals = vectors.new_zeros(count, vectors.shape[1]).index_add_(0, cluster, vectors)
-        closeness = (vectors * totals[cluster]).sum(1)
-        order = torch.argsort(closeness, descending=True, stable=True)
-        order = order[torch.argsort(cluster[order], stable=True)]  # by cluster, the most central first
-        starts = torch.cat([order.new_zeros(1), torch.bincount(cluster, minlength=count).cumsum(0)[:-1]])
-        moved = order[starts]
-        better = closeness[moved] > closeness[medoids] + 1e-9
-        if not bool(better.any()):
-            break
-        medoids = torch.where(better, moved, medoids)
-        cluster = nearest_medoid(vectors, vectors[medoids])
-    cluster[medoids] = torch.arange(count)
-    return medoids, cluster
-
-
-def k_means(features: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Clusters around means (scipy), and the point nearest to each mean; none is empty.
-
-    Args:
-        features: ``(n, D)`` float64.
-        count: number of clusters, at most n. Where fewer means are left, the points farthest from theirs stand alone.
-        seed: of the first means, which are drawn as in k-means++.
-
-    Returns:
-        ``(count,)`` different places of the points nearest to the means and ``(n,)`` the cluster of each point.
-
-    Example:
-        >>> nearest, cluster = k_means(torch.tensor([[0.0], [0.2], [0.4], [9.0]]).double(), 2, seed=0)
-        >>> nearest.sort().values
-        tensor([1, 3])
-    """
-    first = _spread(
-        lambda place: (features - features[place]).square().sum(1), len(features), count, np.random.default_rng(seed)
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="One of the clusters is empty")
-        means, labels = kmeans2(features.numpy(), features[first].numpy(), iter=20, minit="matrix", missing="warn")
-    used, cluster = torch.from_numpy(labels).long().unique(return_inverse=True)
-    distance = (features - torch.from_numpy(means)[used][cluster]).norm(dim=1)
-    nearest = torch.stack([torch.where(cluster == c, distance, torch.inf).argmin() for c in range(len(used))])
-    alone = distance.index_fill(0, nearest, -1.0).topk(count - len(used)).indices
-    cluster[alone] = torch.arange(len(used), count)
-    return torch.cat([nearest, alone]), cluster
-
-
-def nearest_medoid(vectors: Tensor, medoids: Tensor) -> Tensor:
-    """For each row of ``vectors`` ``(n, T)`` the row of ``medoids`` ``(k, T)`` with the highest correlation, ``(n,)``.
-
-    Example:
-        >>> nearest_medoid(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.6, 0.8], [1.0, 0.0]]))
-        tensor([1, 0])
-    """
-    parts = vectors.split(max(1, BLOCK // len(medoids)))
-    return torch.cat([(part @ medoids.T).argmax(1) for part in parts])
-
-
-def _spread(distance_to: Callable[[int], Tensor], points: int, count: int, generator: np.random.Generator) -> Tensor:
-    """Different first points, each likelier the farther it is from those before."""
-    chosen = [int(generator.integers(points))]
-    distance = distance_to(chosen[0])
-    for _ in range(count - 1):
-        weights = distance.double().clamp_min(0) + 1e-12
-        weights[chosen] = 0
-        cumulative = weights.cumsum(0)
-        place = torch.searchsorted(cumulative, generator.random() * float(cumulative[-1]), right=True)
-        chosen.append(min(int(place), points - 1))
-        distance = torch.minimum(distance, distance_to(chosen[-1]))
-    return torch.tensor(chosen)
 
 
 def _successive_inclusion(share: Tensor, count: int) -> Tensor:
