@@ -26,7 +26,7 @@ def set_up_advice(trainer: Trainer) -> Iterator[str]:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, WeightAveraging):
             yield (
-                f"SynBench probes the weights that are being trained, not the averages that {type(callback).__name__} "
+                f"What is probed are the weights in training, not the averages that {type(callback).__name__} "
                 "makes of them."
             )
 

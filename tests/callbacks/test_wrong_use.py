@@ -163,7 +163,7 @@ def test_a_checkpoint_that_would_keep_the_worst_weights():
 
 def test_averaged_weights_are_said_not_to_be_the_ones_that_are_probed():
     run = trainer(EMAWeightAveraging(), probing(), max_steps=1)
-    with pytest.warns(UserWarning, match="probes the weights that are being trained, not the averages that EMAWeight"):
+    with pytest.warns(UserWarning, match="probed are the weights in training, not the averages that EMAWeight"):
         run.fit(Autoencoder())
 
 

@@ -76,7 +76,7 @@ ROWS: dict[str, tuple[type[modules.Plain], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:SynBench probes the weights that are being trained")
+@pytest.mark.filterwarnings("ignore:What is probed are the weights in training")
 @pytest.mark.parametrize("row", ROWS)
 def test_training_is_the_same_to_the_bit(row):
     make, arguments = ROWS[row]
