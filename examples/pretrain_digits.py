@@ -9,7 +9,7 @@ download, about one minute on two CPU cores. What one learns from it:
 
 What to expect, from the seeds 0 to 3: score and accuracy rise together while the encoder learns fast. After some
 hundred steps the score only goes up and down by 0.01 to 0.02, about its standard error, while the accuracy creeps up by
-another percent or two. The checkpoint that it chose without a label was 0.2 to 1.6 percent below the best, and at most
+another percent or two. The checkpoint that it chose without a label was 0.1 to 1.8 percent below the best, and at most
 as good as the last one: nothing here makes later weights worse.
 
     pip install 'synbench-lightning[examples]'
