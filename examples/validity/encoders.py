@@ -9,14 +9,15 @@ DIM = 48
 
 
 def build_encoder(name: str, channels: int) -> nn.Module:
-    """``"conv"`` (BatchNorm, mean over space) or ``"transformer"`` (LayerNorm, mean over tokens); 20,000 and 40,000 weights."""
+    """``"conv"`` (BatchNorm, mean over space) or ``"transformer"`` (LayerNorm, mean over tokens); < 40,000 weights."""
     return {"conv": _conv, "transformer": Transformer}[name](channels)
 
 
 def _conv(channels: int) -> nn.Sequential:
     widths = [(channels, 16, 1), (16, 32, 2), (32, DIM, 1)]
     blocks = [
-        nn.Sequential(nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()) for a, b, stride in widths
+        nn.Sequential(nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+        for a, b, stride in widths
     ]
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 

@@ -67,7 +67,9 @@ def _patches() -> tuple[Tensor, dict[str, Tensor]]:
         small = F.avg_pool2d(pixels, 2)[0]
         cut = small.unfold(1, 8, 8).unfold(2, 8, 8)  # (C, rows, columns, 8, 8)
         rows, columns = cut.shape[1:3]
-        row, column = torch.meshgrid(torch.arange(rows) * 2 // rows, torch.arange(columns) * 3 // columns, indexing="ij")
+        row, column = torch.meshgrid(
+            torch.arange(rows) * 2 // rows, torch.arange(columns) * 3 // columns, indexing="ij"
+        )
         regions.append((6 * index + 3 * row + column).flatten())
         found.append(cut.permute(1, 2, 0, 3, 4).flatten(0, 1))
     images, region = torch.cat(found), torch.cat(regions)

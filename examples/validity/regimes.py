@@ -87,7 +87,8 @@ class SimCLR(Regime):
         views = torch.cat([augment(batch.images), augment(batch.images)])
         z = F.normalize(self.head(encoder(views)), dim=1)
         similarity = (z @ z.T / 0.3).fill_diagonal_(-torch.inf)
-        return F.cross_entropy(similarity, torch.arange(len(z)).roll(len(z) // 2))
+        partner = torch.arange(len(z)).roll(len(z) // 2)
+        return F.cross_entropy(similarity, partner)
 
 
 class VICReg(Regime):
@@ -139,7 +140,8 @@ class Masked(Denoising):
         shown = (torch.rand(len(batch.images), 1, 4, 4) < 0.5).float()
         shown = F.interpolate(shown, scale_factor=2)
         error = (self.head(encoder(batch.images * shown)).view_as(batch.images) - batch.images).square()
-        return (error * (1 - shown)).sum() / (1 - shown).expand_as(error).sum()
+        loss: Tensor = (error * (1 - shown)).sum() / (1 - shown).expand_as(error).sum()
+        return loss
 
 
 class Rotation(Regime):
@@ -186,8 +188,8 @@ REGIMES: dict[str, type[Regime]] = {
 }
 
 DEVELOPMENT = ("supervised", "simclr", "denoising", "rotation", "collapse")
-"""The half on which proxy tasks were searched; chosen before any result of this study was seen. The kinds of pretraining
-of which first results were known (supervised, contrastive, autoencoder) are all in it."""
+"""The half on which proxy tasks were searched; chosen before any result of this study was seen. The kinds of
+pretraining of which first results were known (supervised, contrastive, autoencoder) are all in it."""
 
 HELD_OUT = ("coarse", "vicreg", "masked", "jigsaw", "over-training")
 """The half on which what was found was confirmed, once."""

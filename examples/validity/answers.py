@@ -1,0 +1,153 @@
+"""From the table of checkpoints to answers, with intervals over seeds."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import spearmanr
+
+KEYS = ("images", "regime", "encoder", "seed", "step")
+TARGET_PREFIX, PREDICTOR_PREFIX = "accuracy:", "predictor:"
+Row = dict[str, str | float]
+Array = np.ndarray
+
+
+def write_table(rows: Sequence[Row], path: Path) -> None:
+    """One row for each checkpoint; what identifies it first. The same rows give the same bytes."""
+    ordered = sorted(rows, key=lambda row: tuple(row[key] for key in KEYS))
+    lines = [list(ordered[0])]
+    for row in ordered:
+        lines.append([f"{value:.5g}" if isinstance(value, float) else str(value) for value in row.values()])
+    text = "\n".join(",".join(line) for line in lines) + "\n"
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+def read_table(path: Path) -> list[Row]:
+    with gzip.open(path, "rt") as file:
+        return [
+            {key: value if key in KEYS[:3] else float(value) for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+class Study:
+    """The table as arrays ``(runs, checkpoints)``, and the answers.
+
+    Args:
+        rows: checkpoints, all runs with the same steps.
+        regimes: those that count.
+        first: what the accuracy of the linear probe is about: the column of the first label set.
+    """
+
+    def __init__(self, rows: Sequence[Row], regimes: Sequence[str], first: str) -> None:
+        rows = [row for row in rows if row["regime"] in regimes]
+        self.regimes = [regime for regime in regimes if any(row["regime"] == regime for row in rows)]
+        self.steps = sorted({float(row["step"]) for row in rows})
+        self.runs = sorted({(str(r["regime"]), str(r["encoder"]), int(r["seed"])) for r in rows})
+        place = {run: index for index, run in enumerate(self.runs)}
+        columns = [name for name in rows[0] if name.startswith((TARGET_PREFIX, PREDICTOR_PREFIX))]
+        found = {name: np.full((len(self.runs), len(self.steps)), np.nan) for name in columns}
+        for row in rows:
+            at = place[str(row["regime"]), str(row["encoder"]), int(row["seed"])], self.steps.index(float(row["step"]))
+            for name in columns:
+                found[name][at] = row[name]
+        self.targets = _stripped(found, TARGET_PREFIX)
+        self.predictors = _stripped(found, PREDICTOR_PREFIX)
+        label_sets = np.stack([values for name, values in self.targets.items() if name.startswith("linear/")])
+        self.targets["mean label set"], self.targets["worst label set"] = label_sets.mean(0), label_sets.min(0)
+        self.first = f"linear/{first}"
+        self.of_regime = np.array([run[0] for run in self.runs])
+        self.of_encoder = np.array([run[1] for run in self.runs])
+        self.of_seed = np.array([run[2] for run in self.runs])
+
+    def within(self, predictor: str, target: str | None = None) -> Array:
+        """Spearman correlation over the checkpoints of each run, ``(runs,)``."""
+        pairs = zip(self.predictors[predictor], self.targets[target or self.first], strict=True)
+        return np.array([correlation(*pair) for pair in pairs])
+
+    def across(self, predictor: str, fraction: float = 1.0) -> Array:
+        """For each seed the correlation, over its runs, of the predictor after a fraction of the steps and the final
+        accuracy, ``(seeds,)``."""
+        at = int(np.searchsorted(self.steps, fraction * self.steps[-1]))
+        early, final = self.predictors[predictor][:, at], self.targets[self.first][:, -1]
+        return np.array([correlation(early[self.of_seed == s], final[self.of_seed == s]) for s in self._seeds()])
+
+    def checkpoint_regret(self, predictor: str) -> Array:
+        """How far the accuracy of the checkpoint with the best value is below the best, ``(runs,)``."""
+        target, chosen = self.targets[self.first], np.nanargmax(self.predictors[predictor], 1)
+        regret: Array = target.max(1) - target[np.arange(len(target)), chosen]
+        return regret
+
+    def regime_regret(self, predictor: str) -> Array:
+        """How far the final accuracy of the regime with the best final value is below the best, for each seed (the
+        mean over the architectures), ``(seeds,)``."""
+        found = []
+        for seed in self._seeds():
+            of_both = []
+            for encoder in sorted(set(self.of_encoder)):
+                runs = np.flatnonzero((self.of_seed == seed) & (self.of_encoder == encoder))
+                final = self.targets[self.first][runs, -1]
+                of_both.append(final.max() - final[np.nanargmax(self.predictors[predictor][runs, -1])])
+            found.append(np.mean(of_both))
+        return np.array(found)
+
+    def seeds_of(self, values: Array, summary: Callable[[Array], float]) -> Array:
+        """A summary of the runs' values for each seed, ``(seeds,)``."""
+        return np.array([summary(values[self.of_seed == seed]) for seed in self._seeds()])
+
+    def _seeds(self) -> list[int]:
+        return sorted(set(self.of_seed.tolist()))
+
+
+def correlation(x: Array, y: Array) -> float:
+    """Spearman's; 0 where one of them does not vary: it tells nothing."""
+    kept = np.isfinite(x) & np.isfinite(y)
+    if kept.sum() < 3 or np.ptp(x[kept]) == 0 or np.ptp(y[kept]) == 0:
+        return 0.0
+    return float(spearmanr(x[kept], y[kept]).statistic)
+
+
+def report(study: Study, predictors: Sequence[str]) -> Iterator[str]:
+    """Tables in Markdown, line by line."""
+    yield f"\n### Spearman within runs, with `{study.first}`: median (lowest, highest) over seeds and architectures\n"
+    yield from _table(
+        [*study.regimes, "median", "regimes below 0"],
+        predictors,
+        lambda name: _by_regime(study, study.within(name)),
+    )
+    yield "\n### Across runs and selection: mean over seeds (lowest, highest)\n"
+    columns = ["Spearman, final", "at 10 % of the steps", "at 30 %", "regret of checkpoint", "regret of regime"]
+    yield from _table(columns, predictors, lambda name: [
+        _spread(study.across(name)), _spread(study.across(name, 0.1)), _spread(study.across(name, 0.3)),
+        _spread(study.seeds_of(study.checkpoint_regret(name), np.mean), 3), _spread(study.regime_regret(name), 3),
+    ])  # fmt: skip
+    yield "\n### What is followed: median Spearman within runs\n"
+    yield from _table(list(study.targets), predictors, lambda name: [
+        f"{np.median(study.within(name, target)):+.2f}" for target in study.targets
+    ])  # fmt: skip
+
+
+def _by_regime(study: Study, values: Array) -> list[str]:
+    of = {regime: values[study.of_regime == regime] for regime in study.regimes}
+    medians = [float(np.median(found)) for found in of.values()]
+    cells = [f"{np.median(found):+.2f} ({found.min():+.2f}, {found.max():+.2f})" for found in of.values()]
+    return [*cells, f"{np.median(medians):+.2f}", str(sum(median < 0 for median in medians))]
+
+
+def _spread(values: Array, digits: int = 2) -> str:
+    return f"{values.mean():.{digits}f} ({values.min():.{digits}f}, {values.max():.{digits}f})"
+
+
+def _table(columns: Sequence[str], names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> Iterator[str]:
+    yield "| predictor | " + " | ".join(columns) + " |"
+    yield "|---" * (len(columns) + 1) + "|"
+    for name in names:
+        yield f"| {name} | " + " | ".join(cells(name)) + " |"
+
+
+def _stripped(found: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    return {name.removeprefix(prefix): values for name, values in found.items() if name.startswith(prefix)}
