@@ -29,10 +29,10 @@ class Run(NamedTuple):
         return folder / ("_".join(str(part) for part in self) + ".pt")
 
 
-def checkpoint_steps(steps: int, number: int = 18) -> list[int]:
-    """Step 0 and ``number - 1`` steps from 2 to the last, spaced by logarithm as far as integers allow."""
-    later = np.geomspace(2, steps, number - 1).round().astype(int)
-    return [0, *np.unique(later).tolist()]
+def checkpoint_steps(steps: int, number: int = 15) -> list[int]:
+    """Step 0 and ``number - 1`` steps from a 130th of the last to the last, spaced by logarithm."""
+    later = np.geomspace(steps / 130, steps, number - 1).round().astype(int)
+    return [0, *np.unique(later[later > 0]).tolist()]
 
 
 def pretrain(run: Run, folder: Path) -> None:
