@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,11 +77,10 @@ class Study:
         early, final = self.predictors[predictor][:, at], self.targets[self.first][:, -1]
         return np.array([correlation(early[self.of_seed == s], final[self.of_seed == s]) for s in self._seeds()])
 
-    def checkpoint_regret(self, predictor: str) -> Array:
+    def checkpoint_regret(self, predictor: str, target: str | None = None) -> Array:
         """How far the accuracy of the checkpoint with the best value is below the best, ``(runs,)``."""
-        target, chosen = self.targets[self.first], np.nanargmax(self.predictors[predictor], 1)
-        regret: Array = target.max(1) - target[np.arange(len(target)), chosen]
-        return regret
+        pairs = zip(self.predictors[predictor], self.targets[target or self.first], strict=True)
+        return np.array([regret(*pair) for pair in pairs])
 
     def regime_regret(self, predictor: str) -> Array:
         """How far the final accuracy of the regime with the best final value is below the best, for each seed (the
@@ -88,10 +88,9 @@ class Study:
         found = []
         for seed in self._seeds():
             of_both = []
-            for encoder in sorted(set(self.of_encoder)):
+            for encoder in sorted(set(self.of_encoder[self.of_seed == seed])):
                 runs = np.flatnonzero((self.of_seed == seed) & (self.of_encoder == encoder))
-                final = self.targets[self.first][runs, -1]
-                of_both.append(final.max() - final[np.nanargmax(self.predictors[predictor][runs, -1])])
+                of_both.append(regret(self.predictors[predictor][runs, -1], self.targets[self.first][runs, -1]))
             found.append(np.mean(of_both))
         return np.array(found)
 
@@ -111,31 +110,59 @@ def correlation(x: Array, y: Array) -> float:
     return float(spearmanr(x[kept], y[kept]).statistic)
 
 
+def regret(values: Array, accuracy: Array) -> float:
+    """How far the accuracy where the value is largest is below the best; the mean where several are."""
+    return float(accuracy.max() - accuracy[values == np.nanmax(values)].mean())
+
+
 def report(study: Study, predictors: Sequence[str]) -> Iterator[str]:
     """Tables in Markdown, line by line."""
-    yield f"\n### Spearman within runs, with `{study.first}`: median (lowest, highest) over seeds and architectures\n"
-    yield from _table(
-        [*study.regimes, "median", "regimes below 0"],
-        predictors,
-        lambda name: _by_regime(study, study.within(name)),
-    )
-    yield "\n### Across runs and selection: mean over seeds (lowest, highest)\n"
-    columns = ["Spearman, final", "at 10 % of the steps", "at 30 %", "regret of checkpoint", "regret of regime"]
-    yield from _table(columns, predictors, lambda name: [
-        _spread(study.across(name)), _spread(study.across(name, 0.1)), _spread(study.across(name, 0.3)),
-        _spread(study.seeds_of(study.checkpoint_regret(name), np.mean), 3), _spread(study.regime_regret(name), 3),
-    ])  # fmt: skip
+    targets = (study.first, "few-shot linear", "knn")
+    for target in targets:
+        yield f"\n### Spearman within runs, with {target}: median (lowest, highest) over seeds and architectures\n"
+        columns = [*study.regimes, "median of the regimes [90 % interval]", "regimes below 0"]
+        yield from _table(columns, predictors, partial(_by_regime, study, target))
+    yield "\n### Regret of the checkpoint with the best value: mean over seeds (lowest, highest)\n"
+    yield from _table(targets, predictors, partial(_regrets, study, targets))
+    yield f"\n### Order of runs by {study.first} at the end: mean over seeds (lowest, highest)\n"
+    fractions = (0.02, 0.1, 0.3, 1.0)
+    columns = [*(f"Spearman, value at {100 * fraction:g} % of the steps" for fraction in fractions), "regret of regime"]
+    yield from _table(columns, predictors, partial(_order, study, fractions))
     yield "\n### What is followed: median Spearman within runs\n"
     yield from _table(list(study.targets), predictors, lambda name: [
         f"{np.median(study.within(name, target)):+.2f}" for target in study.targets
     ])  # fmt: skip
 
 
-def _by_regime(study: Study, values: Array) -> list[str]:
+def _by_regime(study: Study, target: str, predictor: str) -> list[str]:
+    values = study.within(predictor, target)
     of = {regime: values[study.of_regime == regime] for regime in study.regimes}
     medians = [float(np.median(found)) for found in of.values()]
     cells = [f"{np.median(found):+.2f} ({found.min():+.2f}, {found.max():+.2f})" for found in of.values()]
-    return [*cells, f"{np.median(medians):+.2f}", str(sum(median < 0 for median in medians))]
+    low, high = bootstrap(study, values)
+    return [*cells, f"{np.median(medians):+.2f} [{low:+.2f}, {high:+.2f}]", str(sum(median < 0 for median in medians))]
+
+
+def _regrets(study: Study, targets: Sequence[str], predictor: str) -> list[str]:
+    return [_spread(study.seeds_of(study.checkpoint_regret(predictor, target), np.mean), 3) for target in targets]
+
+
+def _order(study: Study, fractions: Sequence[float], predictor: str) -> list[str]:
+    correlations = [_spread(study.across(predictor, fraction)) for fraction in fractions]
+    return [*correlations, _spread(study.regime_regret(predictor), 3)]
+
+
+def bootstrap(study: Study, values: Array, draws: int = 500, coverage: float = 0.9) -> tuple[float, float]:
+    """Interval of the median over regimes of the medians over runs, from drawing the seeds again."""
+    rng, seeds = np.random.default_rng(0), np.unique(study.of_seed)
+    found = []
+    for _ in range(draws):
+        of_draw = [np.flatnonzero(study.of_seed == seed) for seed in rng.choice(seeds, len(seeds))]
+        runs = np.concatenate(of_draw)
+        medians = [np.median(values[runs][study.of_regime[runs] == regime]) for regime in study.regimes]
+        found.append(np.median(medians))
+    low, high = np.quantile(found, [(1 - coverage) / 2, (1 + coverage) / 2])
+    return float(low), float(high)
 
 
 def _spread(values: Array, digits: int = 2) -> str:
