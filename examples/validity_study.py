@@ -6,10 +6,19 @@ loss, the step) stands beside what labels say: linear probe and nearest neighbou
 noise and adversarial shifts. Half of the regimes served to search proxy tasks; the tables of the other half are the
 confirmation.
 
+What was found, with 100 runs on digits. The paper's task follows the linear probe within a run at a median Spearman of
+.21, and is against it in five regimes of ten, supervised among them. Shifts between cluster means of some unlabelled
+images, with noise that is small beside them, and Gaussian mixtures fitted to those reach .80 on the held-out regimes,
+none below 0, and lose less by selecting a checkpoint than RankMe or the training loss. It is not a law: on the second
+data, patches of photographs, whose classes are not clusters of pixels, all proxy tasks are near 0 and RankMe is at .88.
+
     pip install 'synbench-lightning[examples]'
     python examples/validity_study.py --small            # minutes on a CPU, into runs/validity
     python examples/validity_study.py                    # hours on a CPU core
     python examples/validity_study.py --table examples/validity_results.csv.gz   # the answers from the kept results
+
+The kept results of the patches were made with ``--images patches --encoders conv --seeds 1`` and are read with
+``--images patches --table examples/validity_patches.csv.gz``.
 """
 
 from __future__ import annotations
@@ -44,8 +53,8 @@ def main() -> None:
         rows = [row for row in read_table(args.table) if row["images"] == args.images]
     first = next(iter(load_images(args.images).train_labels))
     for half, regimes in (("Development", DEVELOPMENT), ("Held-out", HELD_OUT), ("All", tuple(REGIMES))):
-        study = Study(rows, regimes, first)
-        if study.runs:
+        if any(row["regime"] in regimes for row in rows):
+            study = Study(rows, regimes, first)
             print(f"\n## {half} regimes: {len(study.runs)} runs, {len(study.steps)} checkpoints each")
             print("\n".join(report(study, PREDICTORS)))
 
@@ -58,7 +67,7 @@ def study_rows(args: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     runs = [
         Run(args.images, regime, encoder, seed, args.steps)
-        for seed, regime, encoder in product(range(args.seeds), args.regimes, ENCODERS)
+        for seed, regime, encoder in product(range(args.seeds), args.regimes, args.encoders)
     ]
     for index, run in enumerate(runs, 1):
         print(f"run {index} of {len(runs)}: {run.regime}, {run.encoder}, seed {run.seed}", flush=True)
@@ -72,6 +81,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="one seed and 150 steps: minutes, for a look")
     parser.add_argument("--images", choices=("digits", "patches"), default="digits", help="the data (default: digits)")
     parser.add_argument("--regimes", nargs="+", choices=tuple(REGIMES), default=tuple(REGIMES), metavar="REGIME")
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS, metavar="ENCODER")
     parser.add_argument("--seeds", type=int, help="seeds for each regime and architecture (default: 5)")
     parser.add_argument("--steps", type=int, help="optimizer steps of a run (default: 800)")
     parser.add_argument("--dir", type=Path, default=Path("runs/validity"), help="where checkpoints and results go")

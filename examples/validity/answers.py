@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,12 @@ Array = np.ndarray
 def write_table(rows: Sequence[Row], path: Path) -> None:
     """One row for each checkpoint; what identifies it first. The same rows give the same bytes."""
     ordered = sorted(rows, key=lambda row: tuple(row[key] for key in KEYS))
-    lines = [list(ordered[0])]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(ordered[0])
     for row in ordered:
-        lines.append([f"{value:.5g}" if isinstance(value, float) else str(value) for value in row.values()])
-    text = "\n".join(",".join(line) for line in lines) + "\n"
-    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+        writer.writerow(f"{value:.5g}" if isinstance(value, float) else value for value in row.values())
+    path.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
 
 
 def read_table(path: Path) -> list[Row]:
