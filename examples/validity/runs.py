@@ -30,9 +30,12 @@ class Run(NamedTuple):
 
 
 def checkpoint_steps(steps: int, number: int = 15) -> list[int]:
-    """Step 0 and ``number - 1`` steps from a 130th of the last to the last, spaced by logarithm."""
+    """Step 0 and ``number - 1`` steps from a 130th of the last to the last, spaced by logarithm; fewer in short runs.
+
+    None is 1: a loss is the mean since the checkpoint before, and that of the first step is the one of step 0.
+    """
     later = np.geomspace(steps / 130, steps, number - 1).round().astype(int)
-    return [0, *np.unique(later[later > 0]).tolist()]
+    return [0, *np.unique(later[later > 1]).tolist()]
 
 
 def pretrain(run: Run, folder: Path) -> None:
