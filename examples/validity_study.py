@@ -9,7 +9,7 @@ confirmation.
 What was found, with 100 runs on digits. The paper's task follows the linear probe within a run at a median Spearman of
 .21, and at 0 or against it in five regimes of ten, supervised among them. Shifts between cluster means of unlabelled
 images, with noise that is small beside them, and Gaussian mixtures fitted to those reach .80 on the held-out regimes,
-no regime's median below 0, and lose less by selecting a checkpoint than RankMe or the training loss. It is not a law: on
+no regime's median below 0, and lose less by selecting a checkpoint than RankMe or the training loss. It is no law: on
 the second data, patches of photographs (one seed), the medians of all proxy tasks are between -.3 and +.4, and RankMe
 is at .88.
 
