@@ -1,0 +1,1 @@
+"""Parts of the validity study: what is pretrained, what is measured, what follows."""

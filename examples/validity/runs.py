@@ -1,0 +1,73 @@
+"""Pretrain one encoder and keep its checkpoints, spaced by logarithm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from validity.encoders import build_encoder
+from validity.inputs import load_images
+from validity.regimes import REGIMES
+
+
+class Run(NamedTuple):
+    """What tells a run from all others."""
+
+    images: str
+    regime: str
+    encoder: str
+    seed: int
+    steps: int
+
+    def path(self, folder: Path) -> Path:
+        return folder / ("_".join(str(part) for part in self) + ".pt")
+
+
+def checkpoint_steps(steps: int, number: int = 15) -> list[int]:
+    """Step 0 and ``number - 1`` steps from a 130th of the last to the last, spaced by logarithm; fewer in short runs.
+
+    None is 1: a loss is the mean since the checkpoint before, and that of the first step is the one of step 0.
+    """
+    later = np.geomspace(steps / 130, steps, number - 1).round().astype(int)
+    return [0, *np.unique(later[later > 1]).tolist()]
+
+
+def pretrain(run: Run, folder: Path) -> None:
+    """Train, and write ``{step: (mean loss since the step before, weights)}`` unless it was done before."""
+    if run.path(folder).exists():
+        return
+    torch.manual_seed(1000 * run.seed + sum(map(ord, run.regime + run.encoder)))
+    images = load_images(run.images)
+    encoder, regime = build_encoder(run.encoder, images.input_shape[0]), REGIMES[run.regime](images)
+    parameters = [*encoder.parameters(), *regime.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=regime.weight_decay)
+    kept, losses = {}, list[float]()
+    due = checkpoint_steps(run.steps)
+    for step in range(run.steps + 1):
+        if step in due:
+            weights = {name: value.clone() for name, value in encoder.state_dict().items()}
+            kept[step] = (fmean(losses) if losses else float("nan"), weights)
+            losses = []
+        loss = regime.loss(encoder, regime.batch())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        if step == 0:
+            kept[0] = (loss.item(), kept[0][1])
+            losses = []
+    torch.save(kept, run.path(folder))
+
+
+def checkpoints(run: Run, folder: Path) -> Iterator[tuple[int, float, nn.Module]]:
+    """Step, training loss and encoder, in evaluation mode, of each checkpoint."""
+    encoder = build_encoder(run.encoder, load_images(run.images).input_shape[0]).eval().requires_grad_(False)
+    for step, (loss, weights) in torch.load(run.path(folder)).items():
+        encoder.load_state_dict(weights)
+        yield step, loss, encoder
