@@ -304,5 +304,6 @@ def labelled_proxies(
                 noise_block(seed, task.name, scale, block, input_shape) for block in range(-(-count // NOISE_BLOCK))
             ]
             white = torch.cat(blocks)[:count] + scale * signs * task.direction
-            found[f"{task.name}@{scale:g}"] = TensorDataset(task.coloured(white), labels)
+            middle = 0.0 if task.mean is None else task.mean
+            found[f"{task.name}@{scale:g}"] = TensorDataset(task.coloured(white) + middle, labels)
     return found

@@ -109,6 +109,8 @@ class ProxySamples:
         task, scale = self.tasks[block.task], self.plan.scales[block.scale]
         noise = noise_block(self.seed, task.name, scale, block.first // NOISE_BLOCK, self.input_shape, self.device)
         noise = task.coloured(noise[: block.vectors])
+        if task.mean is not None:
+            noise = noise + task.mean.to(self.device)
         if self._affine is not None:
             offset, factor = self._affine
             noise = noise * factor + offset

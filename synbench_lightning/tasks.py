@@ -20,20 +20,21 @@ NOISE_BLOCK = 64
 class GaussianTask:
     r"""Two Gaussian classes in the encoder's input space that differ in one direction.
 
-    :math:`x = A (y\,s\,u + z)` with :math:`z \sim N(0, I)`, :math:`y = \pm 1` equally likely and :math:`|u|_2 = 1`, so
-    that :math:`x \mid y \sim N(y\,s\,A u, A A^\top)`. The scale :math:`s` is half the Mahalanobis distance of the class
-    means whatever the direction and the covariance, and one closed-form optimum serves all tasks. Source: SynBench,
-    where ``u`` is constant over the input and ``A`` the identity.
+    :math:`x = m + A (y\,s\,u + z)` with :math:`z \sim N(0, I)`, :math:`y = \pm 1` equally likely and
+    :math:`|u|_2 = 1`, so that :math:`x \mid y \sim N(m + y\,s\,A u, A A^\top)`. The scale :math:`s` is half the Mahalanobis distance of the
+    class means whatever the direction and the covariance, and one closed-form optimum serves all tasks. Source:
+    SynBench, where ``u`` is constant over the input, ``A`` the identity and ``m`` zero.
 
     Args:
         name: what the task is called in results and logs; not empty, without ``/``.
         direction: the direction ``u`` in white noise, of the shape of one input; scaled to length 1 here.
         colour: the linear map ``A`` from white noise ``(N, *input_shape)`` to the input's, as
             :class:`synbench_lightning.families.StationaryColour`; ``None`` for white noise.
+        mean: the middle ``m`` between the classes, of the shape of one input; ``None`` for zero.
 
     Raises:
-        ValueError: for a name that cannot be logged, a direction that is zero or not finite, or a colour that is not
-            linear or changes the shape.
+        ValueError: for a name that cannot be logged, a direction that is zero or not finite, a colour that is not
+            linear or changes the shape, or a mean of another shape or that is not finite.
 
     Example:
         >>> left_right = torch.ones(3, 32, 32)
@@ -45,6 +46,7 @@ class GaussianTask:
     name: str
     direction: Tensor = field(repr=False)
     colour: Callable[[Tensor], Tensor] | None = None
+    mean: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
@@ -62,6 +64,14 @@ class GaussianTask:
         object.__setattr__(self, "direction", (direction / length).float())
         if self.colour is not None:
             _check_colour(self.name, self.colour, self.direction)
+        if self.mean is not None:
+            mean = torch.as_tensor(self.mean, dtype=torch.float32).detach().cpu()
+            if mean.shape != self.direction.shape or not bool(torch.isfinite(mean).all()):
+                raise ValueError(
+                    f"`mean` of task {self.name!r} must be finite and of the shape of its direction, "
+                    f"{tuple(self.direction.shape)}, got {tuple(mean.shape)}."
+                )
+            object.__setattr__(self, "mean", mean)
 
     def coloured(self, white: Tensor) -> Tensor:
         """White noise or directions ``(N, *input_shape)`` in the colour of the task."""

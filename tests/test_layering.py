@@ -16,6 +16,7 @@ LEVELS = {
     "plan": 1,
     "result": 1,
     "families": 2,
+    "matched": 2,
     "sampling": 2,
     "plots": 2,
     "metrics": 2,

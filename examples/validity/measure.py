@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from synbench_lightning.functional.spectrum import effective_rank
 from validity.answers import PREDICTOR_PREFIX, TARGET_PREFIX, Row
 from validity.downstream import downstream
 from validity.inputs import load_images
@@ -22,7 +23,7 @@ from validity.proxies import (
     unlabelled,
 )
 from validity.runs import Run, checkpoints
-from validity.spectrum import alpha_req, rankme
+from validity.spectrum import decay
 
 EPSILONS = (0.0, 0.2, 0.5, 0.8)
 
@@ -99,4 +100,4 @@ class Measurement:
         for name, task in self.many_classes.items():
             found[name], found[f"{name}, nearest mean"] = task.accuracies(features)
         of_images = features(self.images.train)
-        return found | {"RankMe": rankme(of_images), "alpha-ReQ": -abs(alpha_req(of_images) - 1)}
+        return found | {"RankMe": float(effective_rank(of_images)), "alpha-ReQ": -abs(decay(of_images) - 1)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -92,4 +93,6 @@ if __name__ == "__main__":
     settings = json.loads(sys.argv[1])
     found = train(**settings)
     Path(settings["folder"], f"rank{found['rank']}.json").write_text(json.dumps(found))
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    os._exit(0)  # gloo's threads abort, now and then, an interpreter that shuts down beside them
