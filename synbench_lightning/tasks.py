@@ -21,9 +21,9 @@ class GaussianTask:
     r"""Two Gaussian classes in the encoder's input space that differ in one direction.
 
     :math:`x = m + A (y\,s\,u + z)` with :math:`z \sim N(0, I)`, :math:`y = \pm 1` equally likely and
-    :math:`|u|_2 = 1`, so that :math:`x \mid y \sim N(m + y\,s\,A u, A A^\top)`. The scale :math:`s` is half the Mahalanobis distance of the
-    class means whatever the direction and the covariance, and one closed-form optimum serves all tasks. Source:
-    SynBench, where ``u`` is constant over the input, ``A`` the identity and ``m`` zero.
+    :math:`|u|_2 = 1`, so that :math:`x \mid y \sim N(m + y\,s\,A u, A A^\top)`. The scale :math:`s` is half the
+    Mahalanobis distance of the class means whatever the direction and the covariance, and one closed-form optimum
+    serves all tasks. Source: SynBench, where ``u`` is constant over the input, ``A`` the identity and ``m`` zero.
 
     Args:
         name: what the task is called in results and logs; not empty, without ``/``.
