@@ -16,6 +16,31 @@ UNTRIED = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)
 """Strategies under which no probe was ever made."""
 
 
+FOLLOWS = {
+    "supervised": (-0.60, 0.60),
+    "contrastive": (-0.01, 0.67),
+    "non-contrastive": (0.49, 0.82),
+    "denoising": (0.00, 0.88),
+    "masked": (-0.49, 0.62),
+    "rotation": (0.43, 0.65),
+    "jigsaw": (0.73, 0.80),
+}
+"""How the paper's task and matched tasks follow the linear probe in kinds of pretraining: median Spearman within runs
+on digits, ``examples/validity_study.py``."""
+
+
+def pretraining_advice(kind: str | None, tasks: Collection[str]) -> Iterator[str]:
+    """A sentence where the score is known to mislead in this kind of pretraining."""
+    if kind is not None and "dc" in tasks:
+        paper, matched = FOLLOWS[kind]
+        if paper < 0.2:
+            yield (
+                f"In {kind} pretraining the score of the task dc did not follow downstream accuracy: median Spearman "
+                f"with a linear probe {paper:+.2f} within runs on digits. Do not stop or select on it. `matched_tasks` "
+                f"reached {matched:+.2f} there, and nothing on patches of photographs."
+            )
+
+
 def set_up_advice(trainer: Trainer) -> Iterator[str]:
     """Sentences about what a probe sees under this trainer, where that may not be what is expected."""
     if isinstance(trainer.strategy, UNTRIED):

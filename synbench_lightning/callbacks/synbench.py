@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from synbench_lightning.callbacks.advice import FOLLOWS, pretraining_advice
 from synbench_lightning.callbacks.dashboard import Dashboard
 from synbench_lightning.callbacks.probing import ProbingCallback
 from synbench_lightning.checks import check_flag, check_input_shape, check_integer, check_number
@@ -79,6 +80,9 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         batch_size: examples in one forward of the encoder.
         normalize: mean and standard deviation, numbers or one per channel: the encoder then sees
             ``(x + 0.5 - mean) / std``, as in the paper. ``None`` shows it the standard normal examples themselves.
+        pretraining: what kind of pretraining this is, for a warning where the score is known to mislead:
+            ``"supervised"``, ``"contrastive"``, ``"non-contrastive"``, ``"denoising"``, ``"masked"``, ``"rotation"`` or
+            ``"jigsaw"``. It changes nothing else.
         seed: of the examples, which are the same in every probe of a run.
         prefix: of the logged keys; two callbacks in one trainer need two.
         log_figures: give TensorBoard, Wandb and MLflow figures of the probes (the robustness-accuracy curve, accuracy
@@ -122,6 +126,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         max_overhead: float | None = None,
         batch_size: int = 256,
         normalize: Normalize | None = None,
+        pretraining: str | None = None,
         seed: int = 0,
         prefix: str = "synbench",
         log_figures: bool = True,
@@ -147,7 +152,15 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         self.seed = check_integer("seed", seed, 0)
         self.log_figures = check_flag("log_figures", log_figures)
         self._dashboard = Dashboard(prefix, self.threshold) if log_figures else None
+        if pretraining is not None and pretraining not in FOLLOWS:
+            raise ValueError(
+                f"`pretraining` must be None or one of {', '.join(map(repr, FOLLOWS))}, got {pretraining!r}."
+            )
+        self.pretraining = pretraining
         self._shown: Probe | None = None  # the samples, ready to be shown
+        self._losses: tuple[Tensor | float, int] = (0.0, 0)  # sum and number of those since the last probe
+        self._best: tuple[float, float, float | None] | None = None  # score, its standard error, training loss
+        self._fallen = False
 
     def state_dict(self) -> dict[str, Any]:
         """The history, as plain types."""
@@ -205,6 +218,21 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             f"SynBench probes {self._encoder.name}, with inputs of shape {shape}, every {self.schedule}: "
             f"{probe.num_forwards} forwards for the tasks {', '.join(task.name for task in probe.tasks)}."
         )
+        for advice in pretraining_advice(self.pretraining, [probe.tasks[0].name]):
+            rank_zero_warn(advice)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the loss, and probe where a probe is due."""
+        if isinstance(outputs, Mapping) and isinstance(outputs.get("loss"), Tensor):
+            total, count = self._losses
+            self._losses = total + outputs["loss"].detach().mean(), count + 1
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._losses, self._best, self._fallen = (0.0, 0), None, False
 
     def _probe(
         self,
@@ -219,6 +247,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
 
     def _published(self, trainer: Trainer, result: ProbeResult, position: int) -> None:
         self._tell(result, self.history[-2] if len(self.history) > 1 else None)
+        self._tell_of_a_fall(result)
         if self._dashboard is not None:
             self._dashboard.update(trainer, self.history, self.metrics(result), position)
 
@@ -239,3 +268,24 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             )
         if result.collapsed and not (before and before.collapsed):
             rank_zero_warn("The representation has collapsed: the features are constant for all examples, score 0.")
+
+    def _tell_of_a_fall(self, result: ProbeResult) -> None:
+        """Say once when the score falls below its best, by more than noise, while the training loss improves."""
+        total, count = self._losses
+        loss, self._losses = float(total) / count if count else None, (0.0, 0)
+        score, error = result.score(threshold=self.threshold), result.standard_error(threshold=self.threshold) or 0.0
+        if self._best is None or score > self._best[0]:
+            self._best, self._fallen = (score, error, loss), False
+            return
+        best, its_error, before = self._best
+        if before is None:  # the best came before the first step
+            self._best = best, its_error, loss
+        elif (
+            loss is not None and loss < before and best - score > 3 * math.hypot(error, its_error) and not self._fallen
+        ):
+            self._fallen = True
+            rank_zero_info(
+                f"SynBench: the score has fallen from {best:.3f} to {score:.3f}, more than its noise, while the training "
+                f"loss went from {before:.4g} to {loss:.4g}. Either the encoder over-trains, or it unlearns what the "
+                "proxies ask while it gets better at its task: only downstream data can tell."
+            )

@@ -383,3 +383,15 @@ def test_no_step_no_probe():
     trainer(callback, max_steps=0).fit(Autoencoder())
     trainer(callback, fast_dev_run=True).validate(BoringModel(), verbose=False)
     assert callback.history == []
+
+
+def test_a_score_that_falls_while_the_loss_improves_is_told_once(caplog):
+    def shrinking(module, x):  # one feature after the other is lost
+        features = x.flatten(1)
+        return features[:, : max(1, 64 - 3 * module.trainer.global_step)]
+
+    with caplog.at_level("INFO"):
+        trainer(probing(encoder=shrinking), max_steps=20).fit(Autoencoder())
+    told = [record.message for record in caplog.records if "the score has fallen from" in record.message]
+    assert len(told) == 1
+    assert "while the training loss went from" in told[0]

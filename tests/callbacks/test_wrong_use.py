@@ -41,6 +41,7 @@ from tests.encoders import Autoencoder, Batches
         ({"max_overhead": 0.0}, r"`max_overhead` must be a fraction in \(0, 1\] or None, got 0.0"),
         ({"max_overhead": 5}, "`max_overhead`"),
         ({"batch_size": -1}, "`batch_size` must be an integer of at least 1, got -1"),
+        ({"pretraining": "gan"}, "`pretraining` must be None or one of 'supervised', .* got 'gan'"),
         ({"seed": 1.5}, "`seed` must be an integer of at least 0, got 1.5"),
         ({"prefix": ""}, "`prefix` must be a non-empty text without '/'"),
         ({"prefix": "a/b"}, "`prefix` must be a non-empty text without '/'"),
@@ -172,3 +173,9 @@ def test_a_strategy_that_was_never_tried_is_told_before_the_first_step():
     strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)  # its constructor asks for the package
     [advice] = set_up_advice(SimpleNamespace(strategy=strategy, callbacks=[]))
     assert "was never tried with DeepSpeedStrategy" in advice
+
+
+def test_a_kind_of_pretraining_in_which_the_score_misleads_is_told():
+    with pytest.warns(UserWarning, match=r"In supervised pretraining the score of the task dc did not follow .*-0\.60"):
+        trainer(probing(pretraining="supervised"), max_steps=1).fit(Autoencoder())
+    trainer(probing(pretraining="jigsaw"), max_steps=1).fit(Autoencoder())  # warnings are errors
