@@ -280,12 +280,12 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         best, its_error, before = self._best
         if before is None:  # the best came before the first step
             self._best = best, its_error, loss
-        elif (
-            loss is not None and loss < before and best - score > 3 * math.hypot(error, its_error) and not self._fallen
-        ):
+            return
+        lower = best - score > 3 * math.hypot(error, its_error)
+        if lower and loss is not None and loss < before and not self._fallen:
             self._fallen = True
             rank_zero_info(
-                f"SynBench: the score has fallen from {best:.3f} to {score:.3f}, more than its noise, while the training "
-                f"loss went from {before:.4g} to {loss:.4g}. Either the encoder over-trains, or it unlearns what the "
-                "proxies ask while it gets better at its task: only downstream data can tell."
+                f"SynBench: the score has fallen from {best:.3f} to {score:.3f}, more than its noise, while the "
+                f"training loss went from {before:.4g} to {loss:.4g}. Either the encoder over-trains, or it unlearns "
+                "what the proxies ask while it gets better at its task: only downstream data can tell."
             )
