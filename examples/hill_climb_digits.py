@@ -10,6 +10,14 @@ them at the later checkpoints, and is judged by the truth:
 - regret: how much worse the checkpoint that it chooses is than the best;
 - coverage: how often the 95 % interval holds the truth.
 
+What to expect, from ten seeds (`--seeds 10`): loss-proportional draws with AIPW and centres of coefficient clusters
+with weighted residuals are about equal, and have about half the error of random draws with AIPW (.0094, .0091 and .0170
+nats at 2 percent of the points, .0041, .0047 and .0083 at 10). The draws are the library's default because their
+intervals hold what they promise (.95 to .98 for 95 percent), while those of the clusters are too wide. Predicting the
+points that were not evaluated from the ones that they moved with is worse than random draws with AIPW from 5 percent
+on: later checkpoints leave the range in which the curves were seen. In the choice of a checkpoint the last one (regret
+.0061) is beaten clearly from 10 percent of the points on (.0009), and there random draws (.0020) are nearly as good.
+
 Nothing is downloaded; a seed takes about 45 seconds on one CPU core.
 
     pip install 'synbench-lightning[examples]'
@@ -344,7 +352,7 @@ def draw(run: Run, folder: Path) -> None:
         {
             f"{name.removesuffix(' (baseline)')}, {budget} points": estimator(run, select(run, how, budget, seed=0))
             for name, (how, estimator) in METHODS.items()
-            if name in (BASELINE, "coefficient clusters, weighted residual")
+            if name in (BASELINE, "loss-proportional, AIPW")
         },
     )
     for name, figure in figures.items():

@@ -18,15 +18,15 @@ from synbench_lightning.functional.estimation import (
 )
 from synbench_lightning.functional.selection import Selection, coefficient_clusters, proportional, stratified
 
-Method = Literal["clusters", "loss", "random"]
-"""How points are chosen in each task: the centres of clusters of their curves; drawn in proportion to their loss in the
-last complete evaluations; or drawn all alike."""
+Method = Literal["loss", "clusters", "random"]
+"""How points are chosen in each task: drawn in proportion to their loss in the last complete evaluations; the centres
+of clusters of their curves; or drawn all alike."""
 
 RECENT = 5
 """Complete evaluations whose mean predicts a point, and says how large its loss is."""
 
 
-def choose_points(curves: Tensor, tasks: Tensor, budget: int, method: Method = "clusters", seed: int = 0) -> Selection:
+def choose_points(curves: Tensor, tasks: Tensor, budget: int, method: Method = "loss", seed: int = 0) -> Selection:
     """Choose the points to evaluate from here on.
 
     Args:
@@ -41,12 +41,12 @@ def choose_points(curves: Tensor, tasks: Tensor, budget: int, method: Method = "
 
     Example:
         >>> curves = -torch.tensor([[0.1, 0.1, 3.0, 0.1], [0.1, 0.1, 2.0, 0.1]])
-        >>> selection = choose_points(curves, torch.zeros(4, dtype=torch.long), budget=1, method="loss")
+        >>> selection = choose_points(curves, torch.zeros(4, dtype=torch.long), budget=1)
         >>> round(selection.inclusion[2].item(), 2)
         0.83
     """
     if method not in get_args(Method):
-        raise ValueError(f"`method` must be 'clusters', 'loss' or 'random', got {method!r}.")
+        raise ValueError(f"`method` must be 'loss', 'clusters' or 'random', got {method!r}.")
     if method == "random":
         return stratified(tasks, budget, seed)
     if method == "loss":
@@ -71,7 +71,7 @@ def predict_tasks(values: Tensor, selection: Selection, curves: Tensor, tasks: T
 
     Example:
         >>> curves, tasks = -torch.rand(3, 40), torch.arange(40) // 20
-        >>> selection = choose_points(curves, tasks, budget=10)
+        >>> selection = choose_points(curves, tasks, budget=10, method="clusters")
         >>> risen = (curves.mean(0) + 0.5)[selection.indices]  # every point by a half
         >>> estimates = predict_tasks(risen, selection, curves, tasks)
         >>> [torch.allclose(e.value, curves[:, tasks == k].double().mean() + 0.5) for k, e in enumerate(estimates)]
@@ -100,7 +100,7 @@ def change_of_benchmark(changes: Tensor, selection: Selection, tasks: Tensor) ->
 
     Example:
         >>> tasks = torch.arange(40) // 20
-        >>> selection = choose_points(-torch.rand(3, 40), tasks, budget=10)
+        >>> selection = choose_points(-torch.rand(3, 40), tasks, budget=10, method="clusters")
         >>> round(change_of_benchmark(torch.full((10,), 0.5), selection, tasks).value.item(), 6)
         0.5
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
@@ -19,10 +21,14 @@ def class_log_probabilities(support: Tensor, support_labels: Tensor, features: T
     The classes are Gaussians with a common covariance, shrunk towards a multiple of the identity by the oracle
     approximating formula, and with the shares of the classes in the support set as prior. Such a discriminant is too
     sure of itself where features are many and examples few. So its scores are divided by the temperature at which the
-    support set is likeliest when each part of it is scored by a discriminant of the other parts. The log-likelihood of
-    the right labels is ``class_log_probabilities(...).gather(1, labels[:, None])[:, 0]``.
+    support set is likeliest when each part of it is scored by a discriminant of the other parts. And n examples cannot
+    rule out what happens once in n + 1 times: with this probability the answer is the prior, in the search for the
+    temperature and in the result. So a support set without an error does not make the discriminant infinitely sure, and
+    no log-likelihood is below :math:`\log(\text{prior} / (n + 1))`. The log-likelihood of the right labels is
+    ``class_log_probabilities(...).gather(1, labels[:, None])[:, 0]``.
 
-    Sources: Chen, Wiesel, Eldar and Hero (2010), equation 23, for the shrinkage; Guo et al. (2017) for the temperature.
+    Sources: Chen, Wiesel, Eldar and Hero (2010), equation 23, for the shrinkage; Guo et al. (2017) for the temperature;
+    Platt (1999) for targets short of certainty.
 
     Args:
         support: ``(n, D)`` labelled features.
@@ -56,14 +62,17 @@ def class_log_probabilities(support: Tensor, support_labels: Tensor, features: T
         held_out[inside] = _scores(support[~inside], support_labels[~inside], len(counts), support[inside])
 
     prior = (counts / counts.sum()).log()
+    doubt = 1 / (len(support) + 1)
+    targets = (1 - doubt) * torch.nn.functional.one_hot(support_labels, len(counts)) + doubt * prior.exp()
 
     def cost(log_temperature: float) -> float:
         scaled = torch.log_softmax(held_out / torch.tensor(log_temperature).double().exp() + prior, 1)
-        return -float(scaled.gather(1, support_labels[:, None]).mean())
+        return -float((targets * scaled).sum(1).mean())
 
     found = minimize_scalar(cost, bounds=LOG_TEMPERATURES, method="bounded")
     scores = _scores(support, support_labels, len(counts), features)
-    return torch.log_softmax(scores / torch.tensor(float(found.x)).double().exp() + prior, 1)
+    calibrated = torch.log_softmax(scores / torch.tensor(float(found.x)).double().exp() + prior, 1)
+    return torch.logaddexp(math.log1p(-doubt) + calibrated, math.log(doubt) + prior.expand_as(calibrated))
 
 
 def _scores(support: Tensor, labels: Tensor, classes: int, features: Tensor) -> Tensor:

@@ -55,5 +55,5 @@ def test_the_change_is_the_difference_of_the_predictions(method):
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match="`method` must be 'clusters', 'loss' or 'random', got 'best'"):
+    with pytest.raises(ValueError, match="`method` must be 'loss', 'clusters' or 'random', got 'best'"):
         choose_points(EARLIER, TASKS, 20, "best")

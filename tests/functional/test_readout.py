@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,16 @@ def test_features_without_information_give_the_shares_of_the_classes():
     noise = torch.randn(80, 3, generator=torch.Generator().manual_seed(0))
     found = class_log_probabilities(noise, torch.arange(80) % 2, noise + 10)
     assert bool(((found.exp() - 0.5).abs() < 0.25).all())
+
+
+def test_a_support_set_without_an_error_does_not_make_it_infinitely_sure():
+    support, labels = gaussians(100, 8, 40.0, 0, classes=2)
+    strange = 200 * torch.randn(500, 8, generator=torch.Generator().manual_seed(3))
+    found = class_log_probabilities(support, labels, strange)
+    assert found.min() >= math.log(0.5 / 101) - 1e-9
+    assert found.exp().max() < 1 - 0.4 / 101
+    nearly = support + 0.5
+    assert bool((class_log_probabilities(support, labels, nearly).gather(1, labels[:, None]) > -0.05).all())
 
 
 def test_more_dimensions_than_examples_are_no_obstacle():
