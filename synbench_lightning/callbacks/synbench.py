@@ -42,6 +42,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     ``synbench/score_se``            its standard error over the noise of the examples
     ``synbench/score_eps_0.20``      the same for each further epsilon
     ``synbench/mean``                mean score of the tasks
+    ``synbench/mean_eps_0.20``       the same for each further epsilon
     ``synbench/worst``               lowest score of a task; of equally hard tasks it reads low by about ``worst_se``
     ``synbench/cvar``                mean score of the worse half of the tasks
     ``synbench/smoothed_worst``      the worst, smoothed: between worst and mean
@@ -178,6 +179,9 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         values |= {f"score_eps_{e:.2f}": result.score(epsilon=e, threshold=level) for e in result.epsilons if e}
         aggregates = result.aggregates(threshold=level)
         values |= {name: found.value for name, found in aggregates.items()}
+        for epsilon in result.epsilons:
+            if epsilon:
+                values[f"mean_eps_{epsilon:.2f}"] = result.aggregates(epsilon, level)["mean"].value
         values |= {f"{k}_se": v.standard_error for k, v in aggregates.items() if v.standard_error is not None}
         values |= {f"task/{task}": score for task, score in result.task_scores(threshold=level).items()}
         error = result.standard_error(threshold=level)
