@@ -7,6 +7,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from synbench_lightning import BenchmarkCallback, select_best
 from synbench_lightning.best import select_best_checkpoint
+from synbench_lightning.cli.main import main
 from tests.callbacks.runs import trainer
 from tests.encoders import Autoencoder
 
@@ -115,6 +116,15 @@ def test_the_function_for_a_folder_can_be_had_from_the_command_line():
     found = auto_cli(select_best_checkpoint, args=arguments)
     assert len(found.values) == 1
     assert found.num_points == 60
+
+
+def test_the_command_prints_the_comparison_and_says_what_is_wrong(capsys):
+    trainer(ModelCheckpoint("kept", every_n_train_steps=5), max_steps=5, enable_checkpointing=True).fit(Autoencoder())
+    arguments = ["kept", "tests.encoders.Autoencoder", '{"a": "tests.test_best.Sides"}', "--support=30"]
+    assert main(["best", *arguments, "--budget=0.5"]) == 0
+    assert "<- best" in capsys.readouterr().out
+    assert main(["best", *arguments, "--budget=7"]) == 1
+    assert "synbench best: error: `budget` must be a share" in capsys.readouterr().err
 
 
 def test_wrong_arguments_are_refused_by_name(tmp_path):

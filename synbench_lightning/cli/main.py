@@ -16,6 +16,7 @@ from typing import Any
 
 import synbench_lightning
 from synbench_lightning.checks import check_integer, check_name, check_number
+from synbench_lightning.cli.best import best_command
 from synbench_lightning.cli.errors import CommandError, UsageError, in_one_line
 from synbench_lightning.cli.evaluating import evaluate_command
 from synbench_lightning.cli.history import history_command
@@ -53,8 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 where something failed, 2 for wrong arguments, 130 where the user has ended it.
     """
-    parser = _parser()
-    given = parser.parse_args(_with_attached_arguments(sys.argv[1:] if argv is None else argv))
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    rest = arguments[1:] if arguments[:1] == ["best"] else []  # its arguments are typed by a signature
+    given = _parser().parse_args(_with_attached_arguments(arguments[:1] if rest else arguments))
+    given.rest = rest or ["--help"]
     with _in_one_voice():
         try:
             code: int = given.run(given)
@@ -103,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     history.add_argument("run_dir", metavar="RUN_DIR", type=_folder, help="with checkpoints, event files or a CSV log")
     history.add_argument("--figure", type=Path, metavar="FILE", help="draw the curve too, as .svg, .pdf or .png")
     history.add_argument("--json", action="store_true", help="print the points as JSON")
+    _command(
+        commands, "best", lambda given: best_command(given.rest), "the best checkpoint of a folder on labelled tasks"
+    )
     report = _command(commands, "report", report_command, "one HTML page about one or several runs")
     report.add_argument("run_dir", metavar="RUN_DIR", nargs="+", type=_folder, help="as in `synbench history`")
     report.add_argument(
