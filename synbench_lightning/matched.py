@@ -21,8 +21,9 @@ def matched_tasks(inputs: Tensor, num_tasks: int = 6, noise: float = 0.5, seed: 
 
     In ``examples/validity_study.py`` the mean of their scores at epsilon 0.2 followed the linear probe within runs on
     digits at a median Spearman of .80 over five kinds of pretraining held out from their design (the paper's task: .49,
-    RankMe: .65), and on patches of photographs, with one seed, **not at all** (.20; RankMe: .88). Look at RankMe too. The
-    study's clusters are scikit-learn's; those of this function had .71 over three of the seeds, where the former had .76.
+    RankMe: .65), and on patches of photographs, with one seed, **not at all** (.20; RankMe: .88). Look at RankMe too.
+    The study's clusters are scikit-learn's; with those of this function it was .71 over three of the seeds, where the
+    former had .76.
 
     Args:
         inputs: ``(N, *input_shape)`` inputs as the encoder takes them; some hundreds, always the same in one project,
