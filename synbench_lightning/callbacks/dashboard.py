@@ -42,8 +42,13 @@ class Dashboard:
         This comes before Lightning logs the hyperparameters: TensorBoard takes the first of several tables.
         """
         self._drawn, self._started, self._spent = None, time.perf_counter(), 0.0
-        if self.prefix != prefixes[0]:
-            return
+        if self.prefix == prefixes[0]:
+            try:
+                self._lay_out(trainer, pl_module, prefixes)
+            except Exception as error:  # a page is not worth a run, and the table is written past Lightning's own call
+                rank_zero_warn(f"The charts of {self.prefix} could not be laid out: {type(error).__name__}: {error}")
+
+    def _lay_out(self, trainer: Trainer, pl_module: LightningModule, prefixes: Sequence[str]) -> None:
         parameters: dict[str, Any] = {}
         for holder in (pl_module, getattr(trainer, "datamodule", None)):
             if holder is not None and holder._log_hyperparams:
