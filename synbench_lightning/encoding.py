@@ -16,6 +16,25 @@ from synbench_lightning.runtime.features import feature_matrix
 from synbench_lightning.sampling import Block, Examples
 
 
+def shares(blocks: Sequence[Block], size: int) -> list[list[Block]]:
+    """The blocks of each of ``size`` processes, so that all have about as many examples: the largest blocks first.
+
+    Example:
+        >>> blocks = [Block(row, 0, 0, 0, vectors) for row, vectors in ((0, 64), (64, 21), (85, 64), (149, 21))]
+        >>> [[block.vectors for block in own] for own in shares(blocks, 2)]
+        [[64, 21], [64, 21]]
+    """
+    if size == 1:
+        return [list(blocks)]
+    found: list[list[Block]] = [[] for _ in range(size)]
+    loads = [0] * size
+    for block in sorted(blocks, key=lambda block: -block.vectors):
+        least = loads.index(min(loads))
+        found[least].append(block)
+        loads[least] += block.vectors
+    return found
+
+
 class Encoding:
     """One pass of an encoder over examples, in batches and shared by the processes.
 
@@ -46,7 +65,7 @@ class Encoding:
     def features(self, examples: Examples) -> Tensor:
         """Features ``(rows, signs, D)`` of all processes, on each of them."""
         blocks, rows, signs, _ = examples
-        own = blocks[self.processes.rank :: self.processes.size]
+        own = shares(blocks, self.processes.size)[self.processes.rank]
         found: list[Tensor] = []
         failure: Exception | None = None
         try:
@@ -77,9 +96,9 @@ class Encoding:
     def _keep_step(self, examples: Examples, made: int) -> None:
         """Make the forwards that others still make, where a forward is a collective; their features do not count."""
         if self.processes.lockstep:
-            size, blocks = self.processes.size, examples.blocks
-            shares = [examples.signs * sum(block.vectors for block in blocks[rank::size]) for rank in range(size)]
-            for _ in range(math.ceil(max(shares) / self.batch_size) - made):
+            of_all = shares(examples.blocks, self.processes.size)
+            largest = examples.signs * max(sum(block.vectors for block in own) for own in of_all)
+            for _ in range(math.ceil(largest / self.batch_size) - made):
                 self.encoder(torch.zeros(1, *self.input_shape, device=self.device))
 
     def _batches(self, blocks: Sequence[Block], examples: Examples) -> Iterator[Tensor]:
