@@ -264,6 +264,13 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         if before is None:
             score = result.score(threshold=self.threshold)
             rank_zero_info(f"SynBench: the representation has {result.feature_dim} dimensions, score {score:.3f}.")
+            unseen = [task for task, value in result.task_scores(threshold=self.threshold).items() if value < 0.01]
+            if unseen and not result.collapsed:
+                rank_zero_info(
+                    f"SynBench: the score of {', '.join(unseen)} is 0: the encoder does not show what is asked there "
+                    "(does it standardise each input, or average over places?). If that stays so, leave it out with "
+                    "`tasks=`."
+                )
         elif before.settings != result.settings:
             rank_zero_warn(
                 f"The SynBench scores up to step {before.step}, from the checkpoint, were made with other arguments "
