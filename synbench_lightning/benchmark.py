@@ -19,7 +19,7 @@ from synbench_lightning.runtime.distributed import Processes, Progress
 from synbench_lightning.runtime.features import feature_matrix
 from synbench_lightning.tasks import NOISE_BLOCK, GaussianTask, noise_block
 
-Tasks = Mapping[str, Dataset[Any] | DataLoader[Any]]
+Tasks = Mapping[str, Dataset | DataLoader]  # type: ignore[type-arg]  # with arguments LightningCLI cannot type it
 """Datasets by the name of their task; a DataLoader says how its dataset is collated into batches."""
 
 

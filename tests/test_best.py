@@ -2,6 +2,7 @@ import pytest
 import torch
 from jsonargparse import auto_cli
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -116,6 +117,19 @@ def test_the_function_for_a_folder_can_be_had_from_the_command_line():
     found = auto_cli(select_best_checkpoint, args=arguments)
     assert len(found.values) == 1
     assert found.num_points == 60
+
+
+def test_the_callback_and_its_datasets_are_configured_by_lightning_cli(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    tasks = {"one": "tests.test_best.Sides", "other": {"class_path": "tests.test_best.Sides", "init_args": {"seed": 1}}}
+    benchmark = {"tasks": tasks, "budget": 0.5, "support": 30, "warmup": 1, "every_n_train_steps": 5}
+    callback = {"class_path": "synbench_lightning.BenchmarkCallback", "init_args": benchmark}
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    arguments = {"fit": {"trainer": {"max_steps": 5, "callbacks": [callback], "enable_model_summary": False, **quiet}}}
+    arguments["subcommand"] = "fit"
+    run = LightningCLI(Autoencoder, args=arguments, save_config_callback=None, seed_everything_default=0).trainer
+    (found,) = (callback for callback in run.callbacks if isinstance(callback, BenchmarkCallback))
+    assert [(result.step, result.num_points) for result in found.history] == [(0, 60), (5, 30)]
 
 
 def test_the_command_prints_the_comparison_and_says_what_is_wrong(capsys):
