@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader
 from synbench_lightning import TaskRobustLoss
 from synbench_lightning.functional.minimax import task_means
 from tests.callbacks.runs import trainer
+from tests.distributed.leaving import leave
 from tests.encoders import Batches
 
 TASKS = 4
@@ -93,6 +93,4 @@ if __name__ == "__main__":
     settings = json.loads(sys.argv[1])
     found = train(**settings)
     Path(settings["folder"], f"rank{found['rank']}.json").write_text(json.dumps(found))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    os._exit(0)  # gloo's threads abort, now and then, an interpreter that shuts down beside them
+    leave()

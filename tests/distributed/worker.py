@@ -19,6 +19,7 @@ from torch.utils.data import TensorDataset
 
 from synbench_lightning import BenchmarkCallback, ProbePlan
 from tests.callbacks.runs import SMALL, probing, trainer
+from tests.distributed.leaving import leave
 from tests.encoders import Autoencoder
 
 PARTS = {"all": ["encoder", "decoder", ""], "children": ["encoder", "decoder"], "root": [""]}
@@ -153,8 +154,7 @@ def train(
         "shown": sum(lengths),
     }
     (Path(folder) / f"rank{run.global_rank}.json").write_text(json.dumps(found))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":
