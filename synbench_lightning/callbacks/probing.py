@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -127,7 +127,7 @@ class ProbingCallback(Callback, Generic[R]):
         """Let go of what another run has left."""
         self.history, self.schedule.last_step = [], 0
 
-    def _published(self, trainer: Trainer, result: R, position: int) -> None:
+    def _published(self, trainer: Trainer, result: R, metrics: Mapping[str, float], position: int) -> None:
         """What is to be done besides when a result has been published."""
 
     @property
@@ -251,7 +251,7 @@ class ProbingCallback(Callback, Generic[R]):
             for advice in key_advice(trainer, self.prefix, metrics, ProbeListener):
                 rank_zero_warn(advice)
         start = time.perf_counter()
-        self._published(trainer, result, position)
+        self._published(trainer, result, metrics, position)
         self._probe_seconds += time.perf_counter() - start
         notify(trainer, pl_module, metrics)
 

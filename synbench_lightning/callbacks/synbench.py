@@ -249,11 +249,11 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         assert self._shown is not None
         return self._shown(encoder, processes, progress).at(step=processes.same(trainer.global_step))
 
-    def _published(self, trainer: Trainer, result: ProbeResult, position: int) -> None:
+    def _published(self, trainer: Trainer, result: ProbeResult, metrics: Mapping[str, float], position: int) -> None:
         self._tell(result, self.history[-2] if len(self.history) > 1 else None)
         self._tell_of_a_fall(result)
         if self._dashboard is not None:
-            self._dashboard.update(trainer, self.history, self.metrics(result), position)
+            self._dashboard.update(trainer, self.history, metrics, position)
 
     @classmethod
     def _released(cls) -> dict[str, Any]:
