@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 from synbench_lightning.checks import check_integer, check_name, numbers
 from synbench_lightning.families import resolve_tasks
 from synbench_lightning.functional.readout import class_log_probabilities
-from synbench_lightning.runtime.distributed import Processes, Progress
+from synbench_lightning.runtime.distributed import Processes, Progress, gathered
 from synbench_lightning.runtime.features import feature_matrix
 from synbench_lightning.tasks import NOISE_BLOCK, GaussianTask, noise_block
 
@@ -195,24 +195,17 @@ class Benchmark:
         """Answers ``(n, width)`` for some examples of a task, of all processes, on each; labels in the last column."""
         rounds = -(-len(indices) // (self.batch_size * processes.size))
         blocks = [block for block in torch.arange(len(indices)).tensor_split(rounds * processes.size) if len(block)]
-        own = blocks[processes.rank :: processes.size]
-        found: list[Tensor] = []
-        failure: Exception | None = None
-        try:
+
+        def make() -> list[tuple[Tensor, Tensor]]:
+            own, found = blocks[processes.rank :: processes.size], []
             for block in own:
-                found.append(self._answered(answer, task, indices[block], device, readout))
+                found.append((block, self._answered(answer, task, indices[block], device, readout)))
                 advance(len(block))
             if processes.lockstep and len(own) < rounds:
                 self._answered(answer, task, indices[blocks[0]], device, readout)  # others make one more forward
-        except Exception as error:  # the other processes must hear of it before anybody leaves
-            failure = error
-        if processes.any(failure is not None):
-            raise failure or RuntimeError("The evaluation failed on another process; its log has the reason.")
-        width, dtype = processes.same((found[0].shape[1], found[0].dtype) if found else (0, torch.float32))
-        whole = torch.zeros(len(indices), width, dtype=dtype, device=device)
-        for block, values in zip(own, found, strict=True):
-            whole[block] = values
-        return processes.sum(whole).cpu()
+            return found
+
+        return gathered(processes, len(indices), device, make).cpu()
 
     def _answered(
         self, answer: Callable[[Any], Any], task: int, indices: Tensor, device: torch.device, readout: bool

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
 from torch import Tensor
 
-from synbench_lightning.runtime.distributed import Processes, Progress
+from synbench_lightning.runtime.distributed import Processes, Progress, gathered
 from synbench_lightning.runtime.features import feature_matrix
 from synbench_lightning.sampling import Block, Examples
 
@@ -64,25 +64,24 @@ class Encoding:
 
     def features(self, examples: Examples) -> Tensor:
         """Features ``(rows, signs, D)`` of all processes, on each of them."""
-        blocks, rows, signs, _ = examples
-        own = shares(blocks, self.processes.size)[self.processes.rank]
-        found: list[Tensor] = []
-        failure: Exception | None = None
-        try:
+
+        def make() -> list[tuple[slice, Tensor]]:
+            of_all = shares(examples.blocks, self.processes.size)
+            own, found = of_all[self.processes.rank], list[Tensor]()
             for batch in self._batches(own, examples):
                 found.append(self._encoded(batch))
                 self._advance(len(batch))
-            self._keep_step(examples, len(found))
-        except Exception as error:  # the other processes must hear of it before anybody leaves
-            failure = error
-        if self.processes.any(failure is not None):
-            raise failure or RuntimeError("The probe failed on another process; its log has the reason.")
-        dim, dtype = self.processes.same((found[0].shape[1], found[0].dtype) if found else (0, torch.float32))
-        whole = torch.zeros(rows, signs, dim, dtype=dtype, device=self.device)
-        if found:
-            for block, features in zip(own, torch.cat(found).split([signs * b.vectors for b in own]), strict=True):
-                whole[block.row : block.row + block.vectors] = features.unflatten(0, (signs, -1)).transpose(0, 1)
-        whole = self.processes.sum(whole)
+            self._keep_step(max(sum(block.vectors for block in each) for each in of_all) * signs, len(found))
+            if not own:
+                return []
+            parts = torch.cat(found).split([signs * block.vectors for block in own])
+            places = [slice(block.row, block.row + block.vectors) for block in own]
+            return [
+                (at, part.unflatten(0, (signs, -1)).transpose(0, 1)) for at, part in zip(places, parts, strict=True)
+            ]
+
+        rows, signs = examples.rows, examples.signs
+        whole = gathered(self.processes, rows, self.device, make)
         bad = int((~torch.isfinite(whole)).any(-1).sum())
         if bad:
             raise ValueError(f"The encoder's features are NaN or infinite for {bad} of {rows * signs} examples.")
@@ -93,11 +92,9 @@ class Encoding:
         if self.progress is not None:
             self.progress(min(self.done, self.total), self.total)
 
-    def _keep_step(self, examples: Examples, made: int) -> None:
-        """Make the forwards that others still make, where a forward is a collective; their features do not count."""
+    def _keep_step(self, largest: int, made: int) -> None:
+        """Make the forwards that the largest share takes, where a forward is a collective; they do not count."""
         if self.processes.lockstep:
-            of_all = shares(examples.blocks, self.processes.size)
-            largest = examples.signs * max(sum(block.vectors for block in own) for own in of_all)
             for _ in range(math.ceil(largest / self.batch_size) - made):
                 self.encoder(torch.zeros(1, *self.input_shape, device=self.device))
 

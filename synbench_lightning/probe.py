@@ -16,7 +16,8 @@ from synbench_lightning.checks import check_integer
 from synbench_lightning.encoding import Encoding
 from synbench_lightning.families import Task, resolve_tasks
 from synbench_lightning.functional.discriminant import accuracy_and_bound, check_epsilons, class_moments
-from synbench_lightning.functional.limit import estimate_limit, jackknife_error
+from synbench_lightning.functional.left_out import jackknife_error
+from synbench_lightning.functional.limit import estimate_limit
 from synbench_lightning.functional.score import check_thresholds, synbench_score
 from synbench_lightning.functional.spectrum import spectrum_statistics
 from synbench_lightning.functional.theory import optimal_accuracy

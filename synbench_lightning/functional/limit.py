@@ -36,6 +36,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from synbench_lightning.functional.discriminant import check_epsilons
+from synbench_lightning.functional.left_out import TERMS, Projections, accuracy_and_bound_curves, neighbourhood
 
 RELATIVE_FLOOR = 1e-6
 """Directions with less than this share of the mean variance carry nothing."""
@@ -43,14 +44,10 @@ ROUNDING = 1e-12
 """Variance below this share of the mean square is rounding of float32 features: such features are constant."""
 RARE = 10
 """Directions whose variance comes from fewer pairs than this are dropped: leaving one out would mean nothing."""
-TERMS = 4
-"""Terms of the polynomials in the scale."""
 MANY = 24
 """Directions from which on all candidates are used (measured: with 16 or fewer, noise among them reads too high)."""
 SHARE = 0.6
 """Largest share of the pairs that may go into directions; a ridge is forced beyond it."""
-NEIGHBOURHOOD = 0.12
-"""Width of the neighbourhood of a scale, as a share of the largest scale."""
 
 
 class LimitEstimate(NamedTuple):
@@ -100,20 +97,6 @@ class _Means(NamedTuple):
         return self.vectors * self.load.T @ self.load
 
 
-class _Projections(NamedTuple):
-    """Left-out projections of one task for one epsilon.
-
-    ``residual (K, n, 2)`` of half sum and half difference, ``mean (K, K, n)`` contributions of the pairs of every
-    scale to the mean under each scale's direction, ``noise (K,)`` the directions' own variance, ``kept`` Wishart's
-    factor.
-    """
-
-    residual: Tensor
-    mean: Tensor
-    noise: Tensor
-    kept: Tensor
-
-
 def estimate_limit(
     features: Tensor, scales: Sequence[float], epsilons: Sequence[float], blocks: int = 32
 ) -> LimitEstimate:
@@ -157,18 +140,12 @@ def estimate_limit(
             found.append(torch.stack([chance, torch.zeros_like(chance)]))
             continue
         projections = _projected(x, position, means, fitted, pool, epsilons)
-        curves = _curves(projections, position, means, blocks)
+        curves = accuracy_and_bound_curves(projections, position, blocks)
         # With the directions held fixed the replicates vary too little, by the root of Wishart's factor.
         widening = torch.stack([projection.kept for projection in projections]).rsqrt()[:, None]
         found.append(torch.cat([curves[:, :1], curves[:, :1] + (curves[:, 1:] - curves[:, :1]) * widening], 1))
     accuracy, bound = torch.stack(found, 2)  # (replicates, T, E, K) each
     return LimitEstimate(accuracy[0], bound[0], accuracy[1:], bound[1:], *spread)
-
-
-def jackknife_error(value: Tensor, replicates: Tensor) -> Tensor:
-    """Standard error of a statistic from its values without each block ``(B, ...)``."""
-    blocks = len(replicates)
-    return ((replicates - value).square().sum(0) * (blocks - 1) / blocks).sqrt()
 
 
 def _half_difference(features: Tensor) -> Tensor:
@@ -236,7 +213,7 @@ def _turned(residuals: list[Tensor], basis: Tensor) -> list[Tensor]:
 
 def _projected(
     x: Tensor, position: Tensor, means: _Means, fitted: Tensor, pool: _Pool, epsilons: Sequence[float]
-) -> list[_Projections]:
+) -> list[Projections]:
     """The left-out projections of one task for each epsilon."""
     mu = fitted @ pool.basis  # (r, R), in the pooled eigenbasis like everything from here on
     variance = x[:, :, 1].double().square().mean((0, 1))  # of the half differences
@@ -290,17 +267,18 @@ def _projected(
         noise = turn * omega[:, None, None] + means.covariance * spread[:, None, None]
         # Each scale's combination of the candidates; the ridge follows the scale's variance.
         centred = means.odd @ (means.load.T @ half_difference.sum(1))
-        local = torch.einsum("kl,ltu->ktu", _neighbourhood(position), covariance)
+        local = torch.einsum("kl,ltu->ktu", neighbourhood(position), covariance)
         along = torch.einsum("kr,rt,kt->k", means.odd, pooled, means.odd).clamp_min(1e-300)
         growth = torch.einsum("kr,krt,kt->k", means.odd, local, means.odd) / along
         local = local + kappa * growth[:, None, None] * ((mu * inverse**2) @ mu.T)
         clear = _clear_candidates(pooled, means.covariance, float(spread.mean()), len(pool.values))
         inside = torch.linalg.pinv(clear @ local @ clear.T, rtol=1e-9, hermitian=True) @ clear @ centred[..., None]
         combined = clear.T @ inside / position[:, None, None]
+        of_scales = torch.einsum("lnt,kt->kln", half_difference, combined.squeeze(-1))
         found.append(
-            _Projections(
+            Projections(
                 residual=(residual @ combined[:, None]).squeeze(-1),
-                mean=torch.einsum("lnt,kt->kln", half_difference, combined.squeeze(-1)),
+                mean=torch.einsum("kr,lr,kln->kn", means.odd, means.load, of_scales) * means.vectors,
                 noise=(combined.mT @ noise @ combined).flatten(),
                 kept=1 / (1 + omega.mean()),
             )
@@ -353,64 +331,6 @@ def _population_ridge(pool: _Pool, energy: Tensor, size: float, epsilon: float) 
 
     largest = float(values[-1])
     return max(pool.smallest_ridge, _root(excess, 1e-9 * largest, 1e6 * largest))
-
-
-def _curves(projections: Sequence[_Projections], position: Tensor, means: _Means, blocks: int) -> Tensor:
-    """Accuracy and bound ``(2, 1 + B, E, K)`` from all pairs, and from all but those of each block."""
-    top = position / position.max()
-    even = torch.stack([top ** (2 * term) for term in range(min(TERMS, len(top)))], 1)
-    smooth, share = even @ torch.linalg.pinv(even), _neighbourhood(position)
-    found = []
-    for residual, half_difference, noise, _ in projections:
-        mean_of = torch.einsum("kr,lr,kln->kn", means.odd, means.load, half_difference) * means.vectors
-        half_sum, rest = residual.unbind(-1)
-        pairs = means.vectors - _of_blocks(torch.ones_like(rest[:1]), blocks, 0.0).sum(-1)  # (1, 1 + B)
-        mean = _without_blocks(mean_of, blocks) / pairs  # (K, 1 + B)
-        variance = (_without_blocks(half_sum.square() + rest.square(), blocks) / pairs).clamp_min(1e-300)
-        fit = (smooth @ variance.log()).exp()
-        deviation = (fit - noise[:, None]).clamp_min(0.01 * fit).sqrt()
-        # A point of scale l, moved to scale k, is right where it exceeds `edge (l, k, 1 + B)`.
-        per_unit = deviation / variance.sqrt()[:, None]
-        edge = -mean / per_unit
-        both = torch.stack([rest + half_sum, rest - half_sum], -1)  # the two classes, (K, n, 2)
-        count, total = _above(both, edge, blocks)
-        shares = share.T[:, :, None] / (2 * pairs)
-        accuracy = (count * shares).sum(0)
-        bound = ((count * mean + total * per_unit) * shares).sum(0) / (accuracy * mean).abs().clamp_min(1e-300)
-        exists = mean > 0
-        found.append(torch.stack([torch.where(exists, accuracy, 0.5), torch.where(exists, bound, 0.0)]))
-    return torch.stack(found, 1).movedim(-1, 1)  # (2, E, K, 1 + B) before
-
-
-def _above(values: Tensor, edge: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
-    """Number and sum of the values ``(L, n, 2)`` above edges ``(L, K, 1 + B)``, those of the edge's block left out."""
-    ordered = values.flatten(1).sort(-1).values
-    beyond = torch.nn.functional.pad(ordered.flip(-1).cumsum(-1).flip(-1), (0, 1))  # sum of the values from each on
-    below = torch.searchsorted(ordered, edge.flatten(1), right=True)
-    count = (ordered.shape[-1] - below).unflatten(1, edge.shape[1:]).double()
-    total = beyond.gather(1, below).unflatten(1, edge.shape[1:])
-    own = torch.cat([_of_blocks(side, blocks, -math.inf) for side in values.unbind(-1)], -1)[:, None]
-    right = own > edge[..., None]
-    return count - right.sum(-1), total - torch.where(right, own, 0.0).sum(-1)
-
-
-def _of_blocks(values: Tensor, blocks: int, filler: float) -> Tensor:
-    """Values ``(K, n)`` as ``(K, 1 + B, m)``: those of no block first, then of each; pair i is in block i modulo B."""
-    padded = torch.nn.functional.pad(values, (0, -values.shape[1] % blocks), value=filler)
-    own = padded.unflatten(1, (-1, blocks)).mT
-    return torch.cat([torch.full_like(own[:, :1], filler), own], 1)
-
-
-def _without_blocks(values: Tensor, blocks: int) -> Tensor:
-    """Sums ``(K, 1 + B)`` of values ``(K, n)``: of all, and of all but each block."""
-    return values.sum(-1, keepdim=True) - _of_blocks(values, blocks, 0.0).sum(-1)
-
-
-def _neighbourhood(position: Tensor) -> Tensor:
-    """Weights ``(K, K)`` of the scales around each scale, of sum one."""
-    distance = (position[:, None] - position) / (NEIGHBOURHOOD * position.max())
-    weights = torch.exp(-0.5 * distance.square())
-    return weights / weights.sum(1, keepdim=True)
 
 
 def _root(increasing: Callable[[float], float], low: float, high: float) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+import torch
 from lightning.pytorch.strategies import ParallelStrategy, Strategy
 from torch import Tensor
 
@@ -75,3 +76,33 @@ class StrategyProcesses:
 
     def same(self, value: T) -> T:
         return self.strategy.broadcast(value)
+
+
+def gathered(
+    processes: Processes, rows: int, device: torch.device, make: Callable[[], Sequence[tuple[slice | Tensor, Tensor]]]
+) -> Tensor:
+    """``(rows, ...)`` of which each process makes a part, whole on each of them.
+
+    Args:
+        processes: those that share the work; each of them makes this call.
+        rows: of all processes.
+        device: where the result is.
+        make: called once on each process; returns places among the rows and what belongs there. The first process has
+            a part at least.
+
+    Raises:
+        RuntimeError: on the processes whose part was made, if it failed on another one; there, its own error.
+    """
+    parts: Sequence[tuple[slice | Tensor, Tensor]] = []
+    failure: Exception | None = None
+    try:
+        parts = make()
+    except Exception as error:  # the other processes must hear of it before anybody leaves
+        failure = error
+    if processes.any(failure is not None):
+        raise failure or RuntimeError("Another process failed; its log has the reason.")
+    shape, dtype = processes.same((parts[0][1].shape[1:], parts[0][1].dtype) if parts else ((), torch.float32))
+    whole = torch.zeros(rows, *shape, dtype=dtype, device=device)
+    for place, values in parts:
+        whole[place] = values
+    return processes.sum(whole)

@@ -89,7 +89,7 @@ def test_a_failure_on_one_process_costs_that_probe_on_all_and_hangs_nobody(tmp_p
 
 def test_an_error_that_is_to_be_raised_ends_all_processes_within_seconds(tmp_path):
     found, _ = run(tmp_path, fails_on=1, on_error="raise")
-    assert "RuntimeError: The probe failed on another process" in found[0]["error"]
+    assert "RuntimeError: Another process failed" in found[0]["error"]
     assert "RuntimeError: The encoder failed" in found[1]["error"]
     assert max(one["seconds"] for one in found) < 60
 

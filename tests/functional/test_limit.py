@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from synbench_lightning.functional.discriminant import accuracy_and_bound
-from synbench_lightning.functional.limit import estimate_limit, jackknife_error
+from synbench_lightning.functional.left_out import jackknife_error
+from synbench_lightning.functional.limit import estimate_limit
 from synbench_lightning.functional.score import synbench_score
 from synbench_lightning.functional.theory import optimal_accuracy, optimal_bound
 from synbench_lightning.plan import ProbePlan
