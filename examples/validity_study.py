@@ -80,7 +80,9 @@ def study_rows(args: argparse.Namespace) -> list[Row]:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure predictors of downstream performance on pretraining runs.")
     parser.add_argument("--small", action="store_true", help="one seed and 150 steps: minutes, for a look")
-    parser.add_argument("--images", choices=("digits", "patches"), default="digits", help="the data (default: digits)")
+    parser.add_argument(
+        "--images", choices=("digits", "patches", "glyphs"), default="digits", help="the data (default: digits)"
+    )
     parser.add_argument("--regimes", nargs="+", choices=tuple(REGIMES), default=tuple(REGIMES), metavar="REGIME")
     parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS, metavar="ENCODER")
     parser.add_argument("--seeds", type=int, help="seeds for each regime and architecture (default: 5)")

@@ -1,18 +1,34 @@
-"""Real images that scikit-learn ships, several label sets for each, and their random variations."""
+"""Real images that dependencies ship, several label sets for each, and their random variations."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from string import ascii_letters
 
+import matplotlib
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 TEST_SHARE = 1 / 3
+
+FONTS = {
+    "sans": ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique", "cmss10"),
+    "serif": (
+        *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic", "STIXGeneral"),
+        *("STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta", "cmr10", "cmb10", "cmti10"),
+    ),
+    "mono": ("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "DejaVuSansMono-BoldOblique", "cmtt10"),
+}
+"""Those that matplotlib ships and that have all letters, by family."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +50,9 @@ class Images:
 
 
 def load_images(name: str) -> Images:
-    """``"digits"``: 1,797 scanned digits; ``"patches"``: 2,080 patches of two photographs."""
-    images, labels = {"digits": _digits, "patches": _patches}[name]()
+    """``"digits"``: 1,797 scanned digits; ``"patches"``: 2,080 patches of two photographs; ``"glyphs"``: 2,184 letters
+    of 21 fonts in random colours."""
+    images, labels = {"digits": _digits, "patches": _patches, "glyphs": _glyphs}[name]()
     first = next(iter(labels.values()))
     train, test = train_test_split(np.arange(len(images)), test_size=TEST_SHARE, stratify=first, random_state=0)
     mean, std = images[train].mean(), images[train].std()
@@ -84,6 +101,41 @@ def _patches() -> tuple[Tensor, dict[str, Tensor]]:
         "edges": _above_median((vertical + 1e-4).log() - (horizontal + 1e-4).log()),
     }
     return images, labels
+
+
+def _glyphs() -> tuple[Tensor, dict[str, Tensor]]:
+    """Each letter of each font twice, at different places and in different colours on different grounds."""
+    rng = np.random.default_rng(0)
+    images, labels = [], []
+    for (family, (font, drawn)), letter, _ in product(_fonts(), ascii_letters, range(2)):
+        ink, ground = _two_colours(rng)
+        picture = Image.new("L", (32, 32))
+        place = 16 + rng.uniform(-3, 3, 2)
+        ImageDraw.Draw(picture).text(tuple(place), letter, fill=255, font=drawn, anchor="mm")
+        cover = torch.tensor(np.asarray(picture).reshape(8, 4, 8, 4).mean((1, 3)) / 255)
+        images.append(ground[:, None, None] + (ink - ground)[:, None, None] * cover)
+        bold, slanted = "Bol" in font or font == "cmb10", any(mark in font for mark in ("Obl", "Ita", "cmti"))
+        which = ascii_letters.index(letter)
+        hue = int((ink - ground).abs().argmax())
+        labels.append((which % 26, which // 26, list(FONTS).index(family), bold, slanted, hue))
+    names = ("letter", "case", "family", "bold", "slanted", "hue")
+    return torch.stack(images), dict(zip(names, torch.tensor(labels).T.contiguous(), strict=True))
+
+
+def _fonts() -> Iterator[tuple[str, tuple[str, ImageFont.FreeTypeFont]]]:
+    """Family, name and font."""
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    for family, names in FONTS.items():
+        for name in names:
+            yield family, (name, ImageFont.truetype(str(folder / f"{name}.ttf"), 26))
+
+
+def _two_colours(rng: np.random.Generator) -> Tensor:
+    """Ink and ground ``(2, 3)``, which differ by half of the range in at least one channel."""
+    while True:
+        colours = torch.tensor(rng.uniform(size=(2, 3)))
+        if float((colours[0] - colours[1]).abs().max()) > 0.5:
+            return colours
 
 
 def _above_median(values: Tensor) -> Tensor:

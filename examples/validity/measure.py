@@ -14,6 +14,7 @@ from validity.downstream import downstream
 from validity.inputs import load_images
 from validity.proxies import (
     Mixture,
+    NoisyInstances,
     PseudoLabels,
     ShiftFamily,
     between_clusters,
@@ -41,6 +42,7 @@ PREDICTORS = (
     "mixture, nearest mean",
     "pseudo-labels",
     "pseudo-labels, nearest mean",
+    "information",
     "RankMe",
     "alpha-ReQ",
     "loss",
@@ -67,6 +69,7 @@ class Measurement:
             "mixture": Mixture(few, 2.0),
             "pseudo-labels": PseudoLabels(few, 0.7),
         }
+        self.instances = NoisyInstances(few, 0.7)
 
     def rows(self, run: Run, folder: Path) -> list[Row]:
         """One for each checkpoint; kept beside the run, and taken from there if they are."""
@@ -99,5 +102,6 @@ class Measurement:
             found[name] = float(self.families[name].scores(features, [0.2]).mean())
         for name, task in self.many_classes.items():
             found[name], found[f"{name}, nearest mean"] = task.accuracies(features)
+        found["information"] = self.instances.information(features)
         of_images = features(self.images.train)
         return found | {"RankMe": float(effective_rank(of_images)), "alpha-ReQ": -abs(decay(of_images) - 1)}

@@ -16,6 +16,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from synbench_lightning import ProbePlan, task_family
+from synbench_lightning.functional.information import instance_information
 from synbench_lightning.functional.limit import estimate_limit
 from synbench_lightning.functional.score import synbench_score
 from validity.inputs import Images
@@ -93,6 +94,26 @@ class Mixture:
     def accuracies(self, features: Features) -> tuple[float, float]:
         """Of the linear discriminant and of the nearest class mean, see :func:`cross_validated`."""
         return cross_validated(features(self.inputs), self.labels)
+
+
+class NoisyInstances:
+    """Unlabelled images, each with white noise many times: which of them is it?
+
+    Args:
+        images: unlabelled inputs; the first ones are taken.
+        noise: its standard deviation.
+        inputs: how many images.
+    """
+
+    def __init__(self, images: Tensor, noise: float, inputs: int = 128, seed: int = 0) -> None:
+        shape = (inputs, FORWARDS // inputs, *images.shape[1:])
+        white = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        self.inputs = images[:inputs, None] + noise * white
+
+    def information(self, features: Features) -> float:
+        """What the features tell about the image, in nats."""
+        found = features(self.inputs.flatten(0, 1)).unflatten(0, self.inputs.shape[:2])
+        return float(instance_information(found))
 
 
 class PseudoLabels:

@@ -1,0 +1,64 @@
+"""How much noisy versions of some inputs tell, through their features, about which input it was."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from synbench_lightning.checks import check_number
+
+FLOOR = 0.01
+"""Noise of the readout, as a share of the mean variance of the features; chosen in ``examples/validity_study.py``."""
+
+ROUNDING = 1e-12
+"""Variance below this share of the mean square is rounding of float32 features: such features are constant."""
+
+
+def instance_information(features: Tensor, floor: float = FLOOR) -> Tensor:
+    r"""The information, in nats, between inputs and the features of noisy versions of them.
+
+    With :math:`W` the covariance of the features of one input under noise, pooled over the inputs, :math:`B` that of
+    the means of the inputs, and :math:`\delta` the noise of the readout,
+
+    .. math:: \frac{1}{2} \log\det\left(I + (W + \delta I)^{-1} B\right)
+
+    is the mutual information of a channel with Gaussian inputs of covariance :math:`B` and Gaussian noise :math:`W +
+    \delta I`. It is large where the features tell many inputs apart in many directions, by more than noise moves them;
+    without :math:`\delta` it would not see a collapse, since it does not change if a direction shrinks as a whole. It
+    is the rate reduction of Yu et al., Learning diverse and discriminative representations via the principle of maximal
+    coding rate reduction (2020), with every input a class of its own.
+
+    Args:
+        features: ``(K, n, D)``: input, noise, dimension; at least two of the first and of the second.
+        floor: :math:`\delta` as a share of the mean variance of the features, positive.
+
+    Returns:
+        The information, a float64 scalar, about 0 or larger; 0 for constant features.
+
+    Raises:
+        ValueError: for features of another shape or a floor that is not positive.
+
+    Example:
+        >>> means = torch.randn(512, 1, 3, generator=torch.Generator().manual_seed(0))
+        >>> noise = torch.randn(512, 64, 3, generator=torch.Generator().manual_seed(1))
+        >>> round(instance_information(means + noise, floor=1e-6).item(), 1)  # 3 / 2 log 2
+        1.0
+    """
+    check_number("floor", floor, "a positive number", 0, low_in=False)
+    if features.ndim != 3 or features.shape[0] < 2 or features.shape[1] < 2:
+        raise ValueError(
+            "`features` must have the shape (inputs, noise, dimensions), at least two of the first two, got "
+            f"{tuple(features.shape)}."
+        )
+    inputs, draws, dim = features.shape
+    features = features.double()
+    means = features.mean(1)
+    rest = (features - means[:, None]).flatten(0, 1)
+    within = rest.T @ rest / (inputs * (draws - 1))
+    spread = means - means.mean(0)
+    total = within * (1 - 1 / draws) + spread.T @ spread / (inputs - 1)  # the means have a share of the noise
+    variance = total.diagonal().mean()
+    if not bool(variance > ROUNDING * features.square().mean()):
+        return variance.new_zeros(())
+    ridge = floor * variance * torch.eye(dim, dtype=features.dtype, device=features.device)
+    return (torch.logdet(total + ridge) - torch.logdet(within + ridge)) / 2
