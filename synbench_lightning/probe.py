@@ -16,6 +16,7 @@ from synbench_lightning.checks import check_integer
 from synbench_lightning.encoding import Encoding
 from synbench_lightning.families import Task, resolve_tasks
 from synbench_lightning.functional.discriminant import accuracy_and_bound, check_epsilons, class_moments
+from synbench_lightning.functional.information import information_error, instance_information
 from synbench_lightning.functional.left_out import jackknife_error
 from synbench_lightning.functional.limit import estimate_limit
 from synbench_lightning.functional.score import check_thresholds, synbench_score
@@ -25,7 +26,7 @@ from synbench_lightning.plan import ProbePlan
 from synbench_lightning.result import ProbeResult, as_table
 from synbench_lightning.runtime.distributed import Processes, Progress, SingleProcess
 from synbench_lightning.runtime.isolation import isolated
-from synbench_lightning.sampling import Normalize, ProxySamples, labelled_examples
+from synbench_lightning.sampling import NoisyInputs, Normalize, ProxySamples, labelled_examples
 from synbench_lightning.tasks import GaussianTask, LabelledTask
 
 OFFICIAL_THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
@@ -41,6 +42,7 @@ def evaluate(
     thresholds: Sequence[float] = OFFICIAL_THRESHOLDS,
     batch_size: int = 256,
     normalize: Normalize | None = None,
+    inputs: Tensor | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
@@ -62,6 +64,8 @@ def evaluate(
         batch_size: examples in one forward.
         normalize: mean and standard deviation, numbers or one per channel (the first dimension of an input): the
             encoder then sees ``(x + 0.5 - mean) / std``, as in the paper.
+        inputs: ``(N, *input_shape)`` unlabelled inputs as the encoder takes them, at least 32, of which the first 128
+            are shown with noise for :attr:`ProbeResult.information`.
         seed: of the noise; the same seed shows every encoder the same examples.
         device: where to draw the examples; ``None`` for where the module's parameters are.
         progress: called now and then with the number of examples done and their total.
@@ -93,7 +97,7 @@ def evaluate(
     dtype = torch.float32 if parameter is None else parameter.dtype
     probe = Probe(
         tasks, plan, input_shape, epsilons=epsilons, thresholds=thresholds, batch_size=batch_size, normalize=normalize,
-        seed=seed, device=chosen,
+        inputs=inputs, seed=seed, device=chosen,
     )  # fmt: skip
     with isolated(module):
         return probe(lambda x: encoder(x.to(dtype)), progress=progress)
@@ -116,6 +120,7 @@ class Probe:
         thresholds: Sequence[float],
         batch_size: int,
         normalize: Normalize | None,
+        inputs: Tensor | None,
         seed: int,
         device: torch.device,
     ) -> None:
@@ -134,11 +139,14 @@ class Probe:
         gaussian = [task for task in self.tasks if isinstance(task, GaussianTask)]
         self.labelled = [task for task in self.tasks if isinstance(task, LabelledTask)]
         self.samples = ProxySamples(gaussian, self.plan, normalize=normalize, seed=seed, device=device)
+        self.noisy = None if inputs is None else NoisyInputs(inputs, self.samples.input_shape, seed, device)
 
     @property
     def num_forwards(self) -> int:
         """Examples that one probe shows the encoder, over all processes."""
-        return self.plan.num_forwards(len(self.samples.tasks)) + sum(task.num_examples for task in self.labelled)
+        noisy = 0 if self.noisy is None else self.noisy.num_examples
+        labelled = sum(task.num_examples for task in self.labelled)
+        return self.plan.num_forwards(len(self.samples.tasks)) + labelled + noisy
 
     def __call__(
         self,
@@ -167,6 +175,7 @@ class Probe:
             found = self._limit(encoding) if self.plan.protocol == "fast" else self._official(encoding)
             if self.labelled:
                 found = self._with_labelled(found, encoding)
+            information, its_error = self._information(encoding)
         finally:
             self.batch_size = encoding.batch_size
         rank, alpha, deviation = spectrum_statistics(found.eigenvalues, found.variances)
@@ -183,6 +192,9 @@ class Probe:
             effective_rank=rank,
             alpha_req=alpha,
             feature_std=deviation,
+            information=information,
+            information_error=its_error,
+            inputs=None if self.noisy is None else str(self.noisy),
             num_forwards=self.num_forwards,
             seed=self.samples.seed,
             seconds=time.perf_counter() - start,
@@ -207,6 +219,13 @@ class Probe:
         replicates = (torch.cat(curves, 1).cpu()[:, order] for curves in list(zip(*found, strict=True))[2:4])
         errors = jackknife_error(scores(accuracy, bound), scores(*replicates))
         return _Found(accuracy, bound, errors, dim, found[0].eigenvalues, found[0].variances)
+
+    def _information(self, encoding: Encoding) -> tuple[float | None, float | None]:
+        if self.noisy is None:
+            return None, None
+        features = encoding.features(self.noisy.examples)[:, 0].unflatten(0, (-1, self.noisy.draws))
+        found = instance_information(features)
+        return float(found), float(information_error(features, found))
 
     @cached_property
     def _groups(self) -> list[list[int]]:

@@ -42,6 +42,10 @@ class ProbeResult:
         alpha_req: how fast the eigenvalues of that covariance fall, the exponent of a power law; ``None`` where the
             features vary in fewer than two directions.
         feature_std: standard deviation of the features within a class, averaged over the dimensions.
+        information: what the features of noisy versions of the ``inputs`` tell about which one it was, in nats; see
+            :func:`~synbench_lightning.functional.information.instance_information`. ``None`` without inputs.
+        information_error: its standard error over the noise.
+        inputs: how many inputs that was about, and a checksum of them.
         num_forwards: examples that the encoder was shown, over all processes.
         seed: of the examples.
         seconds: wall-clock time of the probe.
@@ -77,6 +81,9 @@ class ProbeResult:
     seconds: float
     step: int | None = None
     labelled: tuple[str, ...] = ()
+    information: float | None = None
+    information_error: float | None = None
+    inputs: str | None = None
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -85,8 +92,9 @@ class ProbeResult:
 
     @property
     def settings(self) -> str:
-        """What decides whether two results compare: the tasks, the plan, the epsilons and the seed."""
-        return f"tasks {', '.join(self.tasks)}; {self.plan}; epsilons {self.epsilons}; seed {self.seed}"
+        """What decides whether two results compare: the tasks, the plan, the epsilons, the seed, the inputs."""
+        inputs = "" if self.inputs is None else f"; inputs {self.inputs}"
+        return f"tasks {', '.join(self.tasks)}; {self.plan}; epsilons {self.epsilons}; seed {self.seed}{inputs}"
 
     @property
     def collapsed(self) -> bool:
@@ -178,6 +186,9 @@ class ProbeResult:
             "effective_rank",
             "alpha_req",
             "feature_std",
+            "information",
+            "information_error",
+            "inputs",
             "num_forwards",
             "seed",
             "seconds",

@@ -130,6 +130,7 @@ def _layout(prefixes: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
             "worst case": ["Multiline", [f"{prefix}/{key}$" for key in ("worst", "smoothed_worst", "cvar", "mean")]],
             "tasks": ["Multiline", [f"{prefix}/task/.*"]],
             "robustness": ["Multiline", [f"{prefix}/score$", rf"{prefix}/score_eps_[\d.]+$"]],
+            "information about inputs, nats": ["Multiline", [f"{prefix}/information$"]],
             "effective rank": ["Multiline", [f"{prefix}/effective_rank$"]],
             "time in probes, as a share": ["Multiline", [f"{prefix}/overhead$"]],
         }

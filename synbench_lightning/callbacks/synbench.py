@@ -23,8 +23,8 @@ from synbench_lightning.probe import OFFICIAL_THRESHOLDS, Probe
 from synbench_lightning.result import ProbeResult
 from synbench_lightning.runtime.distributed import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
-from synbench_lightning.runtime.input_shape import example_shape
-from synbench_lightning.sampling import Normalize
+from synbench_lightning.runtime.input_shape import example_shape, inputs_of_shape
+from synbench_lightning.sampling import FEWEST_INPUTS, MOST_INPUTS, Normalize
 
 
 class SynBenchCallback(ProbingCallback[ProbeResult]):
@@ -53,6 +53,9 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     ``synbench/effective_rank``      in how many directions the features vary (RankMe's entropy of their covariance)
     ``synbench/alpha_req``           how fast the eigenvalues of that covariance fall (exponent of a power law)
     ``synbench/feature_std``         standard deviation of the features, averaged over the dimensions
+    ``synbench/information``         with ``inputs``, the one to monitor: what the features of noisy versions of them
+                                     tell about which one it was, in nats; higher is better
+    ``synbench/information_se``      its standard error over the noise
     ``synbench/probe_seconds``       wall-clock time of the probe
     ``synbench/overhead``            time spent in probes so far, as a fraction of the time since training started
     ================================ =====================================================================
@@ -81,6 +84,11 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         batch_size: examples in one forward of the encoder.
         normalize: mean and standard deviation, numbers or one per channel: the encoder then sees
             ``(x + 0.5 - mean) / std``, as in the paper. ``None`` shows it the standard normal examples themselves.
+        inputs: unlabelled inputs ``(N, *input_shape)``, as the encoder takes them, for ``synbench/information``: at
+            least 32, of which the first 128 are shown with noise (2,048 forwards more). Always give the same ones:
+            values for others do not compare. ``"first_batch"`` takes those of the first training batch, in half
+            precision, and keeps them **in the checkpoints**, so that a resumed run goes on with them. ``None``: the
+            key is not logged.
         pretraining: what kind of pretraining this is, for a warning where the score is known to mislead:
             ``"supervised"``, ``"contrastive"``, ``"non-contrastive"``, ``"denoising"``, ``"masked"``, ``"rotation"`` or
             ``"jigsaw"``. It changes nothing else.
@@ -127,6 +135,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         max_overhead: float | None = None,
         batch_size: int = 256,
         normalize: Normalize | None = None,
+        inputs: Tensor | Literal["first_batch"] | None = None,
         pretraining: str | None = None,
         seed: int = 0,
         prefix: str = "synbench",
@@ -150,6 +159,10 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         check_thresholds((self.threshold,), self.plan.lowest_threshold)
         self.batch_size = check_integer("batch_size", batch_size, 1)
         self.normalize = normalize
+        if not (inputs is None or isinstance(inputs, Tensor) or inputs == "first_batch"):
+            raise ValueError(f"`inputs` must be a tensor (N, *input_shape), 'first_batch' or None, got {inputs!r}.")
+        self.inputs = inputs
+        self._first_batch: Tensor | None = None  # of the run, or from its checkpoint
         self.seed = check_integer("seed", seed, 0)
         self.log_figures = check_flag("log_figures", log_figures)
         self._dashboard = Dashboard(prefix, self.threshold) if log_figures else None
@@ -160,16 +173,18 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         self.pretraining = pretraining
         self._shown: Probe | None = None  # the samples, ready to be shown
         self._losses: tuple[Tensor | float, int] = (0.0, 0)  # sum and number of those since the last probe
-        self._best: tuple[float, float, float | None] | None = None  # score, its standard error, training loss
+        self._best: tuple[float, float, float | None] | None = None  # value, its standard error, training loss
         self._fallen = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The history, as plain types."""
-        return {"history": [result.to_dict() for result in self.history], "last_step": self.schedule.last_step}
+        """The history, as plain types, and inputs that were taken from a batch."""
+        history = [result.to_dict() for result in self.history]
+        return {"history": history, "last_step": self.schedule.last_step, "first_batch": self._first_batch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the history of a checkpoint."""
         self.history = [ProbeResult.from_dict(values) for values in state_dict["history"]]
+        self._first_batch = state_dict["first_batch"] if isinstance(self.inputs, str) else None
         super().load_state_dict(state_dict)
 
     def metrics(self, result: ProbeResult) -> dict[str, float]:
@@ -188,6 +203,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         values |= {} if error is None else {"score_se": error}
         values |= {"effective_rank": result.effective_rank, "feature_std": result.feature_std}
         values |= {} if result.alpha_req is None else {"alpha_req": result.alpha_req}
+        for key, value in (("information", result.information), ("information_se", result.information_error)):
+            values |= {} if value is None else {key: value}
         values |= {"accuracy": result.mean_accuracy(), "probe_seconds": result.seconds}
         return {f"{self.prefix}/{key}": value for key, value in values.items()}
 
@@ -216,7 +233,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         thresholds = sorted({self.threshold, *(t for t in OFFICIAL_THRESHOLDS if t < best)})
         self._shown = probe = Probe(
             self.tasks, self.plan, shape, epsilons=self.epsilons, thresholds=thresholds, batch_size=self.batch_size,
-            normalize=self.normalize, seed=self.seed, device=trainer.strategy.root_device,
+            normalize=self.normalize, inputs=self._unlabelled(trainer, batch, shape), seed=self.seed,
+            device=trainer.strategy.root_device,
         )  # fmt: skip
         rank_zero_info(
             f"SynBench probes {self._encoder.name}, with inputs of shape {shape}, every {self.schedule}: "
@@ -224,6 +242,23 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         )
         for advice in pretraining_advice(self.pretraining, [probe.tasks[0].name]):
             rank_zero_warn(advice)
+
+    def _unlabelled(self, trainer: Trainer, batch: Any, shape: tuple[int, ...]) -> Tensor | None:
+        """The inputs to be shown, the same on every process."""
+        if not isinstance(self.inputs, str):
+            return self.inputs
+        if self._first_batch is None:
+            found = inputs_of_shape(batch, shape)
+            own = None if found is None else found[:MOST_INPUTS].detach().cpu().half()
+            self._first_batch = trainer.strategy.broadcast(own)
+        if self._first_batch is None or len(self._first_batch) < FEWEST_INPUTS:
+            has = "no input" if self._first_batch is None else f"{len(self._first_batch)} inputs"
+            self._first_batch = None
+            raise ValueError(
+                f"`inputs='first_batch'`: the first batch holds {has} of shape {shape}, at least {FEWEST_INPUTS} are "
+                "needed: pass a tensor of them."
+            )
+        return self._first_batch.float()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -236,7 +271,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
 
     def _forget(self) -> None:
         super()._forget()
-        self._losses, self._best, self._fallen = (0.0, 0), None, False
+        self._losses, self._best, self._fallen, self._first_batch = (0.0, 0), None, False, None
 
     def _probe(
         self,
@@ -281,22 +316,29 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             rank_zero_warn("The representation has collapsed: the features are constant for all examples, score 0.")
 
     def _tell_of_a_fall(self, result: ProbeResult) -> None:
-        """Say once when the score falls below its best, by more than noise, while the training loss improves."""
+        """Say once when the score falls below its best, by more than noise, while the training loss improves.
+
+        Where the information about inputs is measured, it takes the score's place.
+        """
         total, count = self._losses
         loss, self._losses = float(total) / count if count else None, (0.0, 0)
-        score, error = result.score(threshold=self.threshold), result.standard_error(threshold=self.threshold) or 0.0
-        if self._best is None or score > self._best[0]:
-            self._best, self._fallen = (score, error, loss), False
+        if result.information is None:
+            name, value = "the score", result.score(threshold=self.threshold)
+            error = result.standard_error(threshold=self.threshold) or 0.0
+        else:
+            name, value, error = "the information", result.information, result.information_error or 0.0
+        if self._best is None or value > self._best[0]:
+            self._best, self._fallen = (value, error, loss), False
             return
         best, its_error, before = self._best
         if before is None:  # the best came before the first step
             self._best = best, its_error, loss
             return
-        lower = best - score > 3 * math.hypot(error, its_error)
+        lower = best - value > 3 * math.hypot(error, its_error)
         if lower and loss is not None and loss < before and not self._fallen:
             self._fallen = True
             rank_zero_info(
-                f"SynBench: the score has fallen from {best:.3f} to {score:.3f}, more than its noise, while the "
-                f"training loss went from {before:.4g} to {loss:.4g}. Either the encoder over-trains, or it unlearns "
-                "what the proxies ask while it gets better at its task: only downstream data can tell."
+                f"SynBench: {name} has fallen from {best:.3f} to {value:.3f}, more than its noise, while the training "
+                f"loss went from {before:.4g} to {loss:.4g}. Either the encoder over-trains, or it unlearns what the "
+                "proxies ask while it gets better at its task: only downstream data can tell."
             )

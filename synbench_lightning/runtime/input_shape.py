@@ -31,11 +31,11 @@ def example_shape(batch: Any, source: str) -> tuple[int, ...]:
         >>> example_shape(([torch.rand(8, 3, 32, 32), torch.rand(8, 3, 32, 32)], torch.arange(8)), "the batch")
         (3, 32, 32)
     """
-    tensors = list(_tensors(batch))
-    candidates = [tensor for tensor in tensors if tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel()]
+    candidates = _inputs(batch)
     if not candidates:
         found = (
-            ", ".join(f"{str(t.dtype).removeprefix('torch.')}{tuple(t.shape)}" for t in tensors) or type(batch).__name__
+            ", ".join(f"{str(t.dtype).removeprefix('torch.')}{tuple(t.shape)}" for t in _tensors(batch))
+            or type(batch).__name__
         )
         raise ValueError(
             f"`input_shape` could not be read off {source}: it holds no floating-point tensor of shape (batch, ...), "
@@ -45,6 +45,21 @@ def example_shape(batch: Any, source: str) -> tuple[int, ...]:
             "pl_module.model(inputs_embeds=x)`."
         )
     return tuple(max(candidates, key=lambda tensor: tensor[0].numel()).shape[1:])
+
+
+def inputs_of_shape(batch: Any, shape: Sequence[int]) -> Tensor | None:
+    """The first floating-point tensor ``(N, *shape)`` in a batch of any layout; ``None`` where there is none.
+
+    Example:
+        >>> import torch
+        >>> inputs_of_shape({"image": torch.rand(8, 3, 32, 32), "weight": torch.rand(8, 1)}, (3, 32, 32)).shape
+        torch.Size([8, 3, 32, 32])
+    """
+    return next((tensor for tensor in _inputs(batch) if tensor.shape[1:] == tuple(shape)), None)
+
+
+def _inputs(batch: Any) -> list[Tensor]:
+    return [tensor for tensor in _tensors(batch) if tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel()]
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

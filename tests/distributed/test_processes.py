@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import seed_everything
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DistributedSampler
 
 from synbench_lightning import evaluate
 from tests.callbacks.runs import SMALL
@@ -69,6 +70,20 @@ def test_ddp_shares_the_examples_and_agrees_on_the_result(tmp_path, world):
     shown = [one["shown"] for one in found]
     assert sum(shown) == 4 * SMALL.num_forwards(3)
     assert max(shown) <= 1.1 * min(shown)  # whole blocks of examples
+
+
+def test_ddp_takes_the_inputs_of_the_first_process(tmp_path):
+    found, _ = run(tmp_path, inputs=True)
+    assert_same_on_every_process(found)
+    seed_everything(0, verbose=False)
+    model = Autoencoder()
+    dataset = model.train_dataloader().dataset
+    order = DistributedSampler(dataset, num_replicas=2, rank=0)  # as Lightning shuffles for training
+    of_first = torch.stack([dataset[index][0] for index in order]).half().float()
+    alone = evaluate(model.encoder, (1, 8, 8), tasks="default", plan=SMALL, inputs=of_first)
+    first = found[0]["history"][0]
+    assert first["inputs"] == alone.inputs
+    assert first["information"] == pytest.approx(alone.information, rel=1e-5)
 
 
 def test_ddp_training_is_the_same_to_the_bit(tmp_path):

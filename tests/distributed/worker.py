@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, fully_shard
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from synbench_lightning import BenchmarkCallback, ProbePlan
 from tests.callbacks.runs import SMALL, probing, trainer
@@ -104,10 +104,12 @@ def train(
     probes: bool = True,
     skipping: bool = False,
     benchmark: bool = False,
+    inputs: bool = False,
 ) -> None:
     """Train an autoencoder; with ``fails_on`` the encoder raises on that rank at step ``fails_at``.
 
-    With ``benchmark`` a benchmark is evaluated in place of the score.
+    With ``benchmark`` a benchmark is evaluated in place of the score; with ``inputs`` batches are larger, and
+    information about the first one is measured.
     """
     lengths: list[int] = []
 
@@ -127,7 +129,9 @@ def train(
         strategy = FSDP1OnCPU(auto_wrap_policy={nn.Linear} if sharded == "fsdp1, layers" else None)
     plan = ProbePlan(forwards=forwards, num_scales=num_scales)
     through: Any = "encoder" if sharded else encoder
-    callback: Any = probing(every=5, encoder=through, on_error=on_error, plan=plan, batch_size=32)
+    callback: Any = probing(
+        every=5, encoder=through, on_error=on_error, plan=plan, batch_size=32, inputs="first_batch" if inputs else None
+    )
     if benchmark:
         callback = BenchmarkCallback(
             labelled(), 0.3, encoder=through, support=40, warmup=2, audit_every=1, audit=0.2, every_n_train_steps=5,
@@ -141,7 +145,8 @@ def train(
     start = time.monotonic()
     error = None
     try:
-        run.fit(model)
+        dataset = model.train_dataloader().dataset
+        run.fit(model, DataLoader(dataset, batch_size=40) if inputs else None)
     except Exception as failure:
         error = f"{type(failure).__name__}: {failure}"
     found = {
