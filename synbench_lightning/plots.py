@@ -25,6 +25,7 @@ except ImportError as error:
 RESOLUTION = 160
 # Every colour stands out from white and from a dark page alike, by a contrast of at least 3.5.
 OPTIMUM, ENCODER, SHADE = "#808080", "#2a86b5", "#2a86b533"
+INFORMATION = "information about inputs (nats)"
 COLOURS = (ENCODER, "#d0642a", "#3f9a54", "#a066bd", "#b07a1e", "#d04a7a", "#7f8a2a", "#4d8f9f")
 
 
@@ -115,7 +116,8 @@ def scale_figure(result: ProbeResult, task: str | None = None) -> Figure:
 def history_figure(history: Sequence[ProbeResult], threshold: float = 0.7) -> Figure:
     """The score over the steps of a run: the monitored task, the others, and the worst of them.
 
-    A dotted line marks where a run was resumed with other tasks, plan or seed: scores do not compare across it.
+    Above it stands the information about inputs, where it was measured. A dotted line marks where a run was resumed
+    with other tasks, plan, inputs or seed: scores do not compare across it.
 
     Args:
         history: results of one run, as in ``SynBenchCallback.history``.
@@ -125,14 +127,16 @@ def history_figure(history: Sequence[ProbeResult], threshold: float = 0.7) -> Fi
         ValueError: if the history is empty.
     """
     history = _same_tasks(history)
-    figure, (axes,) = new_figure()
     steps = [result.step or 0 for result in history]
+    information = [math.nan if result.information is None else result.information for result in history]
+    figure, axes = _with_information(steps, information, [result.information_error or 0.0 for result in history])
     tasks = {task: [result.score(task, threshold=threshold) for result in history] for task in history[-1].tasks}
     errors = [result.standard_error(threshold=threshold) or 0.0 for result in history]
     _draw_tasks(axes, steps, tasks, errors, [result.worst(threshold=threshold)[1] for result in history])
     for before, result in pairwise(history):
         if before.settings != result.settings:  # a run resumed with other arguments: the scores do not compare
-            axes.axvline(result.step or 0, color=OPTIMUM, linestyle=":", linewidth=1.0)
+            for each in figure.axes:
+                each.axvline(result.step or 0, color=OPTIMUM, linestyle=":", linewidth=1.0)
     axes.set_ylabel(f"SynBench score (threshold {threshold:g})")
     return figure
 
@@ -141,14 +145,16 @@ def logged_figure(points: Mapping[int, Mapping[str, float]]) -> Figure:
     """As :func:`history_figure`, from logged values.
 
     Args:
-        points: values by key without prefix (``"score_se"``, ``"task/dc"``, ``"worst"``), by step.
+        points: values by key without prefix (``"score_se"``, ``"task/dc"``, ``"worst"``, ``"information"``), by step.
 
     Raises:
         ValueError: if there is no point.
     """
     if not points:
         raise ValueError("`points` holds no value: nothing has been probed yet.")
-    figure, (axes,) = new_figure()
+    information = [values.get("information", math.nan) for values in points.values()]
+    errors = [values.get("information_se", 0.0) for values in points.values()]
+    figure, axes = _with_information(list(points), information, errors)
     last = points[max(points)]
     keys = [key for key in last if key.startswith("task/")]
     keys.sort(key=lambda key: last[key] != last["score"])  # the monitored task is the first one
@@ -162,8 +168,11 @@ def logged_figure(points: Mapping[int, Mapping[str, float]]) -> Figure:
 def comparison_figure(runs: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Figure:
     """The monitored score of several runs over their steps, each with a band of one standard error.
 
+    Below it stands the information about inputs, where all runs have measured it.
+
     Args:
-        runs: for each name what was logged: values by key without prefix (``"score"``, ``"score_se"``), by step.
+        runs: for each name what was logged: values by key without prefix (``"score"``, ``"score_se"``,
+            ``"information"``), by step.
 
     Raises:
         ValueError: if there is no run.
@@ -175,14 +184,18 @@ def comparison_figure(runs: Mapping[str, Mapping[int, Mapping[str, float]]]) -> 
     """
     if not runs:
         raise ValueError("`runs` holds no run.")
-    figure, (axes,) = new_figure()
-    for index, (name, points) in enumerate(runs.items()):
-        scores = [values["score"] for values in points.values()]
-        errors = [values.get("score_se", 0.0) for values in points.values()]
-        _draw_score(axes, list(points), scores, errors, COLOURS[index % len(COLOURS)], name)
-    axes.set(xlabel="optimizer steps", ylabel="SynBench score")
-    axes.set_title("Representation quality during pretraining, ± 1 standard error")
-    axes.legend(loc="best", frameon=False)
+    informed = all("information" in values for points in runs.values() for values in points.values())
+    labels = {"score": "SynBench score", **({"information": INFORMATION} if informed else {})}
+    figure, rows = new_figure(rows=len(labels))
+    for axes, (key, label) in zip(rows, labels.items(), strict=True):
+        for index, (name, points) in enumerate(runs.items()):
+            scores = [values[key] for values in points.values()]
+            errors = [values.get(f"{key}_se", 0.0) for values in points.values()]
+            _draw_score(axes, list(points), scores, errors, COLOURS[index % len(COLOURS)], name)
+        axes.set_ylabel(label)
+    rows[-1].set_xlabel("optimizer steps")
+    rows[0].set_title("Representation quality during pretraining, ± 1 standard error")
+    rows[0].legend(loc="best", frameon=False)
     return figure
 
 
@@ -255,6 +268,19 @@ def _same_tasks(history: Sequence[ProbeResult]) -> Sequence[ProbeResult]:
     return history[first:]
 
 
+def _with_information(
+    steps: Sequence[int], information: Sequence[float], errors: Sequence[float]
+) -> tuple[Figure, Axes]:
+    """A new figure, and its lowest axes; above them the information, where there is any."""
+    rows = 1 if all(map(math.isnan, information)) else 2
+    figure, axes = new_figure(rows)
+    if rows == 2:
+        _draw_score(axes[0], steps, information, errors, COLOURS[2], "", band="± 1 standard error")
+        axes[0].set_ylabel(INFORMATION)
+        axes[0].legend(loc="best", frameon=False)
+    return figure, axes[-1]
+
+
 def _draw_tasks(
     axes: Axes,
     steps: Sequence[int],
@@ -272,7 +298,7 @@ def _draw_tasks(
     if len(tasks) > 1:
         axes.plot(steps, worst, color=OPTIMUM, linewidth=5, alpha=0.25, zorder=1, label="worst task")
     axes.set(xlabel="optimizer steps", ylabel="SynBench score")
-    axes.set_title("Representation quality during pretraining")
+    axes.figure.axes[0].set_title("Representation quality during pretraining")
     axes.legend(loc="best", frameon=False)
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,14 @@ from scipy.integrate import trapezoid
 from torch import nn
 
 from synbench_lightning import ProbePlan, evaluate
-from synbench_lightning.plots import history_figure, pixels, robustness_accuracy_figure, task_map_figure
+from synbench_lightning.plots import (
+    comparison_figure,
+    history_figure,
+    logged_figure,
+    pixels,
+    robustness_accuracy_figure,
+    task_map_figure,
+)
 
 PLAN = ProbePlan(forwards=2048)
 
@@ -48,6 +57,18 @@ def test_the_history_shows_each_task_over_the_steps():
     assert set(lines) == {"task dc", "task cos_1", "task cos_2", "worst task"}
     assert list(lines["task dc"].get_xdata()) == [0, 100, 200]
     assert list(lines["task cos_1"].get_ydata()) == [found.score("cos_1") for found in history]
+
+
+def test_information_about_inputs_stands_above_the_scores():
+    history = [replace(result(1.0, step), information=float(step), information_error=0.5) for step in (3, 5)]
+    above, below = history_figure(history).axes
+    assert list(above.lines[0].get_ydata()) == [3, 5]
+    assert "nats" in above.get_ylabel()
+    assert "score" in below.get_ylabel()
+    points = {3: {"score": 0.5, "information": 3.0}, 5: {"score": 0.6, "information": 5.0}}
+    for figure in (logged_figure(points), comparison_figure({"a": points, "b": points})):
+        assert [list(axes.lines[0].get_ydata()) for axes in figure.axes] in ([[3, 5], [0.5, 0.6]], [[0.5, 0.6], [3, 5]])
+    assert len(comparison_figure({"a": points, "b": {0: {"score": 0.1}}}).axes) == 1
 
 
 def test_the_map_has_a_row_for_each_task_and_marks_the_worst_of_each_probe():

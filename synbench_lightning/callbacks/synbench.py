@@ -236,9 +236,10 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             normalize=self.normalize, inputs=self._unlabelled(trainer, batch, shape), seed=self.seed,
             device=trainer.strategy.root_device,
         )  # fmt: skip
+        about = "" if probe.noisy is None else f" and information about {len(probe.noisy.inputs)} inputs"
         rank_zero_info(
             f"SynBench probes {self._encoder.name}, with inputs of shape {shape}, every {self.schedule}: "
-            f"{probe.num_forwards} forwards for the tasks {', '.join(task.name for task in probe.tasks)}."
+            f"{probe.num_forwards} forwards for the tasks {', '.join(task.name for task in probe.tasks)}{about}."
         )
         for advice in pretraining_advice(self.pretraining, [probe.tasks[0].name]):
             rank_zero_warn(advice)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import zlib
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -12,6 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -45,7 +47,7 @@ def evaluate_command(given: Namespace) -> int:
     """
     if not given.sources:
         raise UsageError("at least one --encoder or --module is needed")
-    plan, normalize = _plan(given), _normalize(given)
+    plan, normalize, inputs = _plan(given), _normalize(given), _inputs(given.inputs)
     listed = [one for source in given.sources for one in candidates(source, given.weights_only == "true")]
     names = [candidate.name for candidate in listed]
     found, failures = list[Evaluated](), 0
@@ -55,7 +57,7 @@ def evaluate_command(given: Namespace) -> int:
             name += f" #{names[:place].count(name) + 1}"
         try:
             with redirect_stdout(sys.stderr):  # what encoders print does not belong to the table or the JSON
-                found.append(_evaluated(candidate._replace(name=name), given, plan, normalize))
+                found.append(_evaluated(candidate._replace(name=name), given, plan, normalize, inputs))
         except UsageError:
             raise
         except (CommandError, ValueError, TypeError, RuntimeError, NotImplementedError) as error:
@@ -117,7 +119,25 @@ def _normalize(given: Namespace) -> Normalize | None:
     return mean, std
 
 
-def _evaluated(candidate: Candidate, given: Namespace, plan: ProbePlan, normalize: Normalize | None) -> Evaluated:
+def _inputs(path: Path | None) -> torch.Tensor | None:
+    if path is None:
+        return None
+    try:
+        found = (
+            torch.from_numpy(np.load(path))
+            if path.suffix == ".npy"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:
+        raise UsageError(f"argument --inputs: {path} could not be read: {in_one_line(error)}") from error
+    if not isinstance(found, torch.Tensor):
+        raise UsageError(f"argument --inputs: {path} must hold a tensor, holds a {type(found).__name__}")
+    return found
+
+
+def _evaluated(
+    candidate: Candidate, given: Namespace, plan: ProbePlan, normalize: Normalize | None, inputs: torch.Tensor | None
+) -> Evaluated:
     name, loaded = candidate.name, candidate.load()
     shape = loaded.input_shape if given.input_shape is None else tuple(given.input_shape)
     if shape is None:
@@ -133,7 +153,8 @@ def _evaluated(candidate: Candidate, given: Namespace, plan: ProbePlan, normaliz
     key = None
     if loaded.module is not None:
         if not given.no_cache:
-            probed = (candidate.identity, shape, settings, device.type)
+            content = None if inputs is None else (inputs.shape, zlib.crc32(inputs.contiguous().numpy().tobytes()))
+            probed = (candidate.identity, shape, settings, device.type, content)
             key = cache_key(loaded.module, repr(probed))
             if (kept := cached_result(folder, key)) is not None:
                 return Evaluated(name, kept, shape, cached=True)
@@ -145,8 +166,9 @@ def _evaluated(candidate: Candidate, given: Namespace, plan: ProbePlan, normaliz
             bar.update(done - bar.n)
 
         result = evaluate(
-            loaded.encoder, shape, batch_size=given.batch_size, device=device, progress=advance, **settings
-        )
+            loaded.encoder, shape, batch_size=given.batch_size, device=device, progress=advance, inputs=inputs,
+            **settings,
+        )  # fmt: skip
     if key is not None:
         keep_result(folder, key, result)
     return Evaluated(name, result, shape, cached=False)
@@ -170,6 +192,7 @@ def _as_json(found: Sequence[Evaluated], threshold: float) -> dict[str, object]:
                 "score": one.result.score(threshold=threshold),
                 "standard_error": one.result.standard_error(threshold=threshold),
                 "tasks": one.result.task_scores(threshold=threshold),
+                "information": one.result.information,
                 "best_epsilon": one.result.best_epsilon(threshold=threshold),
                 "input_shape": one.input_shape,
                 "cached": one.cached,
@@ -184,7 +207,8 @@ def _as_json(found: Sequence[Evaluated], threshold: float) -> dict[str, object]:
 def _as_text(found: Sequence[Evaluated], threshold: float) -> list[str]:
     epsilons = [epsilon for epsilon in found[0].result.epsilons if epsilon]
     header = ["rank", "encoder", "score", *(f"eps {epsilon:g}" for epsilon in epsilons), "worst task", "eff. rank"]
-    rows = [[*header, "forwards", "seconds"]]
+    informed = found[0].result.information is not None
+    rows = [[*header, *(["information"] if informed else []), "forwards", "seconds"]]
     for rank, (name, result, _, cached) in enumerate(found, 1):
         error = result.standard_error(threshold=threshold)
         score = f"{result.score(threshold=threshold):.3f}" + ("" if error is None else f" ± {error:.3f}")
@@ -192,8 +216,19 @@ def _as_text(found: Sequence[Evaluated], threshold: float) -> list[str]:
         robust = [f"{result.score(epsilon=epsilon, threshold=threshold):.3f}" for epsilon in epsilons]
         breadth = f"{result.effective_rank:.1f} of {result.feature_dim}"
         seconds = "cached" if cached else f"{result.seconds:.1f}"
+        told = [f"{result.information:.2f} ± {result.information_error:.2f}"] if informed else []
         rows.append(
-            [str(rank), name, score, *robust, f"{worst:.3f} {task}", breadth, f"{result.num_forwards:,}", seconds]
+            [
+                str(rank),
+                name,
+                score,
+                *robust,
+                f"{worst:.3f} {task}",
+                breadth,
+                *told,
+                f"{result.num_forwards:,}",
+                seconds,
+            ]
         )
     lines = aligned(rows, left={1})
     first = found[0].result
@@ -201,6 +236,8 @@ def _as_text(found: Sequence[Evaluated], threshold: float) -> list[str]:
         "",
         f"Score of the task {first.tasks[0]} at threshold {threshold:g}; ± one standard error over the noise.",
     ]
+    if informed:
+        lines.append("Information about the inputs in nats: compare checkpoints of one architecture with it.")
     if len({one.input_shape for one in found}) > 1:
         lines.append("The encoders have inputs of different shapes: their tasks are not the same.")
     if len(found) > 1 and first.standard_errors is None:

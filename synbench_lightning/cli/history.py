@@ -35,12 +35,16 @@ def history_command(given: Namespace) -> int:
 
 
 def _as_text(run: Run) -> list[str]:
-    rows = [["step", "score", "", "worst task", "eff. rank"]]
+    informed = run.monitored == "information"
+    rows = [["step", "score", "", "worst task", "eff. rank", *(["information"] if informed else [])]]
     for step, values in run.points.items():
         error = f" ± {values['score_se']:.3f}" if "score_se" in values else ""
         rows.append([f"{step:,}", f"{values['score']:.3f}{error}", _bar(values["score"]), *_cells(values)])
+        if informed:
+            rows[-1].append(f"{values['information']:.2f} ± {values['information_se']:.2f}")
     lines = [f"{run.name}, from {run.source}", "", *aligned(rows, left={2}), ""]
-    lines.append(f"Best score {run.points[run.best_step]['score']:.3f} after {run.best_step:,} steps.")
+    best = run.points[run.best_step][run.monitored]
+    lines.append(f"Best {run.monitored} {best:.{2 if informed else 3}f} after {run.best_step:,} steps.")
     if run.best_checkpoint is not None:
         step, path = run.best_checkpoint
         lines.append(f"Best checkpoint, after {step:,} steps: {path}")

@@ -150,6 +150,10 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         metavar="FAMILY",
         help=f"of tasks: {', '.join(FAMILIES)}; default: %(default)s",
     )
+    parser.add_argument(
+        "--inputs", type=Path, metavar="FILE", help="a .pt or .npy file of unlabelled inputs (N, *shape), at least 32: "
+        "what the encoder tells about them is measured too",
+    )  # fmt: skip
     parser.add_argument("--plan", choices=("fast", "official"), default="fast", help="default: %(default)s")
     parser.add_argument("--forwards", type=integer, metavar="N", help="of the fast plan, default: 8192")
     parser.add_argument(

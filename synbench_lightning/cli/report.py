@@ -59,16 +59,16 @@ def report(runs: Sequence[Run]) -> str:
 
 
 def _summary(runs: Sequence[Run]) -> Iterator[list[str]]:
-    yield ["run", "probes", "last score", "best score", "best checkpoint", "worst task", "effective rank", "in probes"]
+    yield ["run", "probes", "last score", "best", "best checkpoint", "worst task", "effective rank", "in probes"]
     for run in runs:
-        best, last = run.points[run.best_step], run.points[run.last_step]
+        best, last, key = run.points[run.best_step], run.points[run.last_step], run.monitored
         checkpoint = "none in the step of a probe"
         if run.best_checkpoint is not None:
             step, path = run.best_checkpoint
-            checkpoint = f"{path.name} ({run.points[step]['score']:.3f}, step {step:,})"
+            checkpoint = f"{path.name} ({run.points[step][key]:.3f}, step {step:,})"
         yield [
-            run.name, f"{len(run.points)}", f"{_score(last)} at step {run.last_step:,}",
-            f"{_score(best)} at step {run.best_step:,}", checkpoint, _number(last, "worst"),
+            run.name, f"{len(run.points)}", f"{_with_error(last, 'score')} at step {run.last_step:,}",
+            f"{key} {_with_error(best, key)} at step {run.best_step:,}", checkpoint, _number(last, "worst"),
             _number(last, "effective_rank", ".1f"), _cost(run),
         ]  # fmt: skip
 
@@ -106,10 +106,10 @@ def _warnings(run: Run) -> Iterator[str]:
         if key.startswith("task/") and all(values.get(key) == 0 for values in scores):
             name = key.removeprefix("task/")
             yield f"The task {name} is 0 throughout: the encoder cannot see it, and it tells nothing."
-    drop = run.points[run.best_step]["score"] - run.points[run.last_step]["score"]
-    error = math.hypot(*(run.points[step].get("score_se", math.nan) for step in (run.best_step, run.last_step)))
+    best, last, key = run.points[run.best_step], run.points[run.last_step], run.monitored
+    drop, error = best[key] - last[key], math.hypot(*(each.get(f"{key}_se", math.nan) for each in (best, last)))
     if drop > 2 * error:
-        yield f"The last score is {drop:.3f} below the best one, at step {run.best_step:,}: more than noise."
+        yield f"The last {key} is {drop:.3f} below the best one, at step {run.best_step:,}: more than noise."
 
 
 def _section(run: Run) -> Iterator[str]:
@@ -147,9 +147,9 @@ def _settings(run: Run) -> dict[str, Any]:
     return {**probed, **run.hyperparameters}
 
 
-def _score(values: Mapping[str, float]) -> str:
-    error = f" ± {values['score_se']:.3f}" if "score_se" in values else ""
-    return f"{values['score']:.3f}{error}"
+def _with_error(values: Mapping[str, float], key: str) -> str:
+    error = f" ± {values[f'{key}_se']:.3f}" if f"{key}_se" in values else ""
+    return f"{values[key]:.3f}{error}"
 
 
 def _number(values: Mapping[str, float], key: str, style: str = ".3f") -> str:

@@ -44,9 +44,14 @@ class Run:
     warnings: tuple[str, ...]
 
     @property
+    def monitored(self) -> str:
+        """What tells checkpoints apart: the information about inputs where all probes have it, else the score."""
+        return "information" if all("information" in values for values in self.points.values()) else "score"
+
+    @property
     def best_step(self) -> int:
-        """The step with the highest score; the first of equal ones."""
-        return max(self.points, key=lambda step: self.points[step]["score"])
+        """The step with the highest value of what is monitored; the first of equal ones."""
+        return max(self.points, key=lambda step: self.points[step][self.monitored])
 
     @property
     def last_step(self) -> int:
@@ -55,9 +60,9 @@ class Run:
 
     @property
     def best_checkpoint(self) -> tuple[int, Path] | None:
-        """The checkpoint with the highest score among those that were made in the step of a probe."""
+        """The checkpoint with the highest value among those that were made in the step of a probe."""
         probed = [step for step in self.checkpoints if step in self.points]
-        best = max(probed, key=lambda step: self.points[step]["score"], default=None)
+        best = max(probed, key=lambda step: self.points[step][self.monitored], default=None)
         return None if best is None else (best, self.checkpoints[best])
 
     def series(self, key: str) -> tuple[list[int], list[float]]:

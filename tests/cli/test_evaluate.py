@@ -5,6 +5,7 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -124,6 +125,24 @@ def test_settings_reach_the_probe(capsys):
     )
     assert found["models"][0]["score"] == pytest.approx(result.score(threshold=0.8))
     assert found["models"][0]["result"]["accuracy"] == result.to_dict()["accuracy"]
+
+
+@pytest.mark.parametrize("name", ["inputs.pt", "inputs.npy"])
+def test_information_about_inputs_in_a_file_is_measured_and_kept(capsys, name):
+    x = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.save(x, name) if name.endswith(".pt") else np.save(name, x.numpy())
+    arguments = ["--encoder", "encoders:make", *QUICK, "--inputs", name]
+    found = [scores(capsys, *arguments)["models"][0] for _ in range(2)]
+    from encoders import make
+
+    result = evaluate(make(), (1, 8, 8), tasks="default", plan=ProbePlan(forwards=768), inputs=x)
+    assert [(one["information"], one["cached"]) for one in found] == [
+        (result.information, False),
+        (result.information, True),
+    ]
+    assert not scores(capsys, "--encoder", "encoders:make", *QUICK)["models"][0]["cached"]
+    out = run(capsys, *arguments)[1]
+    assert f"{result.information:.2f} ± {result.information_error:.2f}" in out
 
 
 def test_several_encoders_are_ranked_and_those_within_the_noise_are_named(capsys):
@@ -316,6 +335,7 @@ MISUSE = [
     ([*ENCODER, *SHAPE, "--threshold", "1"], r"argument --threshold: must be accuracies in [0.5, 1)"),
     ([*ENCODER, *SHAPE, "--mean", "0.5"], "--mean and --std must be given together"),
     ([*ENCODER, *SHAPE, "--mean", "0.5", "--std", "0"], "argument --std: must be positive, got 0"),
+    ([*ENCODER, *SHAPE, "--inputs", "none.pt"], "argument --inputs: none.pt could not be read: "),
     ([*ENCODER, *SHAPE, "--seed", "-1"], "argument --seed: must be an integer of at least 0, got -1"),
     ([*ENCODER, *SHAPE, "--device", "abacus"], "argument --device: 'abacus' is not available here"),
     ([*ENCODER, *SHAPE, "--sed", "1"], "unrecognized arguments: --sed 1"),

@@ -100,6 +100,23 @@ def test_history_prints_each_probe_and_the_best_checkpoint(tmp_path, capsys):
     assert json.loads(out)[0]["points"]["10"]["score"] == history[2].score()
 
 
+def test_where_information_was_measured_it_says_which_checkpoint_is_best(tmp_path, capsys):
+    x = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    history = trained(tmp_path, inputs=x)
+    best = max(history, key=lambda result: result.information)
+    (found,) = runs_in(tmp_path)
+    assert (found.monitored, found.best_step) == ("information", best.step)
+    code, out, _ = run(capsys, "history", str(tmp_path), "--figure", "curve.svg")
+    assert code == 0
+    for result in history:
+        assert f"{result.information:.2f} ± {result.information_error:.2f}" in out
+    assert f"Best information {best.information:.2f} after {best.step} steps." in out
+    assert ET.parse(tmp_path / "curve.svg").getroot().tag.endswith("svg")
+    run(capsys, "report", str(tmp_path), "--output", "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert f"information {best.information:.3f} ± {best.information_error:.3f} at step {best.step}" in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
