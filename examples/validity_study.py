@@ -32,6 +32,7 @@ from pathlib import Path
 import torch
 
 try:
+    from validity import alignment
     from validity.answers import Row, Study, read_table, report, write_table
     from validity.inputs import load_images
     from validity.measure import PREDICTORS, Measurement
@@ -52,12 +53,14 @@ def main() -> None:
         print(f"Results: {args.dir / f'{args.images}.csv.gz'}")
     else:
         rows = [row for row in read_table(args.table) if row["images"] == args.images]
-    first = next(iter(load_images(args.images).train_labels))
+    images = load_images(args.images)
+    first = next(iter(images.train_labels))
     for half, regimes in (("Development", DEVELOPMENT), ("Held-out", HELD_OUT), ("All", tuple(REGIMES))):
         if any(row["regime"] in regimes for row in rows):
             study = Study(rows, regimes, first)
             print(f"\n## {half} regimes: {len(study.runs)} runs, {len(study.steps)} checkpoints each")
             print("\n".join(report(study, PREDICTORS)))
+    print("\n".join(alignment.report(study, images)))
 
 
 def study_rows(args: argparse.Namespace) -> list[Row]:

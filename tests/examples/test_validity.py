@@ -7,8 +7,9 @@ from scipy.stats import spearmanr
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import NearestCentroid
 from torch import nn
+from validity.alignment import agreement
 from validity.answers import Study, read_table, write_table
-from validity.inputs import load_images
+from validity.inputs import Images, load_images
 from validity.measure import EPSILONS, PREDICTORS, Measurement
 from validity.proxies import Mixture, class_rules, unlabelled
 from validity.regimes import DEVELOPMENT, HELD_OUT, REGIMES
@@ -79,7 +80,25 @@ def test_a_table_comes_back_as_it_was_written_and_the_same_rows_give_the_same_by
     )
 
 
-@pytest.mark.parametrize("name", ["digits", "patches"])
+def test_clusters_agree_with_the_digit_and_not_with_its_parity():
+    found = agreement(load_images("digits"))
+    assert found["digit"] > 0.6
+    assert found["parity"] < 0.4
+    glyphs = load_images("glyphs")
+    chance = Images(glyphs.train, glyphs.test, {"none": torch.arange(len(glyphs.train)) % 3}, {})
+    assert agreement(chance)["none"] < 0.02
+
+
+def test_letters_of_all_fonts_are_drawn():
+    images = load_images("glyphs")
+    x = torch.cat([images.train, images.test])
+    letters = torch.cat([images.train_labels["letter"], images.test_labels["letter"]])
+    assert torch.bincount(letters).tolist() == [84] * 26  # 21 fonts, two cases, two colourings
+    spread = x.flatten(2).std(2).max(1).values
+    assert (spread > 0.05).all()  # nothing is blank, and ink differs from its ground
+
+
+@pytest.mark.parametrize("name", ["digits", "patches", "glyphs"])
 def test_an_encoder_that_loses_nothing_has_the_score_one_whatever_the_centre_and_the_noise(name):
     families = Measurement(name).families
     for family in families.values():
