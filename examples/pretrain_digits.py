@@ -53,6 +53,9 @@ except ImportError as error:
 Batch = tuple[list[Tensor], Tensor]
 """Two views ``(N, 1, 8, 8)`` of the same images, and their labels ``(N,)``, which pretraining ignores."""
 
+MONITOR = "synbench/information"
+"""The score is beside it: in contrastive pretraining it does not follow what labels say."""
+
 MEAN, STD = 0.305, 0.376
 """Of the pixels in [0, 1]. The encoder sees standardized images, as it sees standard normal examples in a probe."""
 
@@ -205,13 +208,13 @@ def main() -> None:
     model = SimCLR()
     encoders: dict[int, nn.Module] = {0: copy.deepcopy(model.encoder)}
 
-    synbench = SynBenchCallback(every_n_train_steps=args.every)
+    synbench = SynBenchCallback(every_n_train_steps=args.every, inputs=standardize(downstream.train_images[:128]))
     # It keeps the checkpoint of every probe for the table below; `save_top_k=1` would keep the chosen one alone.
     checkpoints = ModelCheckpoint(
-        monitor="synbench/score", mode="max", every_n_train_steps=args.every, save_top_k=-1, filename="{step}"
+        monitor=MONITOR, mode="max", every_n_train_steps=args.every, save_top_k=-1, filename="{step}"
     )
-    # From one probe to the next the score may fall by chance: less patience ends some runs while they still improve.
-    stopping = SynBenchEarlyStopping(patience=args.patience)
+    # From one probe to the next it may fall by chance: less patience ends some runs while they still improve.
+    stopping = SynBenchEarlyStopping(monitor=MONITOR, patience=args.patience)
     losses = LossOfEachStep()
     logger = TensorBoardLogger(args.dir, name="digits", default_hp_metric=False)
     trainer = Trainer(
@@ -230,9 +233,9 @@ def main() -> None:
     print_table(synbench.history, losses.values, accuracy)
 
     chosen, last, best = step_of(checkpoints.best_model_path), max(accuracy), max(accuracy, key=accuracy.__getitem__)
-    print(f"\nThe score chose step {chosen}, without labels. Linear probe there and elsewhere:")
+    print(f"\nThe information chose step {chosen}, without labels. Linear probe there and elsewhere:")
     for name, value in (
-        (f"chosen by the score, step {chosen}", accuracy[chosen]),
+        (f"chosen by the information, step {chosen}", accuracy[chosen]),
         (f"last checkpoint, step {last}", accuracy[last]),
         (f"best checkpoint, step {best} (only labels can tell)", accuracy[best]),
         ("random encoder at the start", accuracy[0]),
@@ -243,7 +246,7 @@ def main() -> None:
     figure = Path(logger.log_dir) / "curve.png"
     history_figure(synbench.history).savefig(figure)
     print(f"\nChosen checkpoint:  {checkpoints.best_model_path}")
-    print(f"Curve of the score: {figure}")
+    print(f"Its curve:          {figure}")
     print(f"All curves:         tensorboard --logdir {args.dir}")
 
 
@@ -252,24 +255,27 @@ def step_of(checkpoint: str) -> int:
 
 
 def print_table(history: Sequence[ProbeResult], losses: Sequence[float], accuracy: Mapping[int, float]) -> None:
-    print("  step    loss   score   worst case   linear probe")
+    print("  step    loss   score   worst case   information   linear probe")
     before = 0
     for result in history:
         step = result.step or 0
         loss = f"{fmean(losses[before:step]):6.3f}" if step else "     -"
         score, worst = result.score(), result.worst()[1]
-        print(f"{step:6d}  {loss}   {score:5.3f}        {worst:5.3f}          {accuracy[step]:5.3f}")
+        told = result.information or 0.0
+        print(
+            f"{step:6d}  {loss}   {score:5.3f}        {worst:5.3f}         {told:5.2f}          {accuracy[step]:5.3f}"
+        )
         before = step
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Pretrain a small encoder on scanned digits and let the SynBench score choose the checkpoint.",
+        description="Pretrain a small encoder on scanned digits and let what SynBench measures choose the checkpoint.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--steps", type=int, default=2500, help="optimizer steps, if nothing stops the run earlier")
     parser.add_argument("--every", type=int, default=100, help="optimizer steps between probes; divides --steps")
-    parser.add_argument("--patience", type=int, default=8, help="probes without a better score after which to stop")
+    parser.add_argument("--patience", type=int, default=8, help="probes without a better value after which to stop")
     parser.add_argument("--batch-size", type=int, default=128, help="images in a batch, each seen twice")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the augmentations")
     parser.add_argument("--dir", default="runs", help="where logs, checkpoints and the curve go")

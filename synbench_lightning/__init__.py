@@ -10,7 +10,6 @@ from synbench_lightning.callbacks.synbench import SynBenchCallback as SynBenchCa
 from synbench_lightning.families import task_family as task_family
 from synbench_lightning.linear_probe import RobustLinearProbe as RobustLinearProbe
 from synbench_lightning.losses import TaskRobustLoss as TaskRobustLoss
-from synbench_lightning.matched import matched_tasks as matched_tasks
 from synbench_lightning.metrics import SynBenchScore as SynBenchScore
 from synbench_lightning.plan import ProbePlan as ProbePlan
 from synbench_lightning.probe import evaluate as evaluate

@@ -16,7 +16,6 @@ LEVELS = {
     "plan": 1,
     "result": 1,
     "families": 2,
-    "matched": 2,
     "sampling": 2,
     "plots": 2,
     "metrics": 2,

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -47,6 +48,21 @@ def test_the_seed_decides_the_examples():
     encoder = nn.Sequential(nn.Linear(8, 4), nn.ReLU())
     one, again, other = (evaluate(encoder, (8,), plan=SMALL, seed=seed) for seed in (0, 0, 1))
     assert one.scores == again.scores != other.scores
+
+
+def test_an_encoder_that_loses_nothing_scores_one_around_any_mean_in_any_noise():
+    turn = torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
+    around = GaussianTask("around", torch.ones(4), partial(torch.mul, other=0.2), mean=torch.tensor([3.0, 0, -1, 9]))
+    assert evaluate(lambda x: x @ turn + 3, (4,), tasks=[around]).score() == pytest.approx(1, abs=0.03)
+
+
+def test_an_encoder_that_rectifies_sees_the_mean():
+    # Where ReLU cuts nothing off, it loses nothing; around zero it does.
+    direction, plan = torch.tensor([1.0, 0, 0, 0]), ProbePlan(forwards=4096)
+    high = evaluate(torch.relu, (4,), tasks=[GaussianTask("high", direction, mean=torch.full((4,), 50.0))], plan=plan)
+    zero = evaluate(torch.relu, (4,), tasks=[GaussianTask("zero", direction)], plan=plan)
+    assert high.score() == pytest.approx(1, abs=0.03)
+    assert zero.score() < 0.95
 
 
 def test_the_examples_have_the_mean_and_variance_of_the_task():

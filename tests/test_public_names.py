@@ -29,7 +29,6 @@ from synbench_lightning.functional import (
 NAMES = [name for name in vars(synbench_lightning) if not name.startswith("_") and name[0].isupper()] + [
     "evaluate",
     "labelled_proxies",
-    "matched_tasks",
     "select_best",
     "task_family",
 ]

@@ -72,3 +72,10 @@ def test_classes_of_a_labelled_task_count_alike_in_both_folds():
     assert task.num_examples == 42
     for part in (task.fold, ~task.fold):
         assert task.labels[part].float().mean() == 0.5
+
+
+def test_a_mean_of_another_shape_is_refused():
+    with pytest.raises(
+        ValueError, match=r"`mean` of task 'a' must be finite and of the shape of its direction, \(3,\)"
+    ):
+        GaussianTask("a", torch.ones(3), mean=torch.ones(4))
