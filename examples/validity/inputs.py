@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from string import ascii_letters
 
 import matplotlib
 import numpy as np
@@ -29,6 +28,7 @@ FONTS = {
     "mono": ("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "DejaVuSansMono-BoldOblique", "cmtt10"),
 }
 """Those that matplotlib ships and that have all letters, by family."""
+LETTERS = "ABCDEFGHIJ"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Images:
 
 
 def load_images(name: str) -> Images:
-    """``"digits"``: 1,797 scanned digits; ``"patches"``: 2,080 patches of two photographs; ``"glyphs"``: 2,184 letters
+    """``"digits"``: 1,797 scanned digits; ``"patches"``: 2,080 patches of two photographs; ``"glyphs"``: 2,100 letters
     of 21 fonts in random colours."""
     images, labels = {"digits": _digits, "patches": _patches, "glyphs": _glyphs}[name]()
     first = next(iter(labels.values()))
@@ -104,10 +104,10 @@ def _patches() -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def _glyphs() -> tuple[Tensor, dict[str, Tensor]]:
-    """Each letter of each font twice, at different places and in different colours on different grounds."""
+    """Each letter of each font ten times, at different places, in lighter colours on darker grounds."""
     rng = np.random.default_rng(0)
     images, labels = [], []
-    for (family, (font, drawn)), letter, _ in product(_fonts(), ascii_letters, range(2)):
+    for (family, (font, drawn)), letter, _ in product(_fonts(), LETTERS, range(10)):
         ink, ground = _two_colours(rng)
         picture = Image.new("L", (32, 32))
         place = 16 + rng.uniform(-3, 3, 2)
@@ -115,10 +115,9 @@ def _glyphs() -> tuple[Tensor, dict[str, Tensor]]:
         cover = torch.tensor(np.asarray(picture).reshape(8, 4, 8, 4).mean((1, 3)) / 255)
         images.append(ground[:, None, None] + (ink - ground)[:, None, None] * cover)
         bold, slanted = "Bol" in font or font == "cmb10", any(mark in font for mark in ("Obl", "Ita", "cmti"))
-        which = ascii_letters.index(letter)
-        hue = int((ink - ground).abs().argmax())
-        labels.append((which % 26, which // 26, list(FONTS).index(family), bold, slanted, hue))
-    names = ("letter", "case", "family", "bold", "slanted", "hue")
+        hue = int((ink - ground).argmax())
+        labels.append((LETTERS.index(letter), bold, slanted, list(FONTS).index(family), hue, int(ground.argmax())))
+    names = ("letter", "bold", "slanted", "family", "hue", "ground")
     return torch.stack(images), dict(zip(names, torch.tensor(labels).T.contiguous(), strict=True))
 
 
@@ -131,11 +130,11 @@ def _fonts() -> Iterator[tuple[str, tuple[str, ImageFont.FreeTypeFont]]]:
 
 
 def _two_colours(rng: np.random.Generator) -> Tensor:
-    """Ink and ground ``(2, 3)``, which differ by half of the range in at least one channel."""
+    """Ink and ground ``(2, 3)``; the ink is lighter by three tenths of the range at least."""
     while True:
-        colours = torch.tensor(rng.uniform(size=(2, 3)))
-        if float((colours[0] - colours[1]).abs().max()) > 0.5:
-            return colours
+        ink, ground = torch.tensor(rng.uniform(size=(2, 3)))
+        if float((ink - ground).mean()) > 0.3:
+            return torch.stack([ink, ground])
 
 
 def _above_median(values: Tensor) -> Tensor:
