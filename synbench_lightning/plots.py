@@ -275,7 +275,7 @@ def _with_information(
     rows = 1 if all(map(math.isnan, information)) else 2
     figure, axes = new_figure(rows)
     if rows == 2:
-        _draw_score(axes[0], steps, information, errors, COLOURS[2], "", band="± 1 standard error")
+        _draw_score(axes[0], steps, information, errors, COLOURS[3], "", band="± 1 standard error")
         axes[0].set_ylabel(INFORMATION)
         axes[0].legend(loc="best", frameon=False)
     return figure, axes[-1]

@@ -49,7 +49,8 @@ PREDICTORS = (
     "step",
 )
 """Larger is to mean better: the loss has a minus, alpha-ReQ is -|alpha - 1|. ``dc`` is the paper's score, ``default``
-the package's family, both at epsilon 0; ``low frequencies``, ``principal`` and ``clusters`` means at epsilon 0.2."""
+the package's family, both at epsilon 0; ``low frequencies``, ``principal`` and ``clusters`` means at epsilon 0.2;
+``information`` is :func:`synbench_lightning.functional.information.instance_information`."""
 
 
 class Measurement:

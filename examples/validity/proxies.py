@@ -1,9 +1,15 @@
 """Proxy tasks: the package's, and those that were tried to follow downstream performance better.
 
-Two kinds. A *shift* is a task of two classes with equal covariances, ``x | y ~ N(centre + y s noise u, noise^2 I)``:
-its optimum is that of SynBench whatever the centre and the noise, and a linear rule reaches it in input space. A
-*mixture* has many classes with a covariance each: no linear rule of the inputs is optimal, so that an encoder which
-loses nothing is not yet good, and features that make the classes linearly separable are better than the inputs.
+A *shift* is a task of two classes with equal covariances, ``x | y ~ N(centre + y s noise u, noise^2 I)``: its optimum
+is that of SynBench whatever the centre and the noise, and a linear rule reaches it in input space. A *mixture* has many
+classes with a covariance each: no linear rule of the inputs is optimal, so that an encoder which loses nothing is not
+yet good, and features that make the classes linearly separable are better than the inputs. *Noisy instances* are as
+many classes as images, around each of them: they alone suppose nothing about how images fall into classes.
+
+Tried on the development half and no better, so not here: shifts in noise of the images' covariance, between pairs of
+images and along later principal directions; mixtures of other numbers of classes and with a common covariance; accuracy
+of telling 16 to 64 instances apart; the rank of the ratio of their covariances (LiDAR with noise in the place of
+augmentations); how well inputs are linearly reconstructed; products of these with RankMe.
 """
 
 from __future__ import annotations

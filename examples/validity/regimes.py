@@ -188,8 +188,9 @@ REGIMES: dict[str, type[Regime]] = {
 }
 
 DEVELOPMENT = ("supervised", "simclr", "denoising", "rotation", "collapse")
-"""The half on which proxy tasks were searched; chosen before any result of this study was seen. The kinds of
-pretraining of which first results were known (supervised, contrastive, autoencoder) are all in it."""
+"""The half on which proxies were searched: on digits first, then, for the information about inputs, on digits and
+patches. Chosen before any result of this study was seen. The kinds of pretraining of which first results were known
+(supervised, contrastive, autoencoder) are all in it."""
 
 HELD_OUT = ("coarse", "vicreg", "masked", "jigsaw", "over-training")
-"""The half on which what was found was confirmed, once."""
+"""The half on which what was found was confirmed, once for each proxy. On letters both halves were."""

@@ -241,7 +241,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             f"SynBench probes {self._encoder.name}, with inputs of shape {shape}, every {self.schedule}: "
             f"{probe.num_forwards} forwards for the tasks {', '.join(task.name for task in probe.tasks)}{about}."
         )
-        for advice in pretraining_advice(self.pretraining, [probe.tasks[0].name]):
+        for advice in pretraining_advice(self.pretraining, probe.tasks[0].name, self.prefix, probe.noisy is not None):
             rank_zero_warn(advice)
 
     def _unlabelled(self, trainer: Trainer, batch: Any, shape: tuple[int, ...]) -> Tensor | None:

@@ -115,6 +115,7 @@ def probe_of(input_shape: Sequence[int], forwards: int, device: torch.device) ->
         thresholds=THRESHOLDS,
         batch_size=BATCH,
         normalize=None,
+        inputs=None,
         seed=0,
         device=device,
     )

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from synbench_lightning import GaussianTask, ProbePlan, SynBenchCallback
-from synbench_lightning.callbacks.advice import set_up_advice
+from synbench_lightning.callbacks.advice import pretraining_advice, set_up_advice
 from tests.callbacks.runs import probing, trainer
 from tests.encoders import Autoencoder, Batches
 
@@ -176,6 +176,14 @@ def test_a_strategy_that_was_never_tried_is_told_before_the_first_step():
 
 
 def test_a_kind_of_pretraining_in_which_the_score_misleads_is_told():
-    with pytest.warns(UserWarning, match=r"In supervised pretraining the score of the task dc did not follow .*-0\.60"):
+    told = r"In supervised pretraining the score of the task dc followed .* Do not stop or select on it; "
+    with pytest.warns(UserWarning, match=told + "`inputs=` adds information"):
         trainer(probing(pretraining="supervised"), max_steps=1).fit(Autoencoder())
-    trainer(probing(pretraining="jigsaw"), max_steps=1).fit(Autoencoder())  # warnings are errors
+    inputs = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match=told + "`synbench/information`, which reached"):
+        trainer(probing(pretraining="supervised", inputs=inputs), max_steps=1).fit(Autoencoder())
+    left_right = GaussianTask("left_right", torch.cat([torch.ones(1, 8, 4), -torch.ones(1, 8, 4)], 2))
+    trainer(probing(pretraining="supervised", tasks=[left_right]), max_steps=1).fit(
+        Autoencoder()
+    )  # warnings are errors
+    assert list(pretraining_advice(None, "dc", "synbench", informed=False)) == []
