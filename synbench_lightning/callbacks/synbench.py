@@ -213,8 +213,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         super().on_fit_start(trainer, pl_module)
         if self._dashboard is not None:
             callbacks = trainer.callbacks  # type: ignore[attr-defined]
-            showing = [c.prefix for c in callbacks if isinstance(c, SynBenchCallback) and c._dashboard is not None]
-            self._dashboard.open(trainer, pl_module, showing)
+            showing = [c for c in callbacks if isinstance(c, SynBenchCallback) and c._dashboard is not None]
+            self._dashboard.open(trainer, pl_module, {c.prefix: c.inputs is not None for c in showing})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the last weights where the end came unforeseen, and draw the last figures."""
@@ -241,6 +241,11 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             f"SynBench probes {self._encoder.name}, with inputs of shape {shape}, every {self.schedule}: "
             f"{probe.num_forwards} forwards for the tasks {', '.join(task.name for task in probe.tasks)}{about}."
         )
+        if probe.noisy is None:
+            rank_zero_info(
+                "SynBench: `inputs=` adds information about unlabelled inputs, which follows downstream accuracy more "
+                "often than the score does."
+            )
         for advice in pretraining_advice(self.pretraining, probe.tasks[0].name, self.prefix, probe.noisy is not None):
             rank_zero_warn(advice)
 

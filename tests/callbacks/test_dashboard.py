@@ -3,6 +3,7 @@ import pickle
 import re
 
 import pytest
+import torch
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -82,9 +83,10 @@ def test_the_page_of_charts_opens_with_the_score_in_its_band():
         assert high == pytest.approx([v + e for v, e in zip(value, errors, strict=True)], abs=1e-6)
 
 
-def test_every_chart_finds_its_keys():
+@pytest.mark.parametrize("inputs", [None, torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))])
+def test_every_chart_finds_its_keys(inputs):
     logger = TensorBoardLogger("runs")
-    trainer(drawing(), max_steps=1, logger=logger).fit(Autoencoder())
+    trainer(drawing(inputs=inputs), max_steps=1, logger=logger).fit(Autoencoder())
     events = shown(logger)
     found = {}
     for chart in layout(events).category[1].chart:
@@ -94,6 +96,8 @@ def test_every_chart_finds_its_keys():
     assert found["robustness"] == {"synbench/score", "synbench/score_eps_0.20"}
     assert {f"synbench/task/{task}" for task in ("dc", "cos_1", "cos_2")} == found["tasks"]
     assert all(found.values())
+    informed = {"synbench/information"} if inputs is not None else None
+    assert found.get("information about inputs, nats") == informed
 
 
 @pytest.mark.parametrize("default_hp_metric", [True, False])
