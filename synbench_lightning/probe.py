@@ -224,8 +224,7 @@ class Probe:
         if self.noisy is None:
             return None, None
         features = encoding.features(self.noisy.examples)[:, 0].unflatten(0, (-1, self.noisy.draws))
-        found = instance_information(features)
-        return float(found), float(information_error(features, found))
+        return float(instance_information(features)), float(information_error(features))
 
     @cached_property
     def _groups(self) -> list[list[int]]:

@@ -29,12 +29,15 @@ def instance_information(features: Tensor, floor: float = FLOOR) -> Tensor:
     is the rate reduction of Yu et al., Learning diverse and discriminative representations via the principle of maximal
     coding rate reduction (2020), with every input a class of its own.
 
+    Covariances that are estimated from few noise vectors tell something even where there is nothing to tell. So much as
+    is found after the noise was dealt to other inputs is subtracted.
+
     Args:
         features: ``(K, n, D)``: input, noise, dimension; at least two of the first and of the second.
         floor: :math:`\delta` as a share of the mean variance of the features, positive.
 
     Returns:
-        The information, a float64 scalar, about 0 or larger; 0 for constant features.
+        The information about the K inputs, a float64 scalar, about 0 or larger; 0 for constant features.
 
     Raises:
         ValueError: for features of another shape or a floor that is not positive.
@@ -52,27 +55,43 @@ def instance_information(features: Tensor, floor: float = FLOOR) -> Tensor:
             "`features` must have the shape (inputs, noise, dimensions), at least two of the first two, got "
             f"{tuple(features.shape)}."
         )
-    inputs, draws, dim = features.shape
     features = features.double()
+    means = features.mean(1, keepdim=True)
+    variance = features.flatten(0, 1).var(0).mean()
+    if not bool(variance > ROUNDING * features.square().mean()):
+        return variance.new_zeros(())
+    inputs, draws = features.shape[:2]
+    rest = (features - means) * (draws / (draws - 1)) ** 0.5
+    draw = torch.arange(draws, device=features.device)
+    place = torch.arange(inputs, device=features.device)[:, None] + draw
+    dealt = rest[place % inputs, draw]
+    ridge = floor * variance
+    return _log_ratio(features, ridge) - _log_ratio(dealt, ridge)
+
+
+def information_error(features: Tensor, floor: float = FLOOR, groups: int = 4) -> Tensor:
+    """Standard error of :func:`instance_information` over the noise, from leaving out groups of the noise vectors.
+
+    What other inputs would change is not in it. The features are ``(K, n, D)``, with n above the number of groups.
+    """
+    features = features.double()
+    ridge = floor * features.flatten(0, 1).var(0).mean()
+    if not bool(ridge > floor * ROUNDING * features.square().mean()):
+        return ridge.new_zeros(())
+    group = torch.arange(features.shape[1], device=features.device) % groups
+    without = torch.stack([_log_ratio(features[:, group != left], ridge) for left in range(groups)])
+    return jackknife_error(without.mean(), without)
+
+
+def _log_ratio(features: Tensor, ridge: Tensor) -> Tensor:
+    """Half the logarithm of the determinant of the whole covariance ``(K, n, D)`` over that within an input."""
+    inputs, draws, dim = features.shape
     means = features.mean(1)
     rest = (features - means[:, None]).flatten(0, 1)
     within = rest.T @ rest / (inputs * (draws - 1))
     spread = means - means.mean(0)
-    total = within * (1 - 1 / draws) + spread.T @ spread / (inputs - 1)  # the means have a share of the noise
-    variance = total.diagonal().mean()
-    if not bool(variance > ROUNDING * features.square().mean()):
-        return variance.new_zeros(())
-    ridge = floor * variance * torch.eye(dim, dtype=features.dtype, device=features.device)
-    return (torch.logdet(total + ridge) - torch.logdet(within + ridge)) / 2
-
-
-def information_error(features: Tensor, information: Tensor, groups: int = 4) -> Tensor:
-    """Standard error of :func:`instance_information` over the noise, from leaving out groups of the noise vectors.
-
-    What other inputs would change is not in it. The features are ``(K, n, D)``, with at least ``groups`` in the second
-    dimension.
-    """
-    group = torch.arange(features.shape[1], device=features.device) % groups
-    return jackknife_error(
-        information, torch.stack([instance_information(features[:, group != left]) for left in range(groups)])
-    )
+    whole = within * (1 - 1 / draws) + spread.T @ spread / (inputs - 1)  # the means have a share of the noise
+    floor = ridge * torch.eye(dim, dtype=features.dtype, device=features.device)
+    roots = torch.linalg.cholesky(torch.stack([whole, within]) + floor).diagonal(dim1=-2, dim2=-1)
+    logarithms: Tensor = roots.log().sum(-1)
+    return logarithms[0] - logarithms[1]
