@@ -6,7 +6,13 @@ loss, the step) stands beside what labels say: linear probe and nearest neighbou
 noise and adversarial shifts. Half of the regimes served to search proxy tasks; the tables of the other half are the
 confirmation.
 
-What was found, on digits and patches with 100 runs each and on letters with 60. @@FOUND@@
+What was found, on digits and patches with 100 runs each and on letters with 60. The paper's task follows the linear
+probe within a run at a median Spearman of .37, .20 and -.56 over held-out regimes, and loses .02, .04 and .23 of
+accuracy by selecting a checkpoint. Tasks between clusters of unlabelled images reach .80 on digits, and fail on the
+others. Information about which of some images a noisy version was made from has .73, .58 and -.33, and loses .01, .01
+and .19; RankMe loses .03, .02 and .11, the training loss .05, .02 and .03. All proxies fail on letters in random
+colours: to read them an encoder has to drop most of what it sees. What follows where goes with the agreement of
+clusters and labels.
 
     pip install 'synbench-lightning[examples]'
     python examples/validity_study.py --small            # minutes on a CPU, into runs/validity

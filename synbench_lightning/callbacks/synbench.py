@@ -89,7 +89,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             values for others do not compare. ``"first_batch"`` takes those of the first training batch, in half
             precision, and keeps them **in the checkpoints**, so that a resumed run goes on with them. ``None``: the
             key is not logged.
-        pretraining: what kind of pretraining this is, for a warning where the score is known to mislead:
+        pretraining: what kind of pretraining this is, for a warning of how score and information followed labels there:
             ``"supervised"``, ``"contrastive"``, ``"non-contrastive"``, ``"denoising"``, ``"masked"``, ``"rotation"`` or
             ``"jigsaw"``. It changes nothing else.
         seed: of the examples, which are the same in every probe of a run.
@@ -243,8 +243,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         )
         if probe.noisy is None:
             rank_zero_info(
-                "SynBench: `inputs=` adds information about unlabelled inputs, which follows downstream accuracy more "
-                "often than the score does."
+                "SynBench: `inputs=` adds information about unlabelled inputs. On three sets of images it followed "
+                "downstream accuracy better than the score did; the README says where neither did."
             )
         for advice in pretraining_advice(self.pretraining, probe.tasks[0].name, self.prefix, probe.noisy is not None):
             rank_zero_warn(advice)
