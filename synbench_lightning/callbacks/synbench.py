@@ -38,7 +38,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     Logged, one point for each probe, over the number of training steps made before it:
 
     ================================ =====================================================================
-    ``synbench/score``               score of the first task at epsilon 0: the one to monitor, higher is better
+    ``synbench/score``               score of the first task at epsilon 0; higher is better
     ``synbench/score_se``            its standard error over the noise of the examples
     ``synbench/score_eps_0.20``      the same for each further epsilon
     ``synbench/mean``                mean score of the tasks
