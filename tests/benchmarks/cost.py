@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from synbench_lightning import ProbePlan, evaluate
+from synbench_lightning.functional.information import information_error, instance_information
 from synbench_lightning.probe import Probe
 from tests.benchmarks.accuracy import EPSILONS, THRESHOLDS, stored_limit
 from tests.benchmarks.architectures import resnet50, vit_small
@@ -74,7 +75,7 @@ def main() -> None:
         print_table(header, (cost_of(row, device, given.threads) for row in settings(device, given.quick)))
     if given.only in (None, "statistics"):
         print("Statistics alone: a probe whose encoder looks its features up, 8,192 forwards, one task\n")
-        print_table("D | seconds", statistics_alone(device, 1 if given.quick else 3))
+        print_table("D | seconds | of information about 128 inputs", statistics_alone(device, 1 if given.quick else 3))
     if given.only in (None, "official"):
         for encoder in ("encoder_a", "isometric_768"):
             rows = list(official(encoder, range(1 if given.quick else 3)))  # its line comes before the table
@@ -191,8 +192,13 @@ def probe_with_lookup(dim: int, forwards: int, device: torch.device) -> Callable
 
 def statistics_alone(device: torch.device, repeats: int) -> Iterator[Sequence[object]]:
     for dim in DIMENSIONS:
-        run = probe_with_lookup(dim, 8192, device)
-        yield dim, alternated(repeats, device, run=run)["run"]
+        features = torch.randn(128, 16, dim, generator=torch.Generator().manual_seed(0)).to(device)
+        took = alternated(repeats, device, probe=probe_with_lookup(dim, 8192, device), told=partial(told, features))
+        yield dim, took["probe"], took["told"]
+
+
+def told(features: Tensor) -> tuple[Tensor, Tensor]:
+    return instance_information(features), information_error(features)
 
 
 def official(name: str, seeds: Sequence[int]) -> Iterator[Sequence[object]]:
