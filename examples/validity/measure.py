@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from synbench_lightning.functional.spectrum import effective_rank
 from validity.answers import PREDICTOR_PREFIX, TARGET_PREFIX, Row
 from validity.downstream import downstream
-from validity.inputs import load_images
+from validity.inputs import augment, load_images
 from validity.proxies import (
     Mixture,
     NoisyInstances,
@@ -43,6 +43,7 @@ PREDICTORS = (
     "pseudo-labels",
     "pseudo-labels, nearest mean",
     "information",
+    "information, augmented",
     "RankMe",
     "alpha-ReQ",
     "loss",
@@ -50,7 +51,8 @@ PREDICTORS = (
 )
 """Larger is to mean better: the loss has a minus, alpha-ReQ is -|alpha - 1|. ``dc`` is the paper's score, ``default``
 the package's family, both at epsilon 0; ``low frequencies``, ``principal`` and ``clusters`` means at epsilon 0.2;
-``information`` is :func:`synbench_lightning.functional.information.instance_information`."""
+``information`` is :func:`synbench_lightning.functional.information.instance_information`, about images as they are and
+about augmented ones."""
 
 
 class Measurement:
@@ -70,7 +72,13 @@ class Measurement:
             "mixture": Mixture(few, 2.0),
             "pseudo-labels": PseudoLabels(few, 0.7),
         }
-        self.instances = NoisyInstances(few, 0.7)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            views = augment(few)
+        self.instances = {
+            "information": NoisyInstances(few, 0.7),
+            "information, augmented": NoisyInstances(views, 0.7 * float(views.std())),
+        }
 
     def rows(self, run: Run, folder: Path) -> list[Row]:
         """One for each checkpoint; kept beside the run, and taken from there if they are."""
@@ -103,6 +111,6 @@ class Measurement:
             found[name] = float(self.families[name].scores(features, [0.2]).mean())
         for name, task in self.many_classes.items():
             found[name], found[f"{name}, nearest mean"] = task.accuracies(features)
-        found["information"] = self.instances.information(features)
+        found |= {name: instances.information(features) for name, instances in self.instances.items()}
         of_images = features(self.images.train)
         return found | {"RankMe": float(effective_rank(of_images)), "alpha-ReQ": -abs(decay(of_images) - 1)}

@@ -87,8 +87,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         inputs: unlabelled inputs ``(N, *input_shape)``, as the encoder takes them, for ``synbench/information``: at
             least 32, of which the first 128 are shown with noise (2,048 forwards more). Always give the same ones:
             values for others do not compare. ``"first_batch"`` takes those of the first training batch, in half
-            precision, and keeps them **in the checkpoints**, so that a resumed run goes on with them. ``None``: the
-            key is not logged.
+            precision, and keeps them **in the checkpoints**, so that a resumed run goes on with them; where batches are
+            augmented, give others: about augmented inputs it follows less well. ``None``: the key is not logged.
         pretraining: what kind of pretraining this is, for a warning of how score and information followed labels there:
             ``"supervised"``, ``"contrastive"``, ``"non-contrastive"``, ``"denoising"``, ``"masked"``, ``"rotation"`` or
             ``"jigsaw"``. It changes nothing else.
