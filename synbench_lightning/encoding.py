@@ -64,6 +64,7 @@ class Encoding:
 
     def features(self, examples: Examples) -> Tensor:
         """Features ``(rows, signs, D)`` of all processes, on each of them."""
+        rows, signs = examples.rows, examples.signs
 
         def make() -> list[tuple[slice, Tensor]]:
             of_all = shares(examples.blocks, self.processes.size)
@@ -80,7 +81,6 @@ class Encoding:
                 (at, part.unflatten(0, (signs, -1)).transpose(0, 1)) for at, part in zip(places, parts, strict=True)
             ]
 
-        rows, signs = examples.rows, examples.signs
         whole = gathered(self.processes, rows, self.device, make)
         bad = int((~torch.isfinite(whole)).any(-1).sum())
         if bad:

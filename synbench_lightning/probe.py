@@ -194,7 +194,7 @@ class Probe:
             feature_std=deviation,
             information=information,
             information_error=its_error,
-            inputs=None if self.noisy is None else str(self.noisy),
+            inputs=None if self.noisy is None else self.noisy.identity,
             num_forwards=self.num_forwards,
             seed=self.samples.seed,
             seconds=time.perf_counter() - start,

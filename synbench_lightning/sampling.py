@@ -59,6 +59,11 @@ def labelled_examples(task: LabelledTask) -> Examples:
     return Examples(blocks, rows, 1, write)
 
 
+def checksum(inputs: Tensor) -> str:
+    """A sum that changes with the values of a tensor, as text."""
+    return f"{zlib.crc32(inputs.detach().cpu().float().contiguous().numpy().tobytes()):08x}"
+
+
 class NoisyInputs:
     """Unlabelled inputs, each of which is shown several times with white noise.
 
@@ -67,6 +72,8 @@ class NoisyInputs:
         input_shape: shape of one input of the encoder.
         seed: of the noise.
         device: where the noise is drawn.
+
+    ``identity`` is their number and a sum that changes with them.
 
     Raises:
         ValueError: for inputs of another shape, too few of them, or such as are not finite or do not vary.
@@ -86,14 +93,11 @@ class NoisyInputs:
         self.noise = INPUT_NOISE * float(self.inputs.double().std())
         if not 0 < self.noise < float("inf"):
             raise ValueError(f"`inputs` must be finite and vary; their standard deviation is {self.noise:g}.")
+        self.identity = f"{len(self.inputs)} ({checksum(self.inputs)})"
         self.seed, self.device = seed, device
         self.draws = NOISE_BLOCK
         while self.draws * len(self.inputs) > INPUT_FORWARDS:
             self.draws //= 2
-
-    def __str__(self) -> str:
-        """Their number and a sum that changes with them."""
-        return f"{len(self.inputs)} ({zlib.crc32(self.inputs.numpy().tobytes()):08x})"
 
     @property
     def num_examples(self) -> int:

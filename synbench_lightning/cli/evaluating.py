@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-import zlib
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -27,7 +26,7 @@ from synbench_lightning.functional.theory import optimal_accuracy
 from synbench_lightning.plan import ProbePlan
 from synbench_lightning.probe import OFFICIAL_THRESHOLDS, evaluate
 from synbench_lightning.result import ProbeResult
-from synbench_lightning.sampling import Normalize
+from synbench_lightning.sampling import Normalize, checksum
 
 
 class Evaluated(NamedTuple):
@@ -153,7 +152,7 @@ def _evaluated(
     key = None
     if loaded.module is not None:
         if not given.no_cache:
-            content = None if inputs is None else (inputs.shape, zlib.crc32(inputs.contiguous().numpy().tobytes()))
+            content = None if inputs is None else (inputs.shape, checksum(inputs))
             probed = (candidate.identity, shape, settings, device.type, content)
             key = cache_key(loaded.module, repr(probed))
             if (kept := cached_result(folder, key)) is not None:
@@ -217,19 +216,8 @@ def _as_text(found: Sequence[Evaluated], threshold: float) -> list[str]:
         breadth = f"{result.effective_rank:.1f} of {result.feature_dim}"
         seconds = "cached" if cached else f"{result.seconds:.1f}"
         told = [f"{result.information:.2f} ± {result.information_error:.2f}"] if informed else []
-        rows.append(
-            [
-                str(rank),
-                name,
-                score,
-                *robust,
-                f"{worst:.3f} {task}",
-                breadth,
-                *told,
-                f"{result.num_forwards:,}",
-                seconds,
-            ]
-        )
+        cells = [score, *robust, f"{worst:.3f} {task}", breadth, *told, f"{result.num_forwards:,}", seconds]
+        rows.append([str(rank), name, *cells])
     lines = aligned(rows, left={1})
     first = found[0].result
     lines += [

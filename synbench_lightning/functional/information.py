@@ -7,12 +7,10 @@ from torch import Tensor
 
 from synbench_lightning.checks import check_number
 from synbench_lightning.functional.left_out import jackknife_error
+from synbench_lightning.functional.limit import ROUNDING
 
 FLOOR = 0.01
 """Noise of the readout, as a share of the mean variance of the features; chosen in ``examples/validity_study.py``."""
-
-ROUNDING = 1e-12
-"""Variance below this share of the mean square is rounding of float32 features: such features are constant."""
 
 
 def instance_information(features: Tensor, floor: float = FLOOR) -> Tensor:
@@ -56,16 +54,14 @@ def instance_information(features: Tensor, floor: float = FLOOR) -> Tensor:
             f"{tuple(features.shape)}."
         )
     features = features.double()
-    means = features.mean(1, keepdim=True)
-    variance = features.flatten(0, 1).var(0).mean()
-    if not bool(variance > ROUNDING * features.square().mean()):
-        return variance.new_zeros(())
+    ridge = _readout_noise(features, floor)
+    if not bool(ridge):
+        return ridge
     inputs, draws = features.shape[:2]
-    rest = (features - means) * (draws / (draws - 1)) ** 0.5
+    rest = (features - features.mean(1, keepdim=True)) * (draws / (draws - 1)) ** 0.5
     draw = torch.arange(draws, device=features.device)
     place = torch.arange(inputs, device=features.device)[:, None] + draw
     dealt = rest[place % inputs, draw]
-    ridge = floor * variance
     return _log_ratio(features, ridge) - _log_ratio(dealt, ridge)
 
 
@@ -75,12 +71,18 @@ def information_error(features: Tensor, floor: float = FLOOR, groups: int = 4) -
     What other inputs would change is not in it. The features are ``(K, n, D)``, with n above the number of groups.
     """
     features = features.double()
-    ridge = floor * features.flatten(0, 1).var(0).mean()
-    if not bool(ridge > floor * ROUNDING * features.square().mean()):
-        return ridge.new_zeros(())
+    ridge = _readout_noise(features, floor)
+    if not bool(ridge):
+        return ridge
     group = torch.arange(features.shape[1], device=features.device) % groups
     without = torch.stack([_log_ratio(features[:, group != left], ridge) for left in range(groups)])
     return jackknife_error(without.mean(), without)
+
+
+def _readout_noise(features: Tensor, floor: float) -> Tensor:
+    """The variance that stands for the readout's noise; 0 for constant features."""
+    variance = features.flatten(0, 1).var(0).mean()
+    return torch.where(variance > ROUNDING * features.square().mean(), floor * variance, 0.0)
 
 
 def _log_ratio(features: Tensor, ridge: Tensor) -> Tensor:
