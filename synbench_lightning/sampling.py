@@ -48,15 +48,24 @@ class Examples(NamedTuple):
     write: Callable[[Block, Tensor], None]
 
 
+def in_blocks(vectors: int) -> list[Block]:
+    """So many vectors of one task at one scale, the last block with what is left.
+
+    Example:
+        >>> [(block.first, block.vectors) for block in in_blocks(150)]
+        [(0, 64), (64, 64), (128, 22)]
+    """
+    starts = range(0, vectors, NOISE_BLOCK)
+    return [Block(first, 0, 0, first, min(NOISE_BLOCK, vectors - first)) for first in starts]
+
+
 def labelled_examples(task: LabelledTask) -> Examples:
     """The examples of a labelled task, in their order."""
 
     def write(block: Block, out: Tensor) -> None:
         out.copy_(task.examples[block.first : block.first + block.vectors])
 
-    rows = task.num_examples
-    blocks = [Block(first, 0, 0, first, min(NOISE_BLOCK, rows - first)) for first in range(0, rows, NOISE_BLOCK)]
-    return Examples(blocks, rows, 1, write)
+    return Examples(in_blocks(task.num_examples), task.num_examples, 1, write)
 
 
 def checksum(inputs: Tensor) -> str:
@@ -107,9 +116,7 @@ class NoisyInputs:
     @property
     def examples(self) -> Examples:
         """All of them, those of one input after those of another."""
-        starts = range(0, self.num_examples, NOISE_BLOCK)
-        blocks = [Block(at, 0, 0, at, min(NOISE_BLOCK, self.num_examples - at)) for at in starts]
-        return Examples(blocks, self.num_examples, 1, self.write)
+        return Examples(in_blocks(self.num_examples), self.num_examples, 1, self.write)
 
     def write(self, block: Block, out: Tensor) -> None:
         """Write the examples of a block into ``(block.vectors, *input_shape)``."""
@@ -155,9 +162,9 @@ class ProxySamples:
     def examples(self, cells: Sequence[tuple[int, int]]) -> Examples:
         """Those of some pairs of task and scale."""
         blocks = [
-            Block(row * self.vectors + first, task, scale, first, min(NOISE_BLOCK, self.vectors - first))
+            block._replace(row=row * self.vectors + block.row, task=task, scale=scale)
             for row, (task, scale) in enumerate(cells)
-            for first in range(0, self.vectors, NOISE_BLOCK)
+            for block in in_blocks(self.vectors)
         ]
         return Examples(blocks, len(cells) * self.vectors, self.plan.signs, self.write)
 
