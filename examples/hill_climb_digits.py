@@ -39,7 +39,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from synbench_lightning import ProbeResult
-from synbench_lightning.functional.dynamics import (
+from synbench_lightning.functional.benchmark.dynamics import (
     agreement,
     cartography,
     correlation_distance,
@@ -49,7 +49,7 @@ from synbench_lightning.functional.dynamics import (
     standardised,
     task_curves,
 )
-from synbench_lightning.functional.estimation import (
+from synbench_lightning.functional.benchmark.estimation import (
     Estimate,
     anchor_estimate,
     lure,
@@ -58,8 +58,8 @@ from synbench_lightning.functional.estimation import (
     minimum_detectable_difference,
     weighted_mean,
 )
-from synbench_lightning.functional.prediction import change_of_benchmark, choose_points, predict_tasks
-from synbench_lightning.functional.selection import (
+from synbench_lightning.functional.benchmark.prediction import change_of_benchmark, choose_points, predict_tasks
+from synbench_lightning.functional.benchmark.selection import (
     Selection,
     anchor_points,
     coverage,
@@ -67,12 +67,12 @@ from synbench_lightning.functional.selection import (
     stratified,
     uniform,
 )
-from synbench_lightning.functional.theory import optimal_accuracy, optimal_bound
+from synbench_lightning.functional.gaussian.theory import optimal_accuracy, optimal_bound
 
 try:
     from digits_benchmark import CHECKPOINTS, Run, pretrain
 
-    from synbench_lightning.benchmark_plots import (
+    from synbench_lightning.plots import (
         correlation_figure,
         point_map_figure,
         prediction_figure,

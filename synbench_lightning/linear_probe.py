@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from synbench_lightning.checks import check_number
-from synbench_lightning.functional.discriminant import class_moments, covariance_spectrum, robust_weights
+from synbench_lightning.functional.gaussian.discriminant import class_moments, covariance_spectrum, robust_weights
 
 RELATIVE_FLOOR = 1e-6
 """Directions with less than this share of the mean variance are dropped."""
@@ -21,7 +21,7 @@ class RobustLinearProbe:
     r"""A linear classifier of features that is optimal against shifts of a given strength.
 
     For two classes it is the discriminant that SynBench scores, :math:`\mathrm{sign}(w^\top (x - c))` with
-    :math:`w \propto (S + g I)^{-1} \mu`; see :func:`synbench_lightning.functional.discriminant.accuracy_and_bound`.
+    :math:`w \propto (S + g I)^{-1} \mu`; see :func:`.accuracy_and_bound`.
     With more, each pair of classes has one, all with the same within-class covariance, and the class is predicted whose
     smallest margin over the others is largest: at epsilon 0 that is linear discriminant analysis. The classes count
     the same, however often each is seen. SynBench suggests the epsilon with the highest score,

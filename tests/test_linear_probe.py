@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from synbench_lightning import RobustLinearProbe
-from synbench_lightning.functional.discriminant import accuracy_and_bound
+from synbench_lightning.functional.gaussian.discriminant import accuracy_and_bound
 
 
 def gaussians(classes=2, n=400, dim=6, seed=0):

@@ -10,7 +10,7 @@ import torch
 from torchmetrics import MetricCollection
 
 from synbench_lightning import ProbePlan, SynBenchScore, evaluate
-from tests.examples_of_a_plan import SHAPE, encoded, encoder
+from tests.probe.examples_of_a_plan import SHAPE, encoded, encoder
 
 ROOT = Path(__file__).parents[1]
 FAST = ProbePlan(forwards=1024, num_scales=4)

@@ -12,19 +12,10 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 
 import synbench_lightning
 from synbench_lightning import SynBenchCallback, SynBenchEarlyStopping
-from synbench_lightning.functional import (
-    aggregates,
-    discriminant,
-    dynamics,
-    estimation,
-    minimax,
-    prediction,
-    readout,
-    score,
-    selection,
-    spectrum,
-    theory,
-)
+from synbench_lightning.functional import minimax
+from synbench_lightning.functional.benchmark import dynamics, estimation, prediction, selection
+from synbench_lightning.functional.gaussian import aggregates, discriminant, score, theory
+from synbench_lightning.functional.representation import readout, spectrum
 
 NAMES = [name for name in vars(synbench_lightning) if not name.startswith("_") and name[0].isupper()] + [
     "evaluate",

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from synbench_lightning.functional.spectrum import effective_rank
+from synbench_lightning.functional.representation.spectrum import effective_rank
 from validity.answers import PREDICTOR_PREFIX, TARGET_PREFIX, Row
 from validity.downstream import downstream
 from validity.inputs import augment, load_images
@@ -51,7 +51,7 @@ PREDICTORS = (
 )
 """Larger is to mean better: the loss has a minus, alpha-ReQ is -|alpha - 1|. ``dc`` is the paper's score, ``default``
 the package's family, both at epsilon 0; ``low frequencies``, ``principal`` and ``clusters`` means at epsilon 0.2;
-``information`` is :func:`synbench_lightning.functional.information.instance_information`, about images as they are and
+``information`` is :func:`.instance_information`, about images as they are and
 about augmented ones."""
 
 

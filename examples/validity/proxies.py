@@ -22,9 +22,9 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from synbench_lightning import ProbePlan, task_family
-from synbench_lightning.functional.information import instance_information
-from synbench_lightning.functional.limit import estimate_limit
-from synbench_lightning.functional.score import synbench_score
+from synbench_lightning.functional.gaussian.limit import estimate_limit
+from synbench_lightning.functional.gaussian.score import synbench_score
+from synbench_lightning.functional.representation.information import instance_information
 from validity.inputs import Images
 
 PLAN = ProbePlan(num_scales=8)

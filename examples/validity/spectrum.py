@@ -9,7 +9,7 @@ from torch import Tensor
 def decay(features: Tensor) -> float:
     """The exponent of alpha-ReQ, from the third to the 30th eigenvalue.
 
-    The package's :func:`~synbench_lightning.functional.spectrum.alpha_req` fits all of them, which here are few and end
+    The package's :func:`.alpha_req` fits all of them, which here are few and end
     in those that no example moves.
     """
     centred = features.double() - features.double().mean(0)

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogg
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.tensorboard.summary import hparams
 
-from synbench_lightning.result import ProbeResult
+from synbench_lightning.probe.result import ProbeResult
 
 SHARE = 0.02
 """Figures between the first probe and the last one are left out while drawing them takes more of the time."""

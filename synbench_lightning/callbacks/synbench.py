@@ -14,17 +14,17 @@ from synbench_lightning.callbacks.advice import FOLLOWS, pretraining_advice
 from synbench_lightning.callbacks.dashboard import Dashboard
 from synbench_lightning.callbacks.probing import ProbingCallback
 from synbench_lightning.checks import check_flag, check_input_shape, check_integer, check_number
-from synbench_lightning.families import Task
-from synbench_lightning.functional.discriminant import check_epsilons
-from synbench_lightning.functional.score import check_thresholds
-from synbench_lightning.functional.theory import optimal_accuracy
-from synbench_lightning.plan import ProbePlan
-from synbench_lightning.probe import OFFICIAL_THRESHOLDS, Probe
-from synbench_lightning.result import ProbeResult
+from synbench_lightning.functional.gaussian.discriminant import check_epsilons
+from synbench_lightning.functional.gaussian.score import check_thresholds
+from synbench_lightning.functional.gaussian.theory import optimal_accuracy
+from synbench_lightning.probe.families import Task
+from synbench_lightning.probe.plan import ProbePlan
+from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, Probe
+from synbench_lightning.probe.result import ProbeResult
+from synbench_lightning.probe.samples import FEWEST_INPUTS, MOST_INPUTS, Normalize
 from synbench_lightning.runtime.distributed import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
 from synbench_lightning.runtime.input_shape import example_shape, inputs_of_shape
-from synbench_lightning.sampling import FEWEST_INPUTS, MOST_INPUTS, Normalize
 
 
 class SynBenchCallback(ProbingCallback[ProbeResult]):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import synbench_lightning
-from synbench_lightning.result import ProbeResult
+from synbench_lightning.probe.result import ProbeResult
 
 
 def default_folder() -> Path:

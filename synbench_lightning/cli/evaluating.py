@@ -20,13 +20,13 @@ from synbench_lightning.cli.cache import cache_key, cached_result, default_folde
 from synbench_lightning.cli.errors import CommandError, UsageError, in_one_line
 from synbench_lightning.cli.sources import Candidate, candidates
 from synbench_lightning.cli.tables import aligned
-from synbench_lightning.functional.discriminant import check_epsilons
-from synbench_lightning.functional.score import check_thresholds
-from synbench_lightning.functional.theory import optimal_accuracy
-from synbench_lightning.plan import ProbePlan
-from synbench_lightning.probe import OFFICIAL_THRESHOLDS, evaluate
-from synbench_lightning.result import ProbeResult
-from synbench_lightning.sampling import Normalize, checksum
+from synbench_lightning.functional.gaussian.discriminant import check_epsilons
+from synbench_lightning.functional.gaussian.score import check_thresholds
+from synbench_lightning.functional.gaussian.theory import optimal_accuracy
+from synbench_lightning.probe.plan import ProbePlan
+from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, evaluate
+from synbench_lightning.probe.result import ProbeResult
+from synbench_lightning.probe.samples import Normalize, checksum
 
 
 class Evaluated(NamedTuple):

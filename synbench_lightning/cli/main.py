@@ -22,7 +22,7 @@ from synbench_lightning.cli.evaluating import evaluate_command
 from synbench_lightning.cli.history import history_command
 from synbench_lightning.cli.report import report_command
 from synbench_lightning.cli.sources import Source
-from synbench_lightning.families import FAMILIES
+from synbench_lightning.probe.families import FAMILIES
 
 EVALUATE = """\
 Score finished encoders and rank them. An encoder is one of

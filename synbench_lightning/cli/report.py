@@ -13,7 +13,7 @@ from typing import Any
 import synbench_lightning
 from synbench_lightning.cli.errors import CommandError
 from synbench_lightning.cli.runs import Run, runs_in
-from synbench_lightning.result import ProbeResult
+from synbench_lightning.probe.result import ProbeResult
 
 
 def report_command(given: Namespace) -> int:

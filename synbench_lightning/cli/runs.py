@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from synbench_lightning.callbacks.synbench import SynBenchCallback
 from synbench_lightning.cli.errors import CommandError, in_one_line
-from synbench_lightning.result import ProbeResult
+from synbench_lightning.probe.result import ProbeResult
 
 Points = dict[int, dict[str, float]]
 """Values by key, without the prefix, by step."""

@@ -19,9 +19,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from synbench_lightning.cli.errors import CommandError, UsageError, in_one_line
+from synbench_lightning.probe.samples import Normalize
 from synbench_lightning.runtime.encoder import find_encoder
 from synbench_lightning.runtime.input_shape import example_shape
-from synbench_lightning.sampling import Normalize
 
 
 @dataclass

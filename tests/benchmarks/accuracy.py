@@ -22,8 +22,8 @@ from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from synbench_lightning import ProbePlan, ProbeResult, evaluate
-from synbench_lightning.functional.discriminant import accuracy_and_bound
-from synbench_lightning.functional.score import synbench_score
+from synbench_lightning.functional.gaussian.discriminant import accuracy_and_bound
+from synbench_lightning.functional.gaussian.score import synbench_score
 from tests.benchmarks.encoders import ENCODERS, Made, digits_cnn, fingerprint, made
 from tests.benchmarks.tables import print_table
 

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from synbench_lightning import ProbePlan, evaluate
-from synbench_lightning.functional.information import information_error, instance_information
-from synbench_lightning.probe import Probe
+from synbench_lightning.functional.representation.information import information_error, instance_information
+from synbench_lightning.probe.probe import Probe
 from tests.benchmarks.accuracy import EPSILONS, THRESHOLDS, stored_limit
 from tests.benchmarks.architectures import resnet50, vit_small
 from tests.benchmarks.encoders import made

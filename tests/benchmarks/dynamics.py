@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from synbench_lightning.functional.dynamics import agreement, pearson, polynomial_coefficients, standardised
-from synbench_lightning.functional.selection import (
+from synbench_lightning.functional.benchmark.dynamics import agreement, pearson, polynomial_coefficients, standardised
+from synbench_lightning.functional.benchmark.selection import (
     anchor_points,
     coefficient_clusters,
     coverage,

@@ -10,7 +10,7 @@ import torch
 
 from synbench_lightning import ProbePlan, SynBenchScore
 from tests.distributed.leaving import leave
-from tests.examples_of_a_plan import encoded
+from tests.probe.examples_of_a_plan import encoded
 
 
 def main(folder: str, protocol: str) -> None:

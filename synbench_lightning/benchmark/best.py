@@ -1,0 +1,246 @@
+"""The best of several models or checkpoints on a benchmark, from a few of its points (Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from synbench_lightning.benchmark.tasks import Benchmark, Tasks
+from synbench_lightning.checks import check_integer, check_number
+from synbench_lightning.functional.benchmark.estimation import Estimate, mean_of_tasks
+from synbench_lightning.functional.benchmark.prediction import Method, change_of_benchmark, choose_points, predict_tasks
+from synbench_lightning.runtime.distributed import SingleProcess
+from synbench_lightning.runtime.encoder import EncoderSpec, find_encoder
+from synbench_lightning.runtime.isolation import isolated
+
+Candidate = nn.Module | Callable[[], nn.Module]
+"""A module, or a function without arguments that loads one."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Candidates on a benchmark; values are mean log-likelihoods of the right label, in nats.
+
+    Args:
+        best: name of the candidate with the highest value.
+        values: of each candidate, by name and in the order given.
+        intervals: of 95 percent for each value; of no width where all points were evaluated.
+        leads: of the best over each other candidate, an interval of 95 percent from the points that all have seen.
+        complete: names of the candidates for which all points were evaluated.
+        num_points: points of the benchmark.
+        num_evaluated: points evaluated for each of the other candidates.
+
+    Example:
+        >>> print(Comparison(
+        ...     best="late", values={"early": -0.6, "late": -0.4}, leads={"early": (0.1, 0.3)}, complete=("late",),
+        ...     intervals={"early": (-0.65, -0.55), "late": (-0.4, -0.4)}, num_points=1000, num_evaluated=100,
+        ... ))
+        candidate    value   95% interval
+        early      -0.6000   [-0.6500, -0.5500]
+        late       -0.4000   all points   <- best
+        Best is late: all others are worse with 95 % confidence each. Evaluated were 10% of 1,000 points for each.
+    """
+
+    best: str
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    leads: dict[str, tuple[float, float]]
+    complete: tuple[str, ...]
+    num_points: int
+    num_evaluated: int
+
+    @property
+    def rivals(self) -> tuple[str, ...]:
+        """Candidates that cannot be told apart from the best: the interval of its lead holds 0 or less."""
+        return tuple(name for name, (low, _) in self.leads.items() if low <= 0)
+
+    def __str__(self) -> str:
+        width = max(map(len, ["candidate", *self.values]))
+        lines = [f"{'candidate':{width}}    value   95% interval"]
+        for name, value in self.values.items():
+            low, high = self.intervals[name]
+            seen = "all points" if name in self.complete else f"[{low:.4f}, {high:.4f}]"
+            lines.append(f"{name:{width}}  {value:7.4f}   {seen}{'   <- best' if name == self.best else ''}")
+        told = "all others are worse with 95 % confidence each"
+        if self.rivals:
+            told = f"not told apart from {', '.join(self.rivals)} at 95 % confidence; a larger budget may"
+        share = self.num_evaluated / self.num_points
+        lines.append(f"Best is {self.best}: {told}. Evaluated were {share:.0%} of {self.num_points:,} points for each.")
+        return "\n".join(lines)
+
+
+def select_best(
+    candidates: Mapping[str, Candidate],
+    tasks: Tasks,
+    budget: float = 0.1,
+    *,
+    log_likelihood: Callable[[Any, Any], Tensor] | None = None,
+    encoder: EncoderSpec = None,
+    support: int = 100,
+    complete: int = 5,
+    method: Method = "loss",
+    batch_size: int = 256,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Comparison:
+    """Find the best of several models or checkpoints on a benchmark without evaluating all of it for each.
+
+    A few candidates, spread evenly over the order given, are evaluated completely; from their answers points are chosen
+    (CORRELATE and SELECT), the others are evaluated on those alone, and the one with the highest predicted value is the
+    best. Source: Vivek et al., Benchmark Hill Climbing, Algorithm 1.
+
+    Args:
+        candidates: modules by name, or functions that load one, in a meaningful order such as that of training. One is
+            loaded at a time.
+        tasks: a dataset for each task, by name, as in :class:`BenchmarkCallback`.
+        budget: share of the points that is evaluated for the candidates that are not evaluated completely, in (0, 1].
+        log_likelihood: ``(module, batch) -> (N,)``; ``None``: a closed-form few-shot discriminant on features.
+        encoder: where the features come from, as in :class:`SynBenchCallback`; by default also the module itself.
+        support: examples of each task that the discriminant is fitted to.
+        complete: candidates that are evaluated completely, at least 1.
+        method: how points are chosen, as in :class:`BenchmarkCallback`.
+        batch_size: examples in one forward.
+        seed: of support sets and choices.
+        device: where to evaluate.
+
+    Returns:
+        Values of all candidates, the best, and which others it cannot be told apart from.
+
+    Raises:
+        ValueError: for no candidates, or another argument outside its range.
+
+    Example:
+        >>> x = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+        >>> tasks = {"sign": torch.utils.data.TensorDataset(x, (x[:, 0] > 0).long())}
+        >>> keep = [nn.Linear(4, 4, bias=False) for _ in range(4)]
+        >>> for kept, module in enumerate(keep):  # the last one keeps the coordinate that matters
+        ...     _ = module.weight.data.zero_()[kept, 3 - kept].fill_(1.0)
+        >>> candidates = {f"keeps {3 - kept}": module for kept, module in enumerate(keep)}
+        >>> found = select_best(candidates, tasks, budget=0.2, complete=2)
+        >>> found.best, found.rivals
+        ('keeps 0', ())
+    """
+    if not isinstance(candidates, Mapping) or not candidates:
+        raise ValueError(f"`candidates` must be a non-empty mapping of names to modules, got {candidates!r}.")
+    check_number("budget", budget, "a share of the points in (0, 1]", 0, 1, low_in=False)
+    benchmark = Benchmark(
+        tasks,
+        support=0 if log_likelihood is not None else check_integer("support", support, 4),
+        batch_size=batch_size,
+        seed=check_integer("seed", seed, 0),
+    )
+    names, everything = list(candidates), torch.arange(len(benchmark.tasks))
+    evaluate = partial(_evaluate, benchmark, log_likelihood or encoder, torch.device(device))
+    whole = _spread(names, min(check_integer("complete", complete, 1), len(names)))
+    answers = {name: evaluate(candidates[name], everything) for name in whole}
+    curves = torch.stack([answers[name] for name in whole])
+    selection = choose_points(curves, benchmark.tasks, benchmark.points(budget), method, seed)
+    few = {
+        name: answers[name][selection.indices] if name in answers else evaluate(candidates[name], selection.indices)
+        for name in names
+    }
+    estimates = {
+        name: _exact(answers[name], benchmark.tasks)
+        if name in answers
+        else mean_of_tasks(predict_tasks(few[name], selection, curves, benchmark.tasks))
+        for name in names
+    }
+    best = max(names, key=lambda name: float(estimates[name].value))
+    leads = {
+        name: _limits(change_of_benchmark(few[best] - few[name], selection, benchmark.tasks))
+        for name in names
+        if name != best
+    }
+    return Comparison(
+        best,
+        {name: float(estimate.value) for name, estimate in estimates.items()},
+        {name: _limits(estimate) for name, estimate in estimates.items()},
+        leads,
+        tuple(whole),
+        len(everything),
+        len(selection.indices),
+    )
+
+
+def select_best_checkpoint(
+    folder: Path,
+    model: LightningModule,
+    tasks: dict[str, Dataset],  # type: ignore[type-arg]
+    budget: float = 0.1,
+    *,
+    pattern: str = "**/*.ckpt",
+    encoder: str | None = None,
+    support: int = 100,
+    complete: int = 5,
+    method: Method = "loss",
+    batch_size: int = 256,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Comparison:
+    """Find the best of the checkpoints that Lightning has left in a folder, in the order of their steps.
+
+    Args:
+        folder: where the checkpoints are.
+        model: a module of the class that was trained; its weights are replaced by those of each checkpoint.
+        tasks: a dataset for each task, by name.
+        budget: share of the points that is evaluated for most checkpoints, in (0, 1].
+        pattern: of the files, below the folder.
+        encoder: dotted attribute of the module that gives the features; by default it is found.
+        support: examples of each task that the discriminant is fitted to.
+        complete: checkpoints that are evaluated completely.
+        method: how points are chosen: ``"loss"``, ``"clusters"`` or ``"random"``.
+        batch_size: examples in one forward.
+        seed: of support sets and draws.
+        device: where to evaluate.
+
+    Returns:
+        The comparison, by file name; printed, it says which is the best and how sure that is.
+
+    Raises:
+        ValueError: if the folder holds no checkpoint, or an argument is outside its range.
+    """
+    files = sorted(Path(folder).glob(pattern))
+    if not files:
+        raise ValueError(f"`folder`: {str(folder)!r} holds no file {pattern!r}.")
+    steps = {file: torch.load(file, map_location="cpu", weights_only=True, mmap=True)["global_step"] for file in files}
+
+    def load(file: Path) -> nn.Module:
+        model.load_state_dict(torch.load(file, map_location=device, weights_only=True)["state_dict"])
+        return model.to(device)
+
+    ordered = sorted(files, key=lambda file: (steps[file], file))
+    return select_best(
+        {str(file.relative_to(folder)): partial(load, file) for file in ordered}, tasks, budget, encoder=encoder,
+        support=support, complete=complete, method=method, batch_size=batch_size, seed=seed, device=device,
+    )  # fmt: skip
+
+
+def _evaluate(benchmark: Benchmark, answer: Any, device: torch.device, candidate: Candidate, places: Tensor) -> Tensor:
+    module = candidate if isinstance(candidate, nn.Module) else candidate()
+    with isolated(module):
+        forward = find_encoder(module, answer).forward  # type: ignore[arg-type]
+        return benchmark.log_likelihoods(forward, places, SingleProcess(), None, device)
+
+
+def _exact(values: Tensor, tasks: Tensor) -> Estimate:
+    mean = torch.stack([values[tasks == task].mean() for task in range(int(tasks.max()) + 1)]).mean()
+    return Estimate(mean, torch.zeros_like(mean), torch.full_like(mean, torch.inf))
+
+
+def _spread(names: list[str], count: int) -> list[str]:
+    """So many of the names, evenly spread, with the last among them."""
+    places = torch.linspace(len(names) - 1, 0, count).round().long() if count > 1 else torch.tensor([len(names) - 1])
+    return [names[place] for place in sorted(places.tolist())]
+
+
+def _limits(estimate: Estimate) -> tuple[float, float]:
+    low, high = estimate.interval()
+    return float(low), float(high)

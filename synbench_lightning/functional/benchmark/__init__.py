@@ -1,0 +1,1 @@
+"""A benchmark from few of its points: relatedness, selection, prediction, estimates with intervals."""

@@ -1,0 +1,98 @@
+"""From accuracy and bound over the scales to the SynBench score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from synbench_lightning.checks import numbers
+from synbench_lightning.functional.gaussian.theory import optimal_accuracy, optimal_bound
+
+
+def synbench_score(
+    accuracy: Tensor,
+    bound: Tensor,
+    scales: Tensor | Sequence[float],
+    thresholds: Tensor | Sequence[float],
+    weights: Tensor | Sequence[float] | None = None,
+    *,
+    grid: Tensor | Sequence[float] | None = None,
+) -> Tensor:
+    r"""The SynBench score: how much of the optimal robustness-accuracy area survives in the representation.
+
+    The curve :math:`E(a) = \sum_k q_k\, b_k\, 1[acc_k > a]` sums the bounds :math:`b_k` of the scales at which more
+    than the accuracy :math:`a` is reached. The score at the threshold :math:`a_t` is the area under this curve over
+    :math:`[a_t, 1]`, divided by the same area for the optimum in input space. The area is exact,
+    :math:`\sum_k q_k\, b_k \max(acc_k - a_t, 0)`, unless a ``grid`` is given. Source: SynBench, equation of the score.
+
+    Args:
+        accuracy: ``(..., K)`` accuracy at each scale, in [0, 1].
+        bound: ``(..., K)`` expected bound at each scale.
+        scales: ``(K,)`` Mahalanobis half-distances of the classes in input space, positive.
+        thresholds: ``(H,)`` threshold accuracies, each in [0.5, 1).
+        weights: ``(K,)`` quadrature weights of the scales; ``None`` weighs them equally.
+        grid: accuracies at which to sum the curve instead of integrating it (the official script's way, see
+            :func:`official_grid`); the thresholds then start at its first point.
+
+    Returns:
+        ``(..., H)`` scores, float64. 0: no scale reaches the threshold. 1: nothing is lost. Estimates of a perfect
+        representation scatter around 1 and may lie above.
+
+    Raises:
+        ValueError: for shapes that do not fit, or a threshold outside [0.5, 1).
+
+    Example:
+        >>> scales = torch.linspace(0.1, 4.9, 49)
+        >>> half = optimal_accuracy(scales / 2), optimal_bound(scales / 2)  # half of the distance is lost
+        >>> synbench_score(*half, scales, [0.6, 0.8])
+        tensor([0.8299, 0.6377], dtype=torch.float64)
+    """
+    scales = torch.as_tensor(scales, dtype=torch.float64)
+    accuracy = torch.as_tensor(accuracy, dtype=torch.float64)
+    bound = torch.as_tensor(bound, dtype=torch.float64)
+    quadrature = torch.ones_like(scales) if weights is None else torch.as_tensor(weights, dtype=torch.float64)
+    if scales.ndim != 1 or accuracy.shape != bound.shape or accuracy.shape[-1:] != scales.shape:
+        raise ValueError(
+            "`accuracy` and `bound` must have one shape whose last dimension is the number of `scales`, got "
+            f"{tuple(accuracy.shape)}, {tuple(bound.shape)} and {tuple(scales.shape)}."
+        )
+    if quadrature.shape != scales.shape:
+        raise ValueError(
+            f"`weights` must have the shape of `scales`, {tuple(scales.shape)}, got {tuple(quadrature.shape)}."
+        )
+    points = None if grid is None else torch.as_tensor(grid, dtype=torch.float64)
+    limits = torch.tensor(
+        check_thresholds(thresholds, 0.5 if points is None else float(points[0])), dtype=torch.float64
+    )
+
+    def area(accuracy: Tensor, bound: Tensor) -> Tensor:
+        if points is None:
+            height = (accuracy.unsqueeze(-1) - limits).clamp_min(0)
+        else:
+            above = accuracy.unsqueeze(-1) > points
+            height = above.double() @ (points[:, None] >= limits - 1e-12).double()
+        return ((quadrature * bound).unsqueeze(-2) @ height).squeeze(-2)
+
+    return area(accuracy, bound) / area(optimal_accuracy(scales), optimal_bound(scales))
+
+
+def official_grid() -> Tensor:
+    """The 100 accuracies between 0.6 and 1 at which the official script sums the curve."""
+    return torch.linspace(0.6, 1.0, 100, dtype=torch.float64)
+
+
+def check_thresholds(thresholds: Tensor | Sequence[float], lowest: float = 0.5) -> tuple[float, ...]:
+    """The threshold accuracies as a tuple of floats.
+
+    Raises:
+        ValueError: if there is none or one is outside ``[lowest, 1)``.
+    """
+    values = numbers("thresholds", thresholds)
+    if not values or not all(lowest <= threshold < 1 for threshold in values):
+        raise ValueError(
+            f"`thresholds` must be accuracies in [{lowest:g}, 1), at least one, got {list(values)}. "
+            + ("The grid of the official protocol starts at 0.6." if lowest > 0.5 else "Chance is 0.5.")
+        )
+    return values

@@ -1,0 +1,1 @@
+"""What the features of an encoder tell about inputs or labels."""

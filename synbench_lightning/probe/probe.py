@@ -1,0 +1,297 @@
+"""Run an encoder over the samples of a family of tasks, under a plan."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from synbench_lightning.checks import check_integer
+from synbench_lightning.functional.gaussian.discriminant import accuracy_and_bound, check_epsilons, class_moments
+from synbench_lightning.functional.gaussian.limit import estimate_limit
+from synbench_lightning.functional.gaussian.score import check_thresholds, synbench_score
+from synbench_lightning.functional.gaussian.theory import optimal_accuracy
+from synbench_lightning.functional.jackknife import jackknife_error
+from synbench_lightning.functional.representation.information import information_error, instance_information
+from synbench_lightning.functional.representation.spectrum import spectrum_statistics
+from synbench_lightning.probe.encoding import Encoding
+from synbench_lightning.probe.families import Task, resolve_tasks
+from synbench_lightning.probe.plan import ProbePlan
+from synbench_lightning.probe.result import ProbeResult, as_table
+from synbench_lightning.probe.samples import NoisyInputs, Normalize, ProxySamples, labelled_examples
+from synbench_lightning.probe.tasks import GaussianTask, LabelledTask
+from synbench_lightning.runtime.distributed import Processes, Progress, SingleProcess
+from synbench_lightning.runtime.isolation import isolated
+
+OFFICIAL_THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
+
+
+def evaluate(
+    encoder: Callable[[Tensor], Any],
+    input_shape: Sequence[int],
+    *,
+    tasks: str | Sequence[Task] = "dc",
+    plan: ProbePlan | str = "fast",
+    epsilons: Sequence[float] = (0.0, 0.2),
+    thresholds: Sequence[float] = OFFICIAL_THRESHOLDS,
+    batch_size: int = 256,
+    normalize: Normalize | None = None,
+    inputs: Tensor | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> ProbeResult:
+    """The SynBench score of an encoder, outside training.
+
+    A module is run in evaluation mode and without gradients, and left as it was.
+
+    Args:
+        encoder: a module or callable from ``(N, *input_shape)`` to features: ``(N, D)``, tokens ``(N, T, D)``, maps
+            ``(N, C, H, W)``, or an object or dict with ``pooler_output`` or ``last_hidden_state``.
+        input_shape: shape of one example, without the batch dimension.
+        tasks: ``"dc"`` (the paper's task), ``"default"`` or another family (:func:`task_family`), or a sequence of
+            :class:`GaussianTask` and :class:`LabelledTask`.
+        plan: ``"fast"``, ``"official"`` or a :class:`ProbePlan`.
+        epsilons: strengths of the shift that the discriminant is robust to, each in [0, 1), relative to half the
+            distance of the class means in the representation.
+        thresholds: threshold accuracies for :attr:`ProbeResult.scores`, each in [0.5, 1).
+        batch_size: examples in one forward.
+        normalize: mean and standard deviation, numbers or one per channel (the first dimension of an input): the
+            encoder then sees ``(x + 0.5 - mean) / std``, as in the paper.
+        inputs: ``(N, *input_shape)`` unlabelled inputs as the encoder takes them, at least 32, of which the first 128
+            are shown with noise for :attr:`ProbeResult.information`.
+        seed: of the noise; the same seed shows every encoder the same examples.
+        device: where to draw the examples; ``None`` for where the module's parameters are.
+        progress: called now and then with the number of examples done and their total.
+
+    Returns:
+        The result for all tasks, epsilons and scales.
+
+    Raises:
+        ValueError: for an argument outside its range, or features that are NaN or infinite.
+        TypeError: for an encoder that returns something else than features.
+        RuntimeError: if the encoder raises.
+
+    Example:
+        >>> result = evaluate(torch.nn.Flatten(), (1, 4, 4))  # nothing is lost
+        >>> 0.97 < result.score() < 1.03
+        True
+    """
+    if not callable(encoder) or isinstance(encoder, type):
+        raise ValueError(f"`encoder` must be a module or a function from a batch to features, got {encoder!r}.")
+    owner = getattr(encoder, "__self__", None)  # of a bound method
+    module = next((found for found in (encoder, owner) if isinstance(found, nn.Module)), None)
+    parameter = None if module is None else next((p for p in module.parameters() if p.is_floating_point()), None)
+    home = torch.device("cpu") if parameter is None else parameter.device
+    chosen = home if device is None else torch.device(device)
+    if parameter is not None and chosen.type != home.type:
+        raise ValueError(
+            f"`device` is {chosen}, but the encoder's parameters are on {home}: move it with `.to()` first."
+        )
+    dtype = torch.float32 if parameter is None else parameter.dtype
+    probe = Probe(
+        tasks, plan, input_shape, epsilons=epsilons, thresholds=thresholds, batch_size=batch_size, normalize=normalize,
+        inputs=inputs, seed=seed, device=chosen,
+    )  # fmt: skip
+    with isolated(module):
+        return probe(lambda x: encoder(x.to(dtype)), progress=progress)
+
+
+class Probe:
+    """A family of tasks under a plan, to be shown to an encoder any number of times.
+
+    The arguments are those of :func:`evaluate`. Beside the features, memory holds one batch, and the noise where it
+    fits a budget of 256 MiB.
+    """
+
+    def __init__(
+        self,
+        tasks: str | Sequence[Task],
+        plan: ProbePlan | str,
+        input_shape: Sequence[int],
+        *,
+        epsilons: Sequence[float],
+        thresholds: Sequence[float],
+        batch_size: int,
+        normalize: Normalize | None,
+        inputs: Tensor | None,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.tasks = resolve_tasks(tasks, input_shape)
+        self.plan = ProbePlan.of(plan)
+        self.epsilons = check_epsilons(epsilons)
+        self.thresholds = check_thresholds(thresholds, self.plan.lowest_threshold)
+        self.batch_size = check_integer("batch_size", batch_size, 1)
+        reached = float(optimal_accuracy(self.plan.scales[-1]))
+        if reached <= max(self.thresholds):
+            raise ValueError(
+                f"`plan`: at its largest scale, {self.plan.scales[-1]:g}, the best possible accuracy is {reached:.3f}, "
+                f"below the threshold {max(self.thresholds):g}: no score exists there. Raise `max_scale`."
+            )
+        self._warned = False
+        gaussian = [task for task in self.tasks if isinstance(task, GaussianTask)]
+        self.labelled = [task for task in self.tasks if isinstance(task, LabelledTask)]
+        self.samples = ProxySamples(gaussian, self.plan, normalize=normalize, seed=seed, device=device)
+        self.noisy = None if inputs is None else NoisyInputs(inputs, self.samples.input_shape, seed, device)
+
+    @property
+    def num_forwards(self) -> int:
+        """Examples that one probe shows the encoder, over all processes."""
+        noisy = 0 if self.noisy is None else self.noisy.num_examples
+        labelled = sum(task.num_examples for task in self.labelled)
+        return self.plan.num_forwards(len(self.samples.tasks)) + labelled + noisy
+
+    def __call__(
+        self,
+        encoder: Callable[[Tensor], Any],
+        processes: Processes | None = None,
+        progress: Progress | None = None,
+    ) -> ProbeResult:
+        """Probe an encoder that is ready to be run (see :func:`synbench_lightning.runtime.isolation.isolated`).
+
+        Args:
+            encoder: from a batch ``(N, *input_shape)`` on the probe's device to features.
+            processes: those that share the work; each of them makes this call.
+            progress: called with the number of examples done and their total on this process.
+
+        Raises:
+            ValueError: if the features are not finite; the errors of :func:`feature_matrix`.
+            RuntimeError: if the encoder raises; if the probe failed on another process.
+        """
+        start = time.perf_counter()
+        processes = processes or SingleProcess()
+        samples = self.samples
+        encoding = Encoding(
+            encoder, samples.input_shape, samples.device, self.batch_size, self.num_forwards, processes, progress
+        )
+        try:
+            found = self._limit(encoding) if self.plan.protocol == "fast" else self._official(encoding)
+            if self.labelled:
+                found = self._with_labelled(found, encoding)
+            information, its_error = self._information(encoding)
+        finally:
+            self.batch_size = encoding.batch_size
+        rank, alpha, deviation = spectrum_statistics(found.eigenvalues, found.variances)
+        result = ProbeResult(
+            tasks=tuple(task.name for task in self.tasks),
+            epsilons=self.epsilons,
+            thresholds=self.thresholds,
+            accuracy=as_table(found.accuracy),
+            bound=as_table(found.bound),
+            standard_errors=None if found.standard_errors is None else as_table(found.standard_errors),
+            labelled=tuple(task.name for task in self.labelled),
+            plan=self.plan,
+            feature_dim=found.feature_dim,
+            effective_rank=rank,
+            alpha_req=alpha,
+            feature_std=deviation,
+            information=information,
+            information_error=its_error,
+            inputs=None if self.noisy is None else self.noisy.identity,
+            num_forwards=self.num_forwards,
+            seed=self.samples.seed,
+            seconds=time.perf_counter() - start,
+        )
+        return processes.same(result)
+
+    def _limit(self, encoding: Encoding) -> _Found:
+        features = encoding.features(self.samples.examples(self.samples.cells))
+        dim, scales = features.shape[-1], self.plan.scales
+        shaped = features.unflatten(0, (len(self.samples.tasks), len(scales), -1))
+        found = []
+        for rows in self._groups:
+            found.append(estimate_limit(shaped if len(self._groups) == 1 else shaped[rows], scales, self.epsilons))
+            if not found[-1].resolved and encoding.processes.rank == 0:
+                self._warn_unresolved(found[-1].rank, dim, len(rows))
+        order = torch.tensor([row for rows in self._groups for row in rows]).argsort()
+
+        def scores(accuracy: Tensor, bound: Tensor) -> Tensor:
+            return synbench_score(accuracy, bound, scales, self.thresholds, self.plan.weights)
+
+        accuracy, bound = (torch.cat(curves).cpu()[order] for curves in list(zip(*found, strict=True))[:2])
+        replicates = (torch.cat(curves, 1).cpu()[:, order] for curves in list(zip(*found, strict=True))[2:4])
+        errors = jackknife_error(scores(accuracy, bound), scores(*replicates))
+        return _Found(accuracy, bound, errors, dim, found[0].eigenvalues, found[0].variances)
+
+    def _information(self, encoding: Encoding) -> tuple[float | None, float | None]:
+        if self.noisy is None:
+            return None, None
+        features = encoding.features(self.noisy.examples)[:, 0].unflatten(0, (-1, self.noisy.draws))
+        return float(instance_information(features)), float(information_error(features))
+
+    @cached_property
+    def _groups(self) -> list[list[int]]:
+        """Tasks of the same colour: they have the same noise, and one covariance is estimated from all of them."""
+        groups: dict[int, list[int]] = {}
+        for row, task in enumerate(self.samples.tasks):
+            groups.setdefault(id(task.colour), []).append(row)
+        return list(groups.values())
+
+    def _warn_unresolved(self, rank: int, dim: int, tasks: int) -> None:
+        if not self._warned:
+            self._warned = True
+            needed = math.ceil(4 * dim * len(self.samples.tasks) / tasks)
+            warnings.warn(
+                f"The representation varies in {rank} of its {dim} dimensions, more than {self.num_forwards} "
+                "forwards resolve: the score is that of a ridge rule and may be off. Use "
+                f"`plan=ProbePlan(forwards={needed})` or more.",
+                stacklevel=4,
+            )
+
+    def _official(self, encoding: Encoding) -> _Found:
+        labels, half, scales = (self.samples.signs > 0).long(), self.samples.vectors // 2, self.plan.scales
+        found: list[Tensor] = []
+        pooled: Tensor | None = None
+        for cell in self.samples.cells:
+            features = encoding.features(self.samples.examples([cell]))[:, 0]
+            of_both = labels.to(features.device)
+            if cell[0] in self._groups[0]:
+                covariance = class_moments(features.double(), of_both, 2)[1] / (len(scales) * len(self._groups[0]))
+                pooled = covariance if pooled is None else pooled + covariance
+            train, test = (features[:half], of_both[:half]), (features[half:], of_both[half:])
+            found.append(torch.stack(accuracy_and_bound(*train, *test, self.epsilons)))
+        accuracy, bound = torch.stack(found, 1).unflatten(1, (len(self.samples.tasks), -1)).transpose(2, 3)
+        assert pooled is not None
+        eigenvalues = torch.linalg.eigvalsh(pooled).clamp_min(0)
+        return _Found(accuracy, bound, None, features.shape[-1], eigenvalues, pooled.diagonal())
+
+    def _with_labelled(self, gaussian: _Found, encoding: Encoding) -> _Found:
+        """The same with labelled tasks where they stand in the family, alike at every scale."""
+        curves, errors = [torch.stack(pair) for pair in zip(gaussian.accuracy, gaussian.bound, strict=True)], []
+        limits = 1 - torch.tensor(self.thresholds, dtype=torch.float64)
+        for task in self.labelled:
+            features, labels = encoding.features(labelled_examples(task))[:, 0].cpu(), task.labels
+            halves = [(features[part], labels[part]) for part in (task.fold, ~task.fold)]
+            both = [torch.stack(accuracy_and_bound(*halves[a], *halves[b], self.epsilons)) for a, b in ((0, 1), (1, 0))]
+            found = torch.stack(both).mean(0)
+            curves.append(found[..., None].expand(-1, -1, len(self.plan.scales)))
+            errors.append((found[0] * (1 - found[0]) / task.num_examples).sqrt()[:, None] / limits)
+        places = {id(task): row for row, task in enumerate((*self.samples.tasks, *self.labelled))}
+        order = torch.tensor([places[id(task)] for task in self.tasks])
+        accuracy, bound = torch.stack(curves)[order].unbind(1)
+        of_all = None
+        if gaussian.standard_errors is not None:
+            of_all = torch.cat([gaussian.standard_errors, torch.stack(errors)])[order]
+        return gaussian._replace(accuracy=accuracy, bound=bound, standard_errors=of_all)
+
+
+class _Found(NamedTuple):
+    """Accuracy and bound ``(T, E, K)``, standard errors ``(T, E, H)`` of the scores, dimension of the features.
+
+    Eigenvalues and variances ``(D,)`` of the covariance within a class, pooled over the scales and the tasks that have
+    the noise of the first one.
+    """
+
+    accuracy: Tensor
+    bound: Tensor
+    standard_errors: Tensor | None
+    feature_dim: int
+    eigenvalues: Tensor
+    variances: Tensor

@@ -1,0 +1,250 @@
+"""What a probe found: frozen, comparable, to and from plain dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from synbench_lightning.functional.gaussian.aggregates import FRACTION, TEMPERATURE, aggregate, aggregate_weights
+from synbench_lightning.functional.gaussian.score import synbench_score
+from synbench_lightning.probe.plan import ProbePlan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Table = tuple[tuple[tuple[float, ...], ...], ...]
+
+
+class Aggregate(NamedTuple):
+    """One number for several tasks, and its standard error where there is one."""
+
+    value: float
+    standard_error: float | None
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """The result of one probe: accuracy and bound for each task, epsilon and scale, and the scores that follow.
+
+    Args:
+        tasks: names of the tasks; the first is the one that is monitored.
+        epsilons: strengths of the shift, relative to half the distance of the class means.
+        thresholds: threshold accuracies of :attr:`scores`.
+        accuracy: ``(T, E, K)`` held-out accuracy of the epsilon-robust discriminant.
+        bound: ``(T, E, K)`` mean margin of the points on the right side, in units of the class mean's.
+        standard_errors: ``(T, E, H)`` standard errors of the scores over the noise; ``None`` for the official protocol.
+        plan: how the probe was made.
+        feature_dim: dimensions of the representation.
+        effective_rank: in how many of them the features vary: RankMe's entropy for their covariance within a class.
+        alpha_req: how fast the eigenvalues of that covariance fall, the exponent of a power law; ``None`` where the
+            features vary in fewer than two directions.
+        feature_std: standard deviation of the features within a class, averaged over the dimensions.
+        information: what the features of noisy versions of the ``inputs`` tell about which one it was, in nats; see
+            :func:`.instance_information`. ``None`` without inputs.
+        information_error: its standard error over the noise.
+        inputs: how many inputs that was about, and a checksum of them.
+        num_forwards: examples that the encoder was shown, over all processes.
+        seed: of the examples.
+        seconds: wall-clock time of the probe.
+        step: optimizer steps before the probe; ``None`` outside training.
+        labelled: those of the tasks that are made of real examples; their accuracy and bound are alike at every scale.
+
+    Example:
+        >>> result = ProbeResult(
+        ...     tasks=("dc",), epsilons=(0.0,), thresholds=(0.7,), plan=ProbePlan(num_scales=2),
+        ...     accuracy=(((0.8, 0.99),),), bound=(((1.3, 1.0),),), standard_errors=(((0.01,),),),
+        ...     feature_dim=64, effective_rank=50.0, alpha_req=0.5, feature_std=1.0, num_forwards=8192,
+        ...     seed=0, seconds=1.0,
+        ... )
+        >>> round(result.score(), 3)
+        0.851
+        >>> ProbeResult.from_dict(result.to_dict()) == result
+        True
+    """
+
+    tasks: tuple[str, ...]
+    epsilons: tuple[float, ...]
+    thresholds: tuple[float, ...]
+    accuracy: Table
+    bound: Table
+    standard_errors: Table | None
+    plan: ProbePlan
+    feature_dim: int
+    effective_rank: float
+    alpha_req: float | None
+    feature_std: float
+    num_forwards: int
+    seed: int
+    seconds: float
+    step: int | None = None
+    labelled: tuple[str, ...] = ()
+    information: float | None = None
+    information_error: float | None = None
+    inputs: str | None = None
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """``(K,)`` scales of the probe."""
+        return self.plan.scales
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """``(K,)`` weights of the scales in the score's areas."""
+        return self.plan.weights
+
+    @property
+    def settings(self) -> str:
+        """What decides whether two results compare: the tasks, the plan, the epsilons, the seed, the inputs."""
+        inputs = "" if self.inputs is None else f"; inputs {self.inputs}"
+        return f"tasks {', '.join(self.tasks)}; {self.plan}; epsilons {self.epsilons}; seed {self.seed}{inputs}"
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether no discriminant exists for any task: the features are constant."""
+        return not any(value for rows in self.bound for row in rows for value in row)
+
+    @property
+    def scores(self) -> Table:
+        """``(T, E, H)`` SynBench score of each task, epsilon and threshold."""
+        return as_table(self._scores(self.thresholds))
+
+    def score(self, task: str | None = None, epsilon: float = 0.0, threshold: float = 0.7) -> float:
+        """The SynBench score of a task, by default the first one, at any threshold.
+
+        Raises:
+            ValueError: for a task or an epsilon that was not probed, or a threshold outside [0.5, 1).
+        """
+        row, column = self._place(task, epsilon)
+        return float(self._scores((threshold,))[row, column, 0])
+
+    def standard_error(self, task: str | None = None, epsilon: float = 0.0, threshold: float = 0.7) -> float | None:
+        """Standard error of :meth:`score` over the noise of the examples: what another seed would change.
+
+        A jackknife over the noise vectors. It does not hold what the estimate gets wrong for every seed.
+
+        Raises:
+            ValueError: for a task, an epsilon or a threshold that was not probed.
+        """
+        if self.standard_errors is None:
+            return None
+        row, column = self._place(task, epsilon)
+        return self.standard_errors[row][column][_position(self.thresholds, threshold, "threshold")]
+
+    def task_scores(self, epsilon: float = 0.0, threshold: float = 0.7) -> dict[str, float]:
+        """The score of every task, in their order."""
+        scores = self._scores((threshold,))[:, self._place(None, epsilon)[1], 0]
+        return dict(zip(self.tasks, scores.tolist(), strict=True))
+
+    def worst(self, epsilon: float = 0.0, threshold: float = 0.7) -> tuple[str, float]:
+        """The task with the lowest score, and its score."""
+        scores = self.task_scores(epsilon, threshold)
+        task = min(scores, key=scores.__getitem__)
+        return task, scores[task]
+
+    def aggregates(
+        self, epsilon: float = 0.0, threshold: float = 0.7, fraction: float = FRACTION, temperature: float = TEMPERATURE
+    ) -> dict[str, Aggregate]:
+        """Worst, conditional value at risk, smoothed worst, mean and gap of the tasks' scores, with standard errors.
+
+        See :func:`.aggregate` for what they are, and for how much the worst of
+        several estimates reads low by chance. Standard errors are those of tasks with independent noise, and ``None``
+        for the official protocol or a threshold that was not among :attr:`thresholds`.
+        """
+        scores = list(self.task_scores(epsilon, threshold).values())
+        values, weights = (of(scores, fraction, temperature) for of in (aggregate, aggregate_weights))
+        if self.standard_errors is None or threshold not in self.thresholds:
+            return {name: Aggregate(float(value), None) for name, value in values.items()}
+        of_tasks = [self.standard_error(task, epsilon, threshold) for task in self.tasks]
+        errors = torch.tensor(of_tasks, dtype=torch.float64)
+        return {name: Aggregate(float(value), float((weights[name] * errors).norm())) for name, value in values.items()}
+
+    def accuracy_aggregates(
+        self, epsilon: float = 0.0, fraction: float = FRACTION, temperature: float = TEMPERATURE
+    ) -> dict[str, tuple[float, ...]]:
+        """The same aggregates of the tasks' accuracies, ``(K,)`` at each scale."""
+        accuracy = torch.tensor(self.accuracy, dtype=torch.float64)[:, self._place(None, epsilon)[1]].T
+        return {name: tuple(value.tolist()) for name, value in aggregate(accuracy, fraction, temperature).items()}
+
+    def best_epsilon(self, task: str | None = None, threshold: float = 0.7) -> float:
+        """The epsilon with the highest score of a task among those probed; of equal ones the smallest.
+
+        SynBench suggests it as the robustness of a linear probe on the representation, as in
+        :class:`synbench_lightning.RobustLinearProbe`. That is for the official plan, whose discriminants are fitted to
+        few samples; with the fast plan, which estimates the limit of many, it is 0 for most encoders.
+        """
+        return max(sorted(self.epsilons), key=lambda epsilon: self.score(task, epsilon, threshold))
+
+    def mean_accuracy(self, task: str | None = None, epsilon: float = 0.0) -> float:
+        """Accuracy of a task, by default the first one, averaged over the scales."""
+        row, column = self._place(task, epsilon)
+        values = self.accuracy[row][column]
+        weights = self.plan.weights
+        return sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, texts, lists and dicts: safe in checkpoints and in JSON."""
+        numbers = (
+            "feature_dim",
+            "effective_rank",
+            "alpha_req",
+            "feature_std",
+            "information",
+            "information_error",
+            "inputs",
+            "num_forwards",
+            "seed",
+            "seconds",
+            "step",
+        )
+        plain = {name: getattr(self, name) for name in numbers}
+        lists = {name: list(getattr(self, name)) for name in ("tasks", "epsilons", "thresholds", "labelled")}
+        tables = {name: [[list(row) for row in rows] for rows in getattr(self, name)] for name in ("accuracy", "bound")}
+        errors = self.standard_errors and [[list(row) for row in rows] for rows in self.standard_errors]
+        return {**lists, **tables, "standard_errors": errors, "plan": asdict(self.plan), **plain}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ProbeResult:
+        """The result that :meth:`to_dict` was called on."""
+        tuples = {name: tuple(values[name]) for name in ("tasks", "epsilons", "thresholds", "labelled")}
+        tables = {name: as_table(torch.tensor(values[name], dtype=torch.float64)) for name in ("accuracy", "bound")}
+        errors = values["standard_errors"] and as_table(torch.tensor(values["standard_errors"], dtype=torch.float64))
+        changed = {**values, **tuples, **tables, "standard_errors": errors, "plan": ProbePlan(**values["plan"])}
+        return cls(**changed)
+
+    def at(self, step: int | None) -> ProbeResult:
+        """The same result, made at a step of training."""
+        return replace(self, step=step)
+
+    def plot(self, task: str | None = None, threshold: float = 0.7) -> Figure:
+        """The robustness-accuracy curve of a task against the optimum (needs the extra ``plots``)."""
+        from synbench_lightning.plots import robustness_accuracy_figure
+
+        return robustness_accuracy_figure(self, task, threshold)
+
+    def _place(self, task: str | None, epsilon: float) -> tuple[int, int]:
+        """Where a task, by default the first one, and an epsilon stand in the tables."""
+        row = 0 if task is None else _position(self.tasks, task, "task")
+        return row, _position(self.epsilons, epsilon, "epsilon")
+
+    def _scores(self, thresholds: Sequence[float]) -> torch.Tensor:
+        accuracy, bound = (torch.tensor(table, dtype=torch.float64) for table in (self.accuracy, self.bound))
+        scores = synbench_score(accuracy, bound, self.scales, thresholds, self.plan.weights, grid=self.plan.grid)
+        levels = torch.tensor(tuple(thresholds), dtype=torch.float64)
+        for row, task in enumerate(self.tasks):
+            if task in self.labelled:  # no optimum is known: perfect accuracy takes its place
+                scores[row] = (accuracy[row, :, :1] - levels).clamp_min(0) / (1 - levels)
+        return scores
+
+
+def as_table(values: torch.Tensor) -> Table:
+    """A tensor with three dimensions as tuples of floats."""
+    return tuple(tuple(tuple(row) for row in rows) for rows in values.tolist())
+
+
+def _position(known: Sequence[object], value: object, name: str) -> int:
+    if value not in known:
+        raise ValueError(f"`{name}` must be one that was probed, {list(known)}, got {value!r}.")
+    return known.index(value)

@@ -1,0 +1,215 @@
+"""The examples that a probe shows an encoder, block by block."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from synbench_lightning.checks import check_integer
+from synbench_lightning.probe.plan import ProbePlan
+from synbench_lightning.probe.tasks import NOISE_BLOCK, GaussianTask, LabelledTask, noise_block
+
+NOISE_BUDGET_BYTES = 2**28
+"""Noise that fits is kept on the device between probes; more is drawn again, block by block."""
+
+FEWEST_INPUTS, MOST_INPUTS = 32, 128
+"""How many inputs are shown with noise: with fewer there are too few directions between them."""
+INPUT_FORWARDS = 2048
+"""Examples made of them, at most."""
+INPUT_NOISE = 0.7
+"""Standard deviation of their noise, in units of their own; chosen in ``examples/validity_study.py``."""
+
+Normalize = tuple[float | Sequence[float], float | Sequence[float]]
+
+
+class Block(NamedTuple):
+    """Some noise vectors of one task at one scale; ``row`` is the place of the first among all features."""
+
+    row: int
+    task: int
+    scale: int
+    first: int
+    vectors: int
+
+
+class Examples(NamedTuple):
+    """What an encoder is shown in one pass: blocks, each of which is written by ``write(block, out)``.
+
+    ``out`` is ``(signs * block.vectors, *input_shape)``; all blocks together have ``rows`` vectors.
+    """
+
+    blocks: list[Block]
+    rows: int
+    signs: int
+    write: Callable[[Block, Tensor], None]
+
+
+def in_blocks(vectors: int) -> list[Block]:
+    """So many vectors of one task at one scale, the last block with what is left.
+
+    Example:
+        >>> [(block.first, block.vectors) for block in in_blocks(150)]
+        [(0, 64), (64, 64), (128, 22)]
+    """
+    starts = range(0, vectors, NOISE_BLOCK)
+    return [Block(first, 0, 0, first, min(NOISE_BLOCK, vectors - first)) for first in starts]
+
+
+def labelled_examples(task: LabelledTask) -> Examples:
+    """The examples of a labelled task, in their order."""
+
+    def write(block: Block, out: Tensor) -> None:
+        out.copy_(task.examples[block.first : block.first + block.vectors])
+
+    return Examples(in_blocks(task.num_examples), task.num_examples, 1, write)
+
+
+def checksum(inputs: Tensor) -> str:
+    """A sum that changes with the values of a tensor, as text."""
+    return f"{zlib.crc32(inputs.detach().cpu().float().contiguous().numpy().tobytes()):08x}"
+
+
+class NoisyInputs:
+    """Unlabelled inputs, each of which is shown several times with white noise.
+
+    Args:
+        inputs: ``(N, *input_shape)``, as the encoder takes them; the first 128 are shown, and at least 32 are needed.
+        input_shape: shape of one input of the encoder.
+        seed: of the noise.
+        device: where the noise is drawn.
+
+    ``identity`` is their number and a sum that changes with them.
+
+    Raises:
+        ValueError: for inputs of another shape, too few of them, or such as are not finite or do not vary.
+    """
+
+    def __init__(self, inputs: Tensor, input_shape: Sequence[int], seed: int, device: torch.device) -> None:
+        shape = tuple(input_shape)
+        if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.shape[1:] != shape:
+            found = f"{inputs.dtype} of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else repr(inputs)
+            raise ValueError(
+                f"`inputs` must be a floating-point tensor (N, {', '.join(map(str, shape))}), as the encoder takes "
+                f"them, got {found}."
+            )
+        if len(inputs) < FEWEST_INPUTS:
+            raise ValueError(f"`inputs` must be at least {FEWEST_INPUTS}, got {len(inputs)}.")
+        self.inputs = inputs[:MOST_INPUTS].detach().cpu().float()
+        self.noise = INPUT_NOISE * float(self.inputs.double().std())
+        if not 0 < self.noise < float("inf"):
+            raise ValueError(f"`inputs` must be finite and vary; their standard deviation is {self.noise:g}.")
+        self.identity = f"{len(self.inputs)} ({checksum(self.inputs)})"
+        self.seed, self.device = seed, device
+        self.draws = NOISE_BLOCK
+        while self.draws * len(self.inputs) > INPUT_FORWARDS:
+            self.draws //= 2
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples the encoder is shown."""
+        return len(self.inputs) * self.draws
+
+    @property
+    def examples(self) -> Examples:
+        """All of them, those of one input after those of another."""
+        return Examples(in_blocks(self.num_examples), self.num_examples, 1, self.write)
+
+    def write(self, block: Block, out: Tensor) -> None:
+        """Write the examples of a block into ``(block.vectors, *input_shape)``."""
+        shape, place = tuple(self.inputs.shape[1:]), block.first // NOISE_BLOCK
+        noise = noise_block(self.seed, "inputs", 0.0, place, shape, self.device)[: block.vectors]
+        first = block.first // self.draws
+        shown = self.inputs[first : first + block.vectors // self.draws].to(self.device)
+        torch.add(shown.repeat_interleave(self.draws, 0), noise, alpha=self.noise, out=out)
+
+
+class ProxySamples:
+    """The examples of a family of tasks under a plan.
+
+    An example depends on the seed, the task, the scale and its index alone, not on the process that draws it or the
+    batch in which it is shown.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[GaussianTask],
+        plan: ProbePlan,
+        *,
+        normalize: Normalize | None,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.tasks, self.plan, self.device = tuple(tasks), plan, device
+        self.input_shape = tuple(self.tasks[0].direction.shape)
+        self.seed = check_integer("seed", seed, 0)
+        self.vectors = plan.noise_vectors(len(self.tasks))
+        self.cells = [(task, scale) for task in range(len(self.tasks)) for scale in range(len(plan.scales))]
+        self._affine = None if normalize is None else _affine(normalize, self.input_shape, device)
+        factor = 1.0 if self._affine is None else self._affine[1]
+        self._directions = [task.coloured(task.direction[None].to(device))[0] * factor for task in self.tasks]
+        size = 4 * self.vectors * len(self.cells) * self.tasks[0].direction.numel()
+        self._kept: dict[Block, Tensor] | None = {} if size <= NOISE_BUDGET_BYTES else None
+
+    @property
+    def signs(self) -> Tensor:
+        """The classes of the official protocol's samples, ``(vectors,)``: in turn +1 and -1."""
+        return 1.0 - 2.0 * (torch.arange(self.vectors, device=self.device) % 2)
+
+    def examples(self, cells: Sequence[tuple[int, int]]) -> Examples:
+        """Those of some pairs of task and scale."""
+        blocks = [
+            block._replace(row=row * self.vectors + block.row, task=task, scale=scale)
+            for row, (task, scale) in enumerate(cells)
+            for block in in_blocks(self.vectors)
+        ]
+        return Examples(blocks, len(cells) * self.vectors, self.plan.signs, self.write)
+
+    def write(self, block: Block, out: Tensor) -> None:
+        """Write the examples of a block, those of the plus sign first, into ``(signs * vectors, *input_shape)``."""
+        noise = self._noise(block)
+        shift = self._directions[block.task] * self.plan.scales[block.scale]
+        if self.plan.signs == 2:
+            torch.add(noise, shift, out=out[: block.vectors])
+            torch.sub(noise, shift, out=out[block.vectors :])
+        else:
+            signs = self.signs[block.first : block.first + block.vectors].reshape(-1, *[1] * shift.ndim)
+            torch.addcmul(noise, signs, shift.unsqueeze(0), out=out)
+
+    def _noise(self, block: Block) -> Tensor:
+        if self._kept is not None and block in self._kept:
+            return self._kept[block]
+        task, scale = self.tasks[block.task], self.plan.scales[block.scale]
+        noise = noise_block(self.seed, task.name, scale, block.first // NOISE_BLOCK, self.input_shape, self.device)
+        noise = task.coloured(noise[: block.vectors])
+        if task.mean is not None:
+            noise = noise + task.mean.to(self.device)
+        if self._affine is not None:
+            offset, factor = self._affine
+            noise = noise * factor + offset
+        if self._kept is not None:
+            self._kept[block] = noise = noise.clone()  # a part of a block would keep the whole of it
+        return noise
+
+
+def _affine(normalize: Normalize, shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Offset and factor, broadcastable to an input, of ``(x + 0.5 - mean) / std``."""
+    try:
+        mean, std = (torch.as_tensor(values, dtype=torch.float32, device=device) for values in normalize)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`normalize` must be a pair (mean, std) of numbers or of numbers per channel, got {normalize!r}."
+        ) from error
+    for name, values in (("mean", mean), ("std", std)):
+        if values.ndim > 1 or (values.ndim == 1 and len(values) not in (1, shape[0])):
+            raise ValueError(
+                f"`normalize`: {name} must be a number or {shape[0]} numbers, one for each channel of an input of "
+                f"shape {shape}, got {values.tolist()}."
+            )
+    if not bool((std > 0).all() and torch.isfinite(std).all() and torch.isfinite(mean).all()):
+        raise ValueError(f"`normalize`: std must be positive and both finite, got {mean.tolist()} and {std.tolist()}.")
+    columns = [1] * (len(shape) - 1)
+    return ((0.5 - mean) / std).reshape(-1, *columns), (1 / std).reshape(-1, *columns)

@@ -1,0 +1,152 @@
+import pytest
+import torch
+from jsonargparse import auto_cli
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+
+from synbench_lightning import BenchmarkCallback, select_best
+from synbench_lightning.benchmark.best import select_best_checkpoint
+from synbench_lightning.cli.main import main
+from tests.callbacks.runs import trainer
+from tests.encoders import Autoencoder
+
+GENERATOR = torch.Generator().manual_seed(0)
+POINTS = torch.rand(400, 2, generator=GENERATOR)
+TASKS = {"one": TensorDataset(POINTS[:250]), "other": TensorDataset(POINTS[250:])}
+
+
+class Skilled(nn.Module):
+    """Answers every point worse the larger its level and the smaller the skill."""
+
+    def __init__(self, skill):
+        super().__init__()
+        self.skill = skill
+
+
+def answered(module, batch):
+    level, own = batch[0].T
+    return -level * torch.exp(-module.skill) - 0.02 * own
+
+
+def truth(skill):
+    module = Skilled(torch.tensor(skill))
+    return sum(answered(module, dataset.tensors).double().mean().item() for dataset in TASKS.values()) / 2
+
+
+def candidates(*skills):
+    return {f"skill {skill}": Skilled(torch.tensor(skill)) for skill in skills}
+
+
+@pytest.mark.parametrize("method", ["clusters", "loss", "random"])
+def test_the_best_is_found_from_a_tenth_of_the_points_and_the_values_are_near(method):
+    skills = [0.0, 0.4, 1.5, 0.9, 0.2, 0.7]
+    found = select_best(candidates(*skills), TASKS, 0.1, log_likelihood=answered, complete=2, method=method)
+    assert found.best == "skill 1.5"
+    assert found.rivals == ()
+    assert found.complete == ("skill 0.0", "skill 0.7")
+    assert (found.num_points, found.num_evaluated) == (400, 40)
+    for skill, (name, value) in zip(skills, found.values.items(), strict=True):
+        assert value == pytest.approx(truth(skill), abs=1e-6 if name in found.complete else 0.08)
+        low, high = found.intervals[name]
+        assert low - 1e-6 <= truth(skill) <= high + 1e-6
+
+
+def test_candidates_that_are_alike_are_named_as_rivals():
+    def noisy(module, batch):
+        noise = torch.randn(len(batch[0]), generator=torch.Generator().manual_seed(int(module.skill)))
+        return -batch[0][:, 0] - 0.5 * noise.abs()
+
+    found = select_best(candidates(1.0, 2.0, 3.0, 4.0), TASKS, 0.1, log_likelihood=noisy, complete=1)
+    assert len(found.rivals) >= 2
+    assert "not told apart from" in str(found)
+
+
+def test_loaders_are_called_one_at_a_time_and_few_points_are_evaluated():
+    calls = []
+
+    def loader(skill):
+        def load():
+            calls.append(skill)
+            return Skilled(torch.tensor(skill))
+
+        return load
+
+    seen = {}
+
+    def counted(module, batch):
+        seen[float(module.skill)] = seen.get(float(module.skill), 0) + len(batch[0])
+        return answered(module, batch)
+
+    select_best({str(s): loader(s) for s in (0.5, 1.0, 2.0)}, TASKS, 0.1, log_likelihood=counted, complete=1)
+    assert sorted(calls) == [0.5, 1.0, 2.0]
+    assert seen == {2.0: 400, 0.5: 40, 1.0: 40}
+
+
+def test_the_checkpoints_of_a_folder_have_the_values_of_the_run(capsys):
+    x = torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    tasks = {"side": TensorDataset(x, (x[..., :4].mean((1, 2, 3)) > 0).long())}
+    callback = BenchmarkCallback(tasks, warmup=9, every_n_train_steps=5)
+    saving = ModelCheckpoint("kept/here", "{step}", save_top_k=-1, every_n_train_steps=5)
+    trainer(callback, saving, max_steps=20, enable_checkpointing=True).fit(Autoencoder())
+    found = select_best_checkpoint("kept", Autoencoder(), tasks, 0.5, complete=4)
+    assert list(found.values) == [f"here/step={step}.ckpt" for step in (5, 10, 15, 20)]
+    expected = [result.value for result in callback.history[1:]]
+    assert list(found.values.values()) == pytest.approx(expected, abs=1e-5)
+    assert found.best in str(found)
+
+
+class Sides(Dataset):
+    """Labelled images that a configuration can name."""
+
+    def __init__(self, seed: int = 0):
+        self.images = torch.randn(60, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        return self.images[index], int(self.images[index, ..., :4].mean() > 0)
+
+
+def test_the_function_for_a_folder_can_be_had_from_the_command_line():
+    trainer(ModelCheckpoint("kept", every_n_train_steps=5), max_steps=5, enable_checkpointing=True).fit(Autoencoder())
+    tasks = '{"a": "tests.test_best.Sides", "b": {"class_path": "tests.test_best.Sides", "init_args": {"seed": 1}}}'
+    arguments = ["kept", "tests.encoders.Autoencoder", tasks, "--budget=0.5", "--support=30", "--method=random"]
+    found = auto_cli(select_best_checkpoint, args=arguments)
+    assert len(found.values) == 1
+    assert found.num_points == 60
+
+
+def test_the_callback_and_its_datasets_are_configured_by_lightning_cli(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    tasks = {"one": "tests.test_best.Sides", "other": {"class_path": "tests.test_best.Sides", "init_args": {"seed": 1}}}
+    benchmark = {"tasks": tasks, "budget": 0.5, "support": 30, "warmup": 1, "every_n_train_steps": 5}
+    callback = {"class_path": "synbench_lightning.BenchmarkCallback", "init_args": benchmark}
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    arguments = {"fit": {"trainer": {"max_steps": 5, "callbacks": [callback], "enable_model_summary": False, **quiet}}}
+    arguments["subcommand"] = "fit"
+    run = LightningCLI(Autoencoder, args=arguments, save_config_callback=None, seed_everything_default=0).trainer
+    (found,) = (callback for callback in run.callbacks if isinstance(callback, BenchmarkCallback))
+    assert [(result.step, result.num_points) for result in found.history] == [(0, 60), (5, 30)]
+
+
+def test_the_command_prints_the_comparison_and_says_what_is_wrong(capsys):
+    trainer(ModelCheckpoint("kept", every_n_train_steps=5), max_steps=5, enable_checkpointing=True).fit(Autoencoder())
+    arguments = ["kept", "tests.encoders.Autoencoder", '{"a": "tests.test_best.Sides"}', "--support=30"]
+    assert main(["best", *arguments, "--budget=0.5"]) == 0
+    assert "<- best" in capsys.readouterr().out
+    assert main(["best", *arguments, "--budget=7"]) == 1
+    assert "synbench best: error: `budget` must be a share" in capsys.readouterr().err
+
+
+def test_wrong_arguments_are_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="`candidates` must be a non-empty mapping"):
+        select_best({}, TASKS)
+    with pytest.raises(ValueError, match=r"`budget` must be a share of the points in \(0, 1\]"):
+        select_best(candidates(1.0), TASKS, 0.0)
+    with pytest.raises(ValueError, match="`complete` must be an integer of at least 1"):
+        select_best(candidates(1.0), TASKS, complete=0, log_likelihood=answered)
+    with pytest.raises(ValueError, match=r"`folder`: .* holds no file '\*\*/\*.ckpt'"):
+        select_best_checkpoint(tmp_path, Autoencoder(), TASKS)

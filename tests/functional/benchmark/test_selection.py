@@ -1,0 +1,153 @@
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+
+from synbench_lightning.functional.benchmark.dynamics import standardised
+from synbench_lightning.functional.benchmark.selection import (
+    allotment,
+    anchor_points,
+    coefficient_clusters,
+    coverage,
+    proportional,
+    stratified,
+    uniform,
+)
+
+TASKS = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)
+CURVES = torch.randn(12, 100, generator=torch.Generator().manual_seed(0)).cumsum(0)
+SIZES = torch.linspace(0.1, 4, 100)
+METHODS = {
+    "uniform": lambda budget, seed: uniform(TASKS, budget, seed),
+    "stratified": lambda budget, seed: stratified(TASKS, budget, seed),
+    "proportional": lambda budget, seed: proportional(SIZES, TASKS, budget, seed),
+    "anchor points": lambda budget, seed: anchor_points(CURVES, TASKS, budget, seed),
+    "clusters": lambda budget, seed: coefficient_clusters(CURVES, TASKS, budget, 5, seed),
+    "coverage": lambda budget, seed: coverage(CURVES, TASKS, budget, seed),
+}
+RANDOM = ["uniform", "stratified", "proportional"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("budget", [3, 12, 100])
+def test_a_selection_is_within_its_budget_reproducible_and_weighs_each_task_once(method, budget):
+    found, again = (METHODS[method](budget, 7) for _ in range(2))
+    assert len(found.indices) == len(found.indices.unique()) == budget
+    assert torch.equal(found.indices, again.indices)
+    assert torch.equal(found.weights, again.weights)
+    assert found.inclusion.shape == (100,)
+    assert found.inclusion.sum().item() == pytest.approx(budget, rel=1e-6)
+    tasks = TASKS[found.indices]
+    assert tasks.tolist() == sorted(tasks.tolist())
+    if method != "proportional":  # whose weights sum to 1 in expectation
+        for task in tasks.unique():
+            assert found.weights[tasks == task].sum().item() == pytest.approx(1.0)
+    assert (found.proposal is None) == (method not in RANDOM)
+
+
+@pytest.mark.parametrize("method", RANDOM)
+def test_points_are_included_with_the_probabilities_that_are_stated(method):
+    draws = 1500
+    counts = torch.zeros(100)
+    for seed in range(draws):
+        counts[METHODS[method](24, seed).indices] += 1
+    expected = METHODS[method](24, 0).inclusion
+    scatter = (expected * (1 - expected) / draws).sqrt()
+    tolerance = 0.012 if method == "proportional" else 0  # true to first order
+    assert bool(((counts / draws - expected).abs() < 4.5 * scatter + tolerance).all())
+
+
+@pytest.mark.parametrize("method", RANDOM)
+def test_the_weights_estimate_each_task_without_bias(method):
+    values = SIZES.double().sqrt()
+    sums = torch.zeros(3, 1500)
+    for seed in range(1500):
+        found = METHODS[method](24, seed)
+        sums[:, seed] = (
+            torch.zeros(3).double().index_add_(0, TASKS[found.indices], found.weights * values[found.indices])
+        )
+    for task in range(3):
+        truth = values[task == TASKS].mean().item()
+        assert abs(sums[task].mean().item() - truth) < 4 * sums[task].std().item() / 1500**0.5
+
+
+def test_drawn_one_by_one_points_have_the_stated_proposals():
+    draws = 1500
+    tasks, sizes = torch.zeros(5, dtype=torch.long), torch.tensor([1.0, 1.0, 2.0, 4.0, 8.0])
+    share = 0.9 * sizes / sizes.sum() + 0.1 / 5
+    firsts = torch.zeros(5)
+    for seed in range(draws):
+        found = proportional(sizes, tasks, 2, seed)
+        one, two = found.indices.tolist()
+        firsts[one] += 1
+        assert found.proposal[0].item() == pytest.approx(share[one].item())
+        assert found.proposal[1].item() == pytest.approx((share[two] / (1 - share[one])).item())
+    assert bool(((firsts / draws - share).abs() < 4 * (share / draws).sqrt()).all())
+
+
+def test_shares_are_equal_as_far_as_tasks_have_points():
+    assert allotment(torch.tensor([50, 30, 2]), 12).tolist() == [5, 5, 2]
+    assert allotment(torch.tensor([5, 5, 5]), 7).tolist() == [3, 2, 2]
+    for budget in range(3, 83):
+        counts = allotment(torch.tensor([50, 30, 2]), budget)
+        assert counts.sum() == budget
+        assert bool((counts >= 1).all())
+
+
+def test_doubles_and_constant_curves_can_be_anchors():
+    curves = torch.cat([CURVES[:, :1].repeat(1, 6), torch.ones(12, 4)], 1)
+    found = anchor_points(curves, torch.zeros(10, dtype=torch.long), 8)
+    assert len(found.indices.unique()) == 8
+    assert bool((found.weights > 0).all())
+
+
+def test_coverage_takes_the_best_first_and_spends_less_on_tasks_that_are_alike():
+    generator = torch.Generator().manual_seed(0)
+    common = torch.randn(15, 1, generator=generator).cumsum(0)
+    alike = common + 0.3 * torch.randn(15, 80, generator=generator)
+    unlike = torch.randn(15, 40, generator=generator).cumsum(0)
+    curves, tasks = torch.cat([alike, unlike], 1), torch.tensor([0] * 40 + [1] * 40 + [2] * 40)
+    counts = torch.bincount(tasks[coverage(curves, tasks, 18).indices])
+    assert counts[2] > counts[0] + counts[1]
+    vectors = standardised(curves).T
+    single = coverage(curves, tasks[:120] * 0, 1).indices
+    assert single.item() == (vectors @ vectors.T).clamp_min(0).sum(0).argmax().item()
+
+
+def test_greedy_coverage_is_near_the_best_there_is():
+    curves = CURVES[:, :12]
+    vectors = standardised(curves).T
+    similarity = (vectors @ vectors.T).clamp_min(0)
+
+    def covered(chosen):
+        return similarity[:, list(chosen)].amax(1).sum().item()
+
+    best = max(covered(chosen) for chosen in combinations(range(12), 3))
+    found = covered(coverage(curves, torch.zeros(12, dtype=torch.long), 3).indices.tolist())
+    assert (1 - np.exp(-1)) * best <= found <= best + 1e-9
+
+
+def test_missing_checkpoints_are_taken_as_the_mean_of_their_curve():
+    gaps = CURVES.clone()
+    gaps[3, ::4] = torch.nan
+    for method in (anchor_points, coverage):
+        assert len(method(gaps, TASKS, 12).indices) == 12
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: uniform(torch.tensor([0, 2]), 1), "`tasks` must be integers from 0 on without gaps; .* task 1"),
+        (lambda: uniform(torch.tensor([0.0]), 1), "`tasks` must be integers from 0 on, one for each point"),
+        (lambda: stratified(TASKS, 2), r"`budget` must be a number of points from 3 \(one for each task\) to 100"),
+        (lambda: stratified(TASKS, 101), r"`budget` must be a number of points from 3 .* got 101"),
+        (lambda: stratified(TASKS, 1.5), "`budget` must be an integer"),
+        (lambda: proportional(-SIZES, TASKS, 10), "`sizes` must be finite numbers of at least 0"),
+        (lambda: proportional(SIZES, TASKS, 10, floor=0.0), r"`floor` must be a share in \(0, 1\]"),
+        (lambda: anchor_points(CURVES[:, :5], TASKS, 10), r"`tasks` must have shape \(5,\)"),
+    ],
+)
+def test_bad_input_is_refused_by_name(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

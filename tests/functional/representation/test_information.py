@@ -1,0 +1,74 @@
+import math
+
+import pytest
+import torch
+
+from synbench_lightning.functional.representation.information import information_error, instance_information
+
+
+def features(inputs=400, draws=16, dim=6, seed=0, signal=2.0):
+    generator = torch.Generator().manual_seed(seed)
+    means = signal * torch.randn(inputs, 1, dim, generator=generator, dtype=torch.float64)
+    return means + torch.randn(inputs, draws, dim, generator=generator, dtype=torch.float64)
+
+
+def test_it_is_the_capacity_of_a_gaussian_channel():
+    # Independent components with signal-to-noise ratio 4 each; the floor is a hundredth of the mean variance, 5.
+    found = [instance_information(features(seed=seed)).item() for seed in range(8)]
+    expected = 6 / 2 * math.log(1 + 4 / (1 + 0.05))
+    assert sum(found) / 8 == pytest.approx(expected, rel=0.01)
+
+
+def test_it_is_what_the_channel_tells_by_sampling():
+    # log p(x | m) - log p(x), averaged over samples, for one component with a signal-to-noise ratio of 9.
+    generator = torch.Generator().manual_seed(1)
+    mean, noise = 3 * torch.randn(200_000, generator=generator), torch.randn(200_000, generator=generator)
+    normal = torch.distributions.Normal
+    told = (normal(mean, 1.0).log_prob(mean + noise) - normal(0.0, math.sqrt(10)).log_prob(mean + noise)).mean()
+    found = instance_information(features(inputs=20_000, dim=1, signal=3.0), floor=1e-9)
+    assert found.item() == pytest.approx(told.item(), rel=0.02)
+
+
+def test_it_does_not_depend_on_rotation_scale_or_order():
+    x = features(inputs=40)
+    turn, _ = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64))
+    expected = instance_information(x)
+    torch.testing.assert_close(instance_information(7 * x @ turn + 3), expected)
+    for other in (x.flip(0), x[:, torch.arange(16).roll(5)]):  # the noise is dealt otherwise
+        assert instance_information(other).item() == pytest.approx(expected.item(), rel=0.01)
+
+
+def test_noise_alone_tells_nothing_and_constant_features_neither():
+    for dim in (6, 300, 1500):  # nearly as many dimensions as noise vectors
+        assert abs(instance_information(features(inputs=128, dim=dim, signal=0.0)).item()) < 0.05 + 0.003 * dim
+    assert instance_information(torch.full((40, 16, 5), 3.1)).item() == 0
+    constant = torch.full((40, 16, 5), 3.1) + 1e-7 * torch.randn(40, 16, 5)
+    assert instance_information(constant).item() == 0
+
+
+def test_a_direction_that_shrinks_is_lost_below_the_floor():
+    x, scale = features(), torch.ones(6, dtype=torch.float64)
+    scale[3:] = 0.001
+    half = instance_information(x[..., :3]).item()
+    assert instance_information(x * scale).item() == pytest.approx(half, rel=0.05)
+    assert instance_information(x * scale, floor=1e-9).item() == pytest.approx(2 * half, rel=0.1)
+
+
+def test_the_standard_error_is_the_scatter_over_noise():
+    generator = torch.Generator().manual_seed(0)
+    means = 2 * torch.randn(64, 1, 6, generator=generator, dtype=torch.float64)
+    found = [means + torch.randn(64, 16, 6, generator=generator, dtype=torch.float64) for _ in range(60)]
+    values = torch.stack([instance_information(x) for x in found])
+    errors = torch.stack([information_error(x) for x in found])
+    assert errors.square().mean().sqrt().item() == pytest.approx(values.std().item(), rel=0.3)
+
+
+@pytest.mark.parametrize("shape", [(40, 16), (1, 16, 5), (40, 1, 5)])
+def test_wrong_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match=r"`features` must have the shape \(inputs, noise, dimensions\)"):
+        instance_information(torch.randn(shape))
+
+
+def test_a_floor_that_is_not_positive_is_refused():
+    with pytest.raises(ValueError, match="`floor` must be a positive number, got 0"):
+        instance_information(features(), floor=0)
