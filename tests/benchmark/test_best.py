@@ -112,7 +112,7 @@ class Sides(Dataset):
 
 def test_the_function_for_a_folder_can_be_had_from_the_command_line():
     trainer(ModelCheckpoint("kept", every_n_train_steps=5), max_steps=5, enable_checkpointing=True).fit(Autoencoder())
-    tasks = '{"a": "tests.test_best.Sides", "b": {"class_path": "tests.test_best.Sides", "init_args": {"seed": 1}}}'
+    tasks = '{"a": "tests.benchmark.test_best.Sides", "b": {"class_path": "tests.benchmark.test_best.Sides", "init_args": {"seed": 1}}}'
     arguments = ["kept", "tests.encoders.Autoencoder", tasks, "--budget=0.5", "--support=30", "--method=random"]
     found = auto_cli(select_best_checkpoint, args=arguments)
     assert len(found.values) == 1
@@ -121,7 +121,7 @@ def test_the_function_for_a_folder_can_be_had_from_the_command_line():
 
 def test_the_callback_and_its_datasets_are_configured_by_lightning_cli(monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py"])
-    tasks = {"one": "tests.test_best.Sides", "other": {"class_path": "tests.test_best.Sides", "init_args": {"seed": 1}}}
+    tasks = {"one": "tests.benchmark.test_best.Sides", "other": {"class_path": "tests.benchmark.test_best.Sides", "init_args": {"seed": 1}}}
     benchmark = {"tasks": tasks, "budget": 0.5, "support": 30, "warmup": 1, "every_n_train_steps": 5}
     callback = {"class_path": "synbench_lightning.BenchmarkCallback", "init_args": benchmark}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
@@ -134,7 +134,7 @@ def test_the_callback_and_its_datasets_are_configured_by_lightning_cli(monkeypat
 
 def test_the_command_prints_the_comparison_and_says_what_is_wrong(capsys):
     trainer(ModelCheckpoint("kept", every_n_train_steps=5), max_steps=5, enable_checkpointing=True).fit(Autoencoder())
-    arguments = ["kept", "tests.encoders.Autoencoder", '{"a": "tests.test_best.Sides"}', "--support=30"]
+    arguments = ["kept", "tests.encoders.Autoencoder", '{"a": "tests.benchmark.test_best.Sides"}', "--support=30"]
     assert main(["best", *arguments, "--budget=0.5"]) == 0
     assert "<- best" in capsys.readouterr().out
     assert main(["best", *arguments, "--budget=7"]) == 1
