@@ -12,7 +12,9 @@ from torch import Tensor
 
 from synbench_lightning.callbacks.advice import FOLLOWS, pretraining_advice
 from synbench_lightning.callbacks.dashboard import Dashboard
+from synbench_lightning.callbacks.keys import logged_values
 from synbench_lightning.callbacks.probing import ProbingCallback
+from synbench_lightning.callbacks.remarks import Remarks
 from synbench_lightning.checks import check_flag, check_input_shape, check_integer, check_number
 from synbench_lightning.functional.gaussian.discriminant import check_epsilons
 from synbench_lightning.functional.gaussian.score import check_thresholds
@@ -42,7 +44,6 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     ``synbench/score_se``            its standard error over the noise of the examples
     ``synbench/score_eps_0.20``      the same for each further epsilon
     ``synbench/mean``                mean score of the tasks
-    ``synbench/mean_eps_0.20``       the same for each further epsilon
     ``synbench/worst``               lowest score of a task; of equally hard tasks it reads low by about ``worst_se``
     ``synbench/cvar``                mean score of the worse half of the tasks
     ``synbench/smoothed_worst``      the worst, smoothed: between worst and mean
@@ -172,9 +173,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             )
         self.pretraining = pretraining
         self._shown: Probe | None = None  # the samples, ready to be shown
-        self._losses: tuple[Tensor | float, int] = (0.0, 0)  # sum and number of those since the last probe
-        self._best: tuple[float, float, float | None] | None = None  # value, its standard error, training loss
-        self._fallen = False
+        self._remarks = Remarks(self.threshold)
 
     def state_dict(self) -> dict[str, Any]:
         """The history, as plain types, and inputs that were taken from a batch."""
@@ -188,25 +187,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         super().load_state_dict(state_dict)
 
     def metrics(self, result: ProbeResult) -> dict[str, float]:
-        """The logged values of a result by key, but for those about time."""
-        level = self.threshold
-        values = {"score": result.score(threshold=level)}
-        values |= {f"score_eps_{e:.2f}": result.score(epsilon=e, threshold=level) for e in result.epsilons if e}
-        aggregates = result.aggregates(threshold=level)
-        values |= {name: found.value for name, found in aggregates.items()}
-        for epsilon in result.epsilons:
-            if epsilon:
-                values[f"mean_eps_{epsilon:.2f}"] = result.aggregates(epsilon, level)["mean"].value
-        values |= {f"{k}_se": v.standard_error for k, v in aggregates.items() if v.standard_error is not None}
-        values |= {f"task/{task}": score for task, score in result.task_scores(threshold=level).items()}
-        error = result.standard_error(threshold=level)
-        values |= {} if error is None else {"score_se": error}
-        values |= {"effective_rank": result.effective_rank, "feature_std": result.feature_std}
-        values |= {} if result.alpha_req is None else {"alpha_req": result.alpha_req}
-        for key, value in (("information", result.information), ("information_se", result.information_error)):
-            values |= {} if value is None else {key: value}
-        values |= {"accuracy": result.mean_accuracy(), "probe_seconds": result.seconds}
-        return {f"{self.prefix}/{key}": value for key, value in values.items()}
+        """The logged values of a result by key, but for the overhead."""
+        return {f"{self.prefix}/{key}": value for key, value in logged_values(result, self.threshold).items()}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the encoder, and open the dashboard of the loggers."""
@@ -271,13 +253,12 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     ) -> None:
         """Keep the loss, and probe where a probe is due."""
         if isinstance(outputs, Mapping) and isinstance(outputs.get("loss"), Tensor):
-            total, count = self._losses
-            self._losses = total + outputs["loss"].detach().mean(), count + 1
+            self._remarks.trained(outputs["loss"])
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def _forget(self) -> None:
         super()._forget()
-        self._losses, self._best, self._fallen, self._first_batch = (0.0, 0), None, False, None
+        self._remarks, self._first_batch = Remarks(self.threshold), None
 
     def _probe(
         self,
@@ -291,60 +272,10 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         return self._shown(encoder, processes, progress).at(step=processes.same(trainer.global_step))
 
     def _published(self, trainer: Trainer, result: ProbeResult, metrics: Mapping[str, float], position: int) -> None:
-        self._tell(result, self.history[-2] if len(self.history) > 1 else None)
-        self._tell_of_a_fall(result)
+        self._remarks.probed(result, self.history[-2] if len(self.history) > 1 else None)
         if self._dashboard is not None:
             self._dashboard.update(trainer, self.history, metrics, position)
 
     @classmethod
     def _released(cls) -> dict[str, Any]:
         return {**super()._released(), "_shown": None}
-
-    def _tell(self, result: ProbeResult, before: ProbeResult | None) -> None:
-        """Say what a curve does not: the first result, a break, a collapse."""
-        if before is None:
-            score = result.score(threshold=self.threshold)
-            rank_zero_info(f"SynBench: the representation has {result.feature_dim} dimensions, score {score:.3f}.")
-            unseen = [task for task, value in result.task_scores(threshold=self.threshold).items() if value < 0.01]
-            if unseen and not result.collapsed:
-                rank_zero_info(
-                    f"SynBench: the score of {', '.join(unseen)} is 0: the encoder does not show what is asked there "
-                    "(does it standardise each input, or average over places?). If that stays so, leave it out with "
-                    "`tasks=`."
-                )
-        elif before.settings != result.settings:
-            rank_zero_warn(
-                f"The SynBench scores up to step {before.step}, from the checkpoint, were made with other arguments "
-                "and do not compare with those from here on, nor does a best score among them. "
-                f"Before: {before.settings}. Now: {result.settings}."
-            )
-        if result.collapsed and not (before and before.collapsed):
-            rank_zero_warn("The representation has collapsed: the features are constant for all examples, score 0.")
-
-    def _tell_of_a_fall(self, result: ProbeResult) -> None:
-        """Say once when the score falls below its best, by more than noise, while the training loss improves.
-
-        Where the information about inputs is measured, it takes the score's place.
-        """
-        total, count = self._losses
-        loss, self._losses = float(total) / count if count else None, (0.0, 0)
-        if result.information is None:
-            name, value = "the score", result.score(threshold=self.threshold)
-            error = result.standard_error(threshold=self.threshold) or 0.0
-        else:
-            name, value, error = "the information", result.information, result.information_error or 0.0
-        if self._best is None or value > self._best[0]:
-            self._best, self._fallen = (value, error, loss), False
-            return
-        best, its_error, before = self._best
-        if before is None:  # the best came before the first step
-            self._best = best, its_error, loss
-            return
-        lower = best - value > 3 * math.hypot(error, its_error)
-        if lower and loss is not None and loss < before and not self._fallen:
-            self._fallen = True
-            rank_zero_info(
-                f"SynBench: {name} has fallen from {best:.3f} to {value:.3f}, more than its noise, while the training "
-                f"loss went from {before:.4g} to {loss:.4g}. Either the encoder over-trains, or it unlearns what the "
-                "proxies ask while it gets better at its task: only downstream data can tell."
-            )

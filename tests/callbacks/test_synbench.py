@@ -17,7 +17,7 @@ from tests.callbacks.runs import SMALL, curves, probing, steps, trainer
 from tests.encoders import Autoencoder, Batches
 
 KEYS = {
-    "score", "score_eps_0.20", "mean", "mean_eps_0.20", "worst", "cvar", "gap", "accuracy", "probe_seconds", "overhead",
+    "score", "score_eps_0.20", "mean", "worst", "cvar", "gap", "accuracy", "probe_seconds", "overhead",
     "score_se", "task/dc", "task/cos_1", "task/cos_2", "smoothed_worst", "mean_se", "worst_se", "cvar_se",
     "smoothed_worst_se", "gap_se", "effective_rank", "alpha_req", "feature_std",
 }  # fmt: skip
