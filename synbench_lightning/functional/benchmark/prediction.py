@@ -8,15 +8,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from synbench_lightning.functional.benchmark.estimation import (
-    Estimate,
-    aipw,
-    lure,
-    mean_of_tasks,
-    weighted_mean,
-    weighted_residual,
-)
-from synbench_lightning.functional.benchmark.selection import Selection, coefficient_clusters, proportional, stratified
+from synbench_lightning.functional.benchmark.estimation import Estimate, mean_of_tasks, weighted_mean
+from synbench_lightning.functional.benchmark.lure import lure
+from synbench_lightning.functional.benchmark.representatives import coefficient_clusters
+from synbench_lightning.functional.benchmark.residuals import aipw, weighted_residual
+from synbench_lightning.functional.benchmark.selection import Selection, proportional, stratified
 
 Method = Literal["loss", "clusters", "random"]
 """How points are chosen in each task: drawn in proportion to their loss in the last complete evaluations; the centres

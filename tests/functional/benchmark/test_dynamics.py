@@ -5,17 +5,9 @@ from scipy.spatial import procrustes
 from scipy.stats import pearsonr
 from sklearn.decomposition import PCA
 
-from synbench_lightning.functional.benchmark.dynamics import (
-    agreement,
-    cartography,
-    correlation_distance,
-    multidimensional_scaling,
-    pearson,
-    polynomial_basis,
-    polynomial_coefficients,
-    standardised,
-    task_curves,
-)
+from synbench_lightning.functional.benchmark.cartography import cartography, multidimensional_scaling
+from synbench_lightning.functional.benchmark.dynamics import correlation_distance, pearson, standardised, task_curves
+from synbench_lightning.functional.benchmark.polynomials import agreement, polynomial_basis, polynomial_coefficients
 
 
 def walks(checkpoints, points, seed=0):

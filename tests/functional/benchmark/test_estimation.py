@@ -3,18 +3,16 @@ import pytest
 import torch
 from scipy.stats import bootstrap, norm, ttest_1samp
 
+from synbench_lightning.functional.benchmark.anchors import anchor_estimate, anchor_predictions
 from synbench_lightning.functional.benchmark.estimation import (
     Estimate,
-    aipw,
-    anchor_estimate,
-    anchor_predictions,
-    lure,
-    lure_weights,
     mean_estimate,
     mean_of_tasks,
     minimum_detectable_difference,
     weighted_mean,
 )
+from synbench_lightning.functional.benchmark.lure import lure, lure_weights
+from synbench_lightning.functional.benchmark.residuals import aipw
 from synbench_lightning.functional.benchmark.selection import proportional, stratified
 
 RNG = np.random.default_rng(0)

@@ -5,15 +5,8 @@ import pytest
 import torch
 
 from synbench_lightning.functional.benchmark.dynamics import standardised
-from synbench_lightning.functional.benchmark.selection import (
-    allotment,
-    anchor_points,
-    coefficient_clusters,
-    coverage,
-    proportional,
-    stratified,
-    uniform,
-)
+from synbench_lightning.functional.benchmark.representatives import anchor_points, coefficient_clusters, coverage
+from synbench_lightning.functional.benchmark.selection import allotment, proportional, stratified, uniform
 
 TASKS = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)
 CURVES = torch.randn(12, 100, generator=torch.Generator().manual_seed(0)).cumsum(0)
