@@ -10,8 +10,8 @@ from scipy.special import betainc
 from torch import Tensor
 
 CONSTANT = 1e-13
-"""A curve that varies by less than this share of its mean is constant. A guard against rounding, not searched: 450 times
-the precision of float64, so that the rounding of a constant curve correlates with nothing."""
+"""A curve that varies by less than this share of its mean is constant. A guard against rounding, not searched: 450
+times the precision of float64, so that the rounding of a constant curve correlates with nothing."""
 
 
 class Correlation(NamedTuple):
