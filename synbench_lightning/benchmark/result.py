@@ -19,8 +19,8 @@ class BenchmarkResult:
         task_values: ``(K,)`` value of each task.
         task_intervals: ``(K,)`` interval of 95 percent for each.
         complete: whether all points were evaluated, and nothing was predicted.
-        num_points: points that were evaluated, with those of an audit and without the support sets.
-        detectable_difference: the smallest change since the evaluation before that would be seen with probability .8;
+        num_points: points evaluated, including those of an audit, excluding the support sets.
+        detectable_difference: the smallest change since the previous evaluation that is detected with probability .8;
             ``None`` for a complete one.
         audit_error: prediction minus what an audit of other points found; ``None`` where there was none.
         audit_standard_error: of what the audit found.

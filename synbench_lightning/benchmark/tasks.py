@@ -21,17 +21,17 @@ Tasks = Mapping[str, Dataset | DataLoader]  # type: ignore[type-arg]  # with arg
 
 
 class Benchmark:
-    """Labelled tasks whose points can be evaluated all or in part, any number of times.
+    """Labelled tasks of which all or some points can be evaluated, any number of times.
 
     Args:
         tasks: a dataset for each name, with ``__len__`` and ``__getitem__``.
-        support: examples of each task that the built-in readout is fitted to, and which are no points; 0 where the
-            module answers by itself.
+        support: examples of each task that the built-in readout is fitted to, excluded from the points; 0 where the
+            module returns log-likelihoods itself.
         batch_size: examples in one forward.
         seed: of the choice of support examples.
 
     Raises:
-        ValueError: for tasks that are no such datasets, or have too few examples.
+        ValueError: for tasks that are not such datasets, or have too few examples.
     """
 
     def __init__(self, tasks: Tasks, *, support: int, batch_size: int, seed: int) -> None:
@@ -93,7 +93,7 @@ class Benchmark:
             ``(B,)`` float64, on the CPU.
 
         Raises:
-            ValueError: for features, labels or log-likelihoods that are none.
+            ValueError: for invalid features, labels or log-likelihoods.
             RuntimeError: if the evaluation failed on another process.
         """
         readout = len(self._support[0]) > 0
@@ -143,7 +143,9 @@ class Benchmark:
                 found.append((block, self._answered(answer, task, indices[block], device, readout)))
                 advance(len(block))
             if processes.lockstep and len(own) < rounds:
-                self._answered(answer, task, indices[blocks[0]], device, readout)  # others make one more forward
+                self._answered(
+                    answer, task, indices[blocks[0]], device, readout
+                )  # other processes make one more forward
             return found
 
         return gathered(processes, len(indices), device, make).cpu()

@@ -1,4 +1,4 @@
-"""Points predicted from anchors, the evaluated points that they have moved with."""
+"""Predictions of all points from a few evaluated ones, the anchors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def anchor_estimate(curves: Tensor, anchors: Tensor, values: Tensor, importance:
     """Mean of :func:`anchor_predictions`, with the error that such predictions had in the past.
 
     The standard error is the root mean square error when the first half of the curves predicts the second. It is a
-    forecast: how far the points will move together in the future is not known to anybody.
+    forecast: nothing guarantees that points keep moving together.
 
     Args:
         curves: ``(T, n)`` curves of all points over earlier checkpoints, in order.
@@ -42,7 +42,7 @@ def anchor_estimate(curves: Tensor, anchors: Tensor, values: Tensor, importance:
 
 
 def anchor_predictions(curves: Tensor, anchors: Tensor, values: Tensor) -> Tensor:
-    r"""Values of all points, each predicted from the anchor that it has moved with.
+    r"""Predict each point from the anchor that its curve correlates with most.
 
     A straight line :math:`y_i = a_i + b_i y_{anchor(i)}`, fitted to earlier checkpoints, for the anchor with the
     highest correlation. Source: Vivek et al., Anchor Points (2024).

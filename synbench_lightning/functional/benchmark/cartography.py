@@ -20,7 +20,7 @@ class Cartography(NamedTuple):
 
 
 def cartography(curves: Tensor, correct: Tensor | None = None) -> Cartography:
-    """Where each point lies between easy, ambiguous and hard to learn.
+    """How easy, ambiguous or hard to learn each point is.
 
     Source: Swayamdipta et al., Dataset Cartography (2020): mean and standard deviation over the checkpoints of the
     probability of the right label, and the share of checkpoints at which it was the most probable.
@@ -51,7 +51,7 @@ def cartography(curves: Tensor, correct: Tensor | None = None) -> Cartography:
 
 
 def multidimensional_scaling(distances: Tensor, dims: int = 2) -> Tensor:
-    r"""Positions whose distances are as close to the given ones as linear algebra gets (classical scaling).
+    r"""Positions that reproduce the given distances as closely as possible (classical multidimensional scaling).
 
     For curves, :math:`\sqrt{2 (1 - r)}` is their Euclidean distance after standardisation; unrelated curves (NaN) are
     given the correlation 0.

@@ -22,11 +22,11 @@ class Correlation(NamedTuple):
 
 
 def pearson(first: Tensor, second: Tensor | None = None) -> Correlation:
-    r"""Pearson correlation of every curve with every curve, and how likely one as strong is by chance.
+    r"""Pearson correlation of every curve with every curve, and its p-value.
 
     The pairwise way: its cost grows with the square of the number of curves. A missing value (NaN) leaves its
     checkpoint out for the pairs that it belongs to. The p-value is that of the t-test with two degrees of freedom fewer
-    than checkpoints; successive checkpoints resemble each other, so take it for a lower limit.
+    than checkpoints; successive checkpoints are not independent, so treat it as a lower bound.
 
     Source: Vivek et al., Benchmark Hill Climbing, sections 3.3 and 3.4.
 

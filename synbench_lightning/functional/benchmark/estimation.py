@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
     degrees_of_freedom: Tensor
 
     def interval(self, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Limits that hold the true value with the given probability if errors are Gaussian, ``(...)`` each."""
+        """Confidence interval for the true value under Gaussian errors, ``(...)`` each."""
         half = _quantile(confidence, self.degrees_of_freedom) * self.standard_error
         return self.value - half, self.value + half
 
@@ -61,7 +61,7 @@ def mean_estimate(values: Tensor, population: int | None = None) -> Estimate:
 
 
 def weighted_mean(values: Tensor, weights: Tensor, population: int | None = None) -> Estimate:
-    """Mean of points that stand for different shares of a population, as anchors do for their clusters.
+    """Weighted mean of points that represent different shares of a population, as anchors represent clusters.
 
     The standard error is that of a ratio of two weighted sums over independent draws. Anchors are not drawn: for them
     it describes the scatter between clusters, and no probability stands behind the interval.
@@ -127,10 +127,10 @@ def mean_of_tasks(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def minimum_detectable_difference(difference: Estimate, confidence: float = 0.95, power: float = 0.8) -> Tensor:
-    r"""How far apart two checkpoints must be to be told apart.
+    r"""The smallest difference between two checkpoints that would be detected.
 
     :math:`(t_{1-\alpha/2} + z_{power})\, SE` with the standard error of their difference. Where both were evaluated
-    on the same points, estimate the difference from the differences of the points: it is known better than either.
+    on the same points, estimate it from the paired differences: that is more precise.
 
     Args:
         difference: an estimate of the difference of two checkpoints.

@@ -9,7 +9,7 @@ from synbench_lightning.functional.benchmark.estimation import Estimate, check_p
 
 
 def lure(values: Tensor, proposal: Tensor, population: int) -> Estimate:
-    r"""Mean of a population from points drawn one by one without replacement, whatever the proposal: unbiased.
+    r"""Unbiased mean of a population from points drawn sequentially without replacement, for any proposal.
 
     After each draw :math:`a_m = L_m / (N q_m) + \frac{1}{N} \sum_{t<m} L_t` estimates the mean without bias, and the
     errors of the :math:`a_m` are uncorrelated; the levelled estimator is a weighted mean of them, and its standard
@@ -43,7 +43,7 @@ def lure(values: Tensor, proposal: Tensor, population: int) -> Estimate:
     level = population * (population - draws) / ((population - turn) * (population - turn + 1)) / draws
     before = values.cumsum(-1) - values
     single = values / (population * proposal.double()) + before / population
-    # Each term over what it would be on average if all had the same variance: so the sum has no bias then.
+    # Divided by its expectation under equal variances, so that the variance estimate is then unbiased.
     shrunk = 1 - 2 * level + level.square().sum()
     terms = (level * (single - value[..., None])).square() / shrunk
     error = terms.sum(-1).sqrt() if draws > 1 else torch.full_like(value, torch.inf)

@@ -12,11 +12,13 @@ from synbench_lightning.functional.benchmark.polynomials import polynomial_coeff
 from synbench_lightning.functional.benchmark.selection import Selection, allotment, check_budget, task_sizes
 
 MAX_CANDIDATES = 1024
-"""Points among which :func:`coverage` looks for the best next one (or twice the budget, if that is more)."""
+"""Number of random candidates from which :func:`coverage` selects (twice the budget, if that is more). Set for time,
+not searched for quality: each candidate costs one pass over all points, timed by
+`python -m tests.benchmarks.dynamics`."""
 
 
 def anchor_points(curves: Tensor, tasks: Tensor, budget: int, seed: int = 0) -> Selection:
-    """The points of each task that stand for the others best: medoids under 1 - r of their training dynamics.
+    """The points that best represent each task: medoids under 1 - r of their training dynamics.
 
     Source: Vivek et al., Anchor Points (2024). Each anchor weighs as much as the share of the points nearest to it.
 
@@ -78,11 +80,11 @@ def coefficient_clusters(curves: Tensor, tasks: Tensor, budget: int, degree: int
 
 
 def coverage(curves: Tensor, tasks: Tensor, budget: int, seed: int = 0) -> Selection:
-    """Points that cover the whole benchmark, so that related tasks share the budget between them.
+    """Points that cover the whole benchmark, so that related tasks share the budget.
 
-    One after the other the point is taken that raises the mean over tasks and points of the correlation with the most
-    similar selected point the most (greedy facility location, at least 63 percent of the optimum). A task whose points
-    move like those of another needs few points of its own; one that is unlike all others gets more. Each task has at
+    Each step adds the point that most increases the correlation with the most similar selected point, averaged over
+    tasks and points (greedy facility location, at least 63 percent of the optimum among the candidates). A task whose
+    points move like those of another needs few of its own; one that is unlike all others gets more. Each task gets at
     least one.
 
     Args:
@@ -108,7 +110,7 @@ def coverage(curves: Tensor, tasks: Tensor, budget: int, seed: int = 0) -> Selec
     candidates = torch.cat([firsts, order[: max(MAX_CANDIDATES, 2 * budget)]]).unique()
     importance = (1 / (len(sizes) * sizes.double()))[tasks]
     covered = vectors.new_zeros(len(tasks))
-    # What a point adds only falls while others are taken: a gain that was known earlier is an upper limit.
+    # Gains only shrink as points are added (submodularity), so an earlier gain is an upper bound.
     gains = torch.cat([
         importance @ (vectors @ vectors[part].T).clamp_min(0)
         for part in candidates.split(max(1, BLOCK // len(tasks)))

@@ -76,11 +76,11 @@ def stratified(tasks: Tensor, budget: int, seed: int = 0) -> Selection:
 
 
 def proportional(sizes: Tensor, tasks: Tensor, budget: int, seed: int = 0, floor: float = 0.1) -> Selection:
-    """Points at random from each task, likelier the larger they are, with known probabilities.
+    """Points at random from each task, with probabilities that grow with their size and are known.
 
-    With the expected loss of each point as size this is the proposal of active testing; the standard deviation of its
-    curve (the variability of dataset cartography) serves as well. What is likely to be large, or to change, is looked
-    at; what is small is seldom looked at and then counts for many. Drawn one after the other without replacement.
+    With the expected loss of each point as its size this is the proposal of active testing; the standard deviation of
+    its curve (the variability of dataset cartography) serves as well. Points with a large size are drawn often; those
+    with a small one rarely, and then with a large weight. Points are drawn sequentially without replacement.
 
     Source: Kossen et al., Active Testing (2021).
 
@@ -89,8 +89,8 @@ def proportional(sizes: Tensor, tasks: Tensor, budget: int, seed: int = 0, floor
         tasks: ``(n,)`` task of each point, integers from 0 on.
         budget: number of points, over all tasks, in equal shares as far as the tasks have them; at least one for each.
         seed: the same seed gives the same points.
-        floor: share of the probability that is the same for all points, in (0, 1]: a point whose size was
-            underestimated must not be out of reach.
+        floor: share of the probability that is spread evenly over all points, in (0, 1] (a defensive mixture): a point
+            whose size was underestimated can still be drawn. The default is a convention, not searched.
 
     Returns:
         The points; the weights are those of :func:`.lure`, the probabilities
@@ -119,7 +119,7 @@ def proportional(sizes: Tensor, tasks: Tensor, budget: int, seed: int = 0, floor
         size = sizes[own].double()
         even = torch.full_like(size, 1 / len(own))
         share = (1 - floor) * size / size.sum() + floor * even if bool(size.sum() > 0) else even
-        # The order of exponential waiting times is that of draws without replacement.
+        # Sorting exponential waiting times is equivalent to drawing without replacement.
         order = (torch.from_numpy(generator.exponential(size=len(own))) / share).argsort()[:count]
         left = 1 - torch.cat([share.new_zeros(1), share[order].cumsum(0)[:-1]])
         drawn.append(own[order])
