@@ -112,7 +112,8 @@ class Sides(Dataset):
 
 def test_the_function_for_a_folder_can_be_had_from_the_command_line():
     trainer(ModelCheckpoint("kept", every_n_train_steps=5), max_steps=5, enable_checkpointing=True).fit(Autoencoder())
-    tasks = '{"a": "tests.benchmark.test_best.Sides", "b": {"class_path": "tests.benchmark.test_best.Sides", "init_args": {"seed": 1}}}'
+    other = '{"class_path": "tests.benchmark.test_best.Sides", "init_args": {"seed": 1}}'
+    tasks = f'{{"a": "tests.benchmark.test_best.Sides", "b": {other}}}'
     arguments = ["kept", "tests.encoders.Autoencoder", tasks, "--budget=0.5", "--support=30", "--method=random"]
     found = auto_cli(select_best_checkpoint, args=arguments)
     assert len(found.values) == 1
@@ -121,7 +122,8 @@ def test_the_function_for_a_folder_can_be_had_from_the_command_line():
 
 def test_the_callback_and_its_datasets_are_configured_by_lightning_cli(monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py"])
-    tasks = {"one": "tests.benchmark.test_best.Sides", "other": {"class_path": "tests.benchmark.test_best.Sides", "init_args": {"seed": 1}}}
+    other = {"class_path": "tests.benchmark.test_best.Sides", "init_args": {"seed": 1}}
+    tasks = {"one": "tests.benchmark.test_best.Sides", "other": other}
     benchmark = {"tasks": tasks, "budget": 0.5, "support": 30, "warmup": 1, "every_n_train_steps": 5}
     callback = {"class_path": "synbench_lightning.BenchmarkCallback", "init_args": benchmark}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
