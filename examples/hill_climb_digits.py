@@ -39,34 +39,21 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from synbench_lightning import ProbeResult
-from synbench_lightning.functional.benchmark.dynamics import (
-    agreement,
-    cartography,
-    correlation_distance,
-    multidimensional_scaling,
-    pearson,
-    polynomial_coefficients,
-    standardised,
-    task_curves,
-)
+from synbench_lightning.functional.benchmark.anchors import anchor_estimate
+from synbench_lightning.functional.benchmark.cartography import cartography, multidimensional_scaling
+from synbench_lightning.functional.benchmark.dynamics import correlation_distance, pearson, standardised, task_curves
 from synbench_lightning.functional.benchmark.estimation import (
     Estimate,
-    anchor_estimate,
-    lure,
     mean_estimate,
     mean_of_tasks,
     minimum_detectable_difference,
     weighted_mean,
 )
+from synbench_lightning.functional.benchmark.lure import lure
+from synbench_lightning.functional.benchmark.polynomials import agreement, polynomial_coefficients
 from synbench_lightning.functional.benchmark.prediction import change_of_benchmark, choose_points, predict_tasks
-from synbench_lightning.functional.benchmark.selection import (
-    Selection,
-    anchor_points,
-    coverage,
-    proportional,
-    stratified,
-    uniform,
-)
+from synbench_lightning.functional.benchmark.representatives import anchor_points, coverage
+from synbench_lightning.functional.benchmark.selection import Selection, proportional, stratified, uniform
 from synbench_lightning.functional.gaussian.theory import optimal_accuracy, optimal_bound
 
 try:

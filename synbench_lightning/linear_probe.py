@@ -14,7 +14,7 @@ from synbench_lightning.checks import check_number
 from synbench_lightning.functional.gaussian.discriminant import class_moments, covariance_spectrum, robust_weights
 
 RELATIVE_FLOOR = 1e-6
-"""Directions with less than this share of the mean variance are dropped."""
+"""Directions with less than this share of the mean variance are dropped. A guard against rounding, not searched."""
 
 
 class RobustLinearProbe:
@@ -23,8 +23,8 @@ class RobustLinearProbe:
     For two classes it is the discriminant that SynBench scores, :math:`\mathrm{sign}(w^\top (x - c))` with
     :math:`w \propto (S + g I)^{-1} \mu`; see :func:`.accuracy_and_bound`.
     With more, each pair of classes has one, all with the same within-class covariance, and the class is predicted whose
-    smallest margin over the others is largest: at epsilon 0 that is linear discriminant analysis. The classes count
-    the same, however often each is seen. SynBench suggests the epsilon with the highest score,
+    smallest margin over the others is largest: at epsilon 0 that is linear discriminant analysis. All classes
+    have equal weight, however many samples each has. SynBench suggests the epsilon with the highest score,
     :meth:`ProbeResult.best_epsilon`.
 
     It follows scikit-learn's conventions and works in its pipelines and searches, without needing it.

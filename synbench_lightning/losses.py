@@ -33,13 +33,13 @@ class TaskRobustLoss(nn.Module):
       :math:`\sum_i q_i L_i` (Group DRO). The weights remember: they settle where those of a maximum alternate.
     - ``"max"``: all weight on the highest loss, which is the value.
 
-    Without a ``reference`` the task with the most loss that cannot be learnt away takes the weight, whatever it gains
-    from it, and the worst downstream task need not be better for it: ``examples/pretrain_task_robust.py`` shows both.
+    Without a ``reference`` the task with the largest irreducible loss takes the weight, whether or not it can improve,
+    and the worst downstream task need not benefit: ``examples/pretrain_task_robust.py`` shows both.
 
     **Absent tasks** have a count of 0 on every process. They get no gradient, and stand in the comparison with their
     running loss; tasks that never came are left out of it. The others' gradients are multiplied by the number of tasks
     over that of tasks present: batches of one task each have on average the gradient of a batch with all of them. A
-    task that will not come again keeps the weight of its last loss: it should not be among the tasks.
+    task that never returns keeps the weight of its last loss: leave it out of the tasks.
 
     **Several processes.** Losses and counts are summed over all of them before they are compared, so that weights and
     value agree. The gradient is right for strategies that take the mean over processes (DDP, FSDP): that mean is the
@@ -56,14 +56,17 @@ class TaskRobustLoss(nn.Module):
     Args:
         num_tasks: number of tasks ``k``.
         mode: ``"softmax"``, ``"exponentiated_gradient"`` or ``"max"``.
-        temperature: of the softmax, positive. Small: close to the maximum. Large: close to the mean.
-        step_size: of the exponentiated gradient, positive.
+        temperature: of the softmax, positive. Small: close to the maximum. Large: close to the mean. The default is a
+            convention, not searched: ``examples/pretrain_task_robust.py`` was judged with it, and takes another by
+            ``--temperature``.
+        step_size: of the exponentiated gradient, positive. The default is that of Group DRO, not searched here.
         relative: whether ``temperature`` and ``step_size`` are relative to the mean size of the running losses, so that
             one setting serves losses of every size. ``False``: in units of the loss, and of one over it.
         reference: ``k`` losses over which the excess is compared: what can be reached for each task, as by a model of
             its own, or what a run with the mean of the losses has reached (as in DoReMi). ``None``: zeros.
         floor: share of the weight that all tasks get in equal parts, in [0, 1]; at 1 the loss is the mean.
-        momentum: share of the past in the running losses, in [0, 1). 0: each batch alone decides.
+        momentum: weight of the past in the running losses, in [0, 1). 0: each batch alone decides. The default, not
+            searched, averages over about ten batches; ``tests/test_losses_optimum.py`` shows the bias that 0 has.
 
     Attributes:
         weights: ``(k,)`` weights of the last batch, float32.

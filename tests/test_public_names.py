@@ -13,7 +13,18 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 import synbench_lightning
 from synbench_lightning import SynBenchCallback, SynBenchEarlyStopping
 from synbench_lightning.functional import minimax
-from synbench_lightning.functional.benchmark import dynamics, estimation, prediction, selection
+from synbench_lightning.functional.benchmark import (
+    anchors,
+    cartography,
+    dynamics,
+    estimation,
+    lure,
+    polynomials,
+    prediction,
+    representatives,
+    residuals,
+    selection,
+)
 from synbench_lightning.functional.gaussian import aggregates, discriminant, score, theory
 from synbench_lightning.functional.representation import readout, spectrum
 
@@ -37,17 +48,17 @@ PUBLIC = [getattr(synbench_lightning, name) for name in NAMES] + [
     minimax.smoothed_maximum,
     minimax.task_means,
     readout.class_log_probabilities,
-    *(getattr(dynamics, name) for name in (
-        "pearson", "task_curves", "standardised", "polynomial_basis", "polynomial_coefficients", "agreement",
-        "cartography", "multidimensional_scaling", "correlation_distance",
-    )),
-    *(getattr(selection, name) for name in (
-        "uniform", "stratified", "proportional", "anchor_points", "coefficient_clusters", "coverage",
-    )),
+    *(getattr(dynamics, name) for name in ("pearson", "task_curves", "standardised", "correlation_distance")),
+    *(getattr(polynomials, name) for name in ("polynomial_basis", "polynomial_coefficients", "agreement")),
+    *(getattr(cartography, name) for name in ("cartography", "multidimensional_scaling")),
+    *(getattr(selection, name) for name in ("uniform", "stratified", "proportional")),
+    *(getattr(representatives, name) for name in ("anchor_points", "coefficient_clusters", "coverage")),
     *(getattr(estimation, name) for name in (
-        "Estimate", "mean_estimate", "weighted_mean", "lure", "aipw", "weighted_residual", "anchor_predictions",
-        "anchor_estimate", "mean_of_tasks", "minimum_detectable_difference",
+        "Estimate", "mean_estimate", "weighted_mean", "mean_of_tasks", "minimum_detectable_difference",
     )),
+    lure.lure,
+    *(getattr(residuals, name) for name in ("aipw", "weighted_residual")),
+    *(getattr(anchors, name) for name in ("anchor_predictions", "anchor_estimate")),
     *(getattr(prediction, name) for name in ("choose_points", "predict_tasks", "change_of_benchmark")),
 ]  # fmt: skip
 

@@ -59,7 +59,7 @@ class Comparison:
 
     @property
     def rivals(self) -> tuple[str, ...]:
-        """Candidates that cannot be told apart from the best: the interval of its lead holds 0 or less."""
+        """Candidates that cannot be distinguished from the best: the interval of its lead includes 0."""
         return tuple(name for name, (low, _) in self.leads.items() if low <= 0)
 
     def __str__(self) -> str:
@@ -93,9 +93,9 @@ def select_best(
 ) -> Comparison:
     """Find the best of several models or checkpoints on a benchmark without evaluating all of it for each.
 
-    A few candidates, spread evenly over the order given, are evaluated completely; from their answers points are chosen
-    (CORRELATE and SELECT), the others are evaluated on those alone, and the one with the highest predicted value is the
-    best. Source: Vivek et al., Benchmark Hill Climbing, Algorithm 1.
+    A few candidates, evenly spaced in the given order, are evaluated on all points; from these, points are selected
+    (CORRELATE and SELECT). The others are evaluated on the selected points only, and the one with the highest
+    predicted value is the best. Source: Vivek et al., Benchmark Hill Climbing, Algorithm 1.
 
     Args:
         candidates: modules by name, or functions that load one, in a meaningful order such as that of training. One is
@@ -112,7 +112,7 @@ def select_best(
         device: where to evaluate.
 
     Returns:
-        Values of all candidates, the best, and which others it cannot be told apart from.
+        Values of all candidates, the best, and those that cannot be distinguished from it.
 
     Raises:
         ValueError: for no candidates, or another argument outside its range.
@@ -202,7 +202,7 @@ def select_best_checkpoint(
         device: where to evaluate.
 
     Returns:
-        The comparison, by file name; printed, it says which is the best and how sure that is.
+        The comparison, by file name; printed, it names the best and how certain that is.
 
     Raises:
         ValueError: if the folder holds no checkpoint, or an argument is outside its range.
@@ -236,7 +236,7 @@ def _exact(values: Tensor, tasks: Tensor) -> Estimate:
 
 
 def _spread(names: list[str], count: int) -> list[str]:
-    """So many of the names, evenly spread, with the last among them."""
+    """``count`` evenly spaced names, the last included."""
     places = torch.linspace(len(names) - 1, 0, count).round().long() if count > 1 else torch.tensor([len(names) - 1])
     return [names[place] for place in sorted(places.tolist())]
 

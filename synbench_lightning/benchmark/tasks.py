@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from synbench_lightning.checks import check_integer, check_name, numbers
+from synbench_lightning.checks import check_integer, check_name
 from synbench_lightning.functional.representation.readout import class_log_probabilities
-from synbench_lightning.probe.families import resolve_tasks
-from synbench_lightning.probe.tasks import NOISE_BLOCK, GaussianTask, noise_block
 from synbench_lightning.runtime.distributed import Processes, Progress, gathered
 from synbench_lightning.runtime.features import feature_matrix
 
@@ -23,74 +20,18 @@ Tasks = Mapping[str, Dataset | DataLoader]  # type: ignore[type-arg]  # with arg
 """Datasets by the name of their task; a DataLoader says how its dataset is collated into batches."""
 
 
-@dataclass(frozen=True)
-class BenchmarkResult:
-    """What one evaluation of a benchmark found; values are mean log-likelihoods of the right label, in nats.
-
-    Args:
-        tasks: names of the K tasks.
-        value: the benchmark, the mean over the tasks; predicted unless ``complete``.
-        standard_error: of the value; 0 if ``complete``.
-        interval: of 95 percent for the value.
-        task_values: ``(K,)`` value of each task.
-        task_intervals: ``(K,)`` interval of 95 percent for each.
-        complete: whether all points were evaluated, and nothing was predicted.
-        num_points: points that were evaluated, with those of an audit and without the support sets.
-        detectable_difference: the smallest change since the evaluation before that would be seen with probability .8;
-            ``None`` for a complete one.
-        audit_error: prediction minus what an audit of other points found; ``None`` where there was none.
-        audit_standard_error: of what the audit found.
-        seconds: wall-clock time of the evaluation.
-        step: optimizer steps before it.
-
-    Example:
-        >>> result = BenchmarkResult(
-        ...     tasks=("parity",), value=-0.3, standard_error=0.01, interval=(-0.32, -0.28), task_values=(-0.3,),
-        ...     task_intervals=((-0.32, -0.28),), complete=False, num_points=50, detectable_difference=0.03,
-        ...     audit_error=None, audit_standard_error=None, seconds=0.1, step=100,
-        ... )
-        >>> BenchmarkResult.from_dict(result.to_dict()) == result
-        True
-    """
-
-    tasks: tuple[str, ...]
-    value: float
-    standard_error: float
-    interval: tuple[float, float]
-    task_values: tuple[float, ...]
-    task_intervals: tuple[tuple[float, float], ...]
-    complete: bool
-    num_points: int
-    detectable_difference: float | None
-    audit_error: float | None
-    audit_standard_error: float | None
-    seconds: float
-    step: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, texts, lists and dicts: safe in checkpoints and in JSON."""
-        lists = {name: list(getattr(self, name)) for name in ("tasks", "interval", "task_values")}
-        return {**asdict(self), **lists, "task_intervals": [list(pair) for pair in self.task_intervals]}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> BenchmarkResult:
-        """The result that :meth:`to_dict` was called on."""
-        tuples = {name: tuple(values[name]) for name in ("tasks", "interval", "task_values")}
-        return cls(**{**values, **tuples, "task_intervals": tuple(tuple(pair) for pair in values["task_intervals"])})
-
-
 class Benchmark:
-    """Labelled tasks whose points can be evaluated all or in part, any number of times.
+    """Labelled tasks of which all or some points can be evaluated, any number of times.
 
     Args:
         tasks: a dataset for each name, with ``__len__`` and ``__getitem__``.
-        support: examples of each task that the built-in readout is fitted to, and which are no points; 0 where the
-            module answers by itself.
+        support: examples of each task that the built-in readout is fitted to, excluded from the points; 0 where the
+            module returns log-likelihoods itself.
         batch_size: examples in one forward.
         seed: of the choice of support examples.
 
     Raises:
-        ValueError: for tasks that are no such datasets, or have too few examples.
+        ValueError: for tasks that are not such datasets, or have too few examples.
     """
 
     def __init__(self, tasks: Tasks, *, support: int, batch_size: int, seed: int) -> None:
@@ -152,7 +93,7 @@ class Benchmark:
             ``(B,)`` float64, on the CPU.
 
         Raises:
-            ValueError: for features, labels or log-likelihoods that are none.
+            ValueError: for invalid features, labels or log-likelihoods.
             RuntimeError: if the evaluation failed on another process.
         """
         readout = len(self._support[0]) > 0
@@ -202,7 +143,9 @@ class Benchmark:
                 found.append((block, self._answered(answer, task, indices[block], device, readout)))
                 advance(len(block))
             if processes.lockstep and len(own) < rounds:
-                self._answered(answer, task, indices[blocks[0]], device, readout)  # others make one more forward
+                self._answered(
+                    answer, task, indices[blocks[0]], device, readout
+                )  # other processes make one more forward
             return found
 
         return gathered(processes, len(indices), device, make).cpu()
@@ -253,50 +196,3 @@ class Benchmark:
                 f"{support} that the readout is fitted to. Raise `support`."
             )
         return log_probabilities.gather(1, labels[support:, None])[:, 0]
-
-
-def labelled_proxies(
-    tasks: str | Sequence[GaussianTask],
-    input_shape: Sequence[int],
-    scales: Sequence[float] = (0.5, 1.0, 2.0),
-    examples: int = 256,
-    seed: int = 0,
-) -> dict[str, Dataset[Any]]:
-    """Gaussian proxy tasks as a benchmark of labelled examples: one task for each of them at each scale.
-
-    Args:
-        tasks: the name of a family (:func:`task_family`) or Gaussian tasks of your own.
-        input_shape: shape of one input of the encoder, without the batch dimension.
-        scales: Mahalanobis half-distances of the classes, positive.
-        examples: labelled examples of each task at each scale.
-        seed: of the noise.
-
-    Returns:
-        Datasets of pairs (input, label) by names such as ``"dc@0.5"``.
-
-    Raises:
-        ValueError: for tasks, scales or a number of examples outside their range.
-
-    Example:
-        >>> benchmark = labelled_proxies("dc", (1, 8, 8), scales=(1.0,), examples=100)
-        >>> list(benchmark), len(benchmark["dc@1"])
-        (['dc@1'], 100)
-    """
-    count = check_integer("examples", examples, 4)
-    levels = numbers("scales", scales)
-    if not levels or min(levels) <= 0:
-        raise ValueError(f"`scales` must be positive numbers, at least one, got {list(levels)}.")
-    labels = torch.arange(count) % 2
-    signs = (2.0 * labels - 1.0).reshape(-1, *[1] * len(input_shape))
-    found: dict[str, Dataset[Any]] = {}
-    for task in resolve_tasks(tasks, input_shape):
-        if not isinstance(task, GaussianTask):
-            raise ValueError(f"`tasks` must be Gaussian tasks, {task.name!r} is labelled already: make it a dataset.")
-        for scale in levels:
-            blocks = [
-                noise_block(seed, task.name, scale, block, input_shape) for block in range(-(-count // NOISE_BLOCK))
-            ]
-            white = torch.cat(blocks)[:count] + scale * signs * task.direction
-            middle = 0.0 if task.mean is None else task.mean
-            found[f"{task.name}@{scale:g}"] = TensorDataset(task.coloured(white) + middle, labels)
-    return found

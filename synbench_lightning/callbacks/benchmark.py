@@ -11,15 +11,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from synbench_lightning.benchmark.tasks import Benchmark, BenchmarkResult, Tasks
+from synbench_lightning.benchmark.result import BenchmarkResult
+from synbench_lightning.benchmark.tasks import Benchmark, Tasks
 from synbench_lightning.callbacks.probing import ProbingCallback
 from synbench_lightning.checks import check_integer, check_number
-from synbench_lightning.functional.benchmark.estimation import (
-    Estimate,
-    aipw,
-    mean_of_tasks,
-    minimum_detectable_difference,
-)
+from synbench_lightning.functional.benchmark.estimation import Estimate, mean_of_tasks, minimum_detectable_difference
 from synbench_lightning.functional.benchmark.prediction import (
     RECENT,
     Method,
@@ -27,6 +23,7 @@ from synbench_lightning.functional.benchmark.prediction import (
     choose_points,
     predict_tasks,
 )
+from synbench_lightning.functional.benchmark.residuals import aipw
 from synbench_lightning.functional.benchmark.selection import Selection, stratified
 from synbench_lightning.runtime.distributed import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec

@@ -1,4 +1,4 @@
-"""Results of earlier evaluations, kept by what they depend on."""
+"""A cache of evaluation results, keyed by everything they depend on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def default_folder() -> Path:
 
 
 def cache_key(module: nn.Module, settings: str) -> str:
-    """A text that differs where the result would.
+    """A key that changes whenever the result would.
 
     It holds the weights and buffers, the structure, the source of the modules' classes, this package's own source, and
     the settings: what is probed, the plan, the seed. What a class calls outside its own source is not seen.

@@ -1,4 +1,4 @@
-"""What goes wrong on the command line for reasons that its user can mend: told in one line."""
+"""Errors of the command line that the user can fix, reported in one line."""
 
 from __future__ import annotations
 

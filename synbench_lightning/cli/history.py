@@ -1,4 +1,4 @@
-"""`synbench history`: the curve of a run, from what it left behind."""
+"""`synbench history`: the curve of a run, read from its files."""
 
 from __future__ import annotations
 

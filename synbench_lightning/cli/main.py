@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; by default those of the process.
 
     Returns:
-        The exit code: 0, 1 where something failed, 2 for wrong arguments, 130 where the user has ended it.
+        The exit code: 0, 1 where something failed, 2 for wrong arguments, 130 if the user interrupted it.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     rest = arguments[1:] if arguments[:1] == ["best"] else []  # its arguments are typed by a signature
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _in_one_voice() -> Iterator[None]:
-    """Warnings of all packages as one line each; nothing of what Lightning says to those who train."""
+    """Show warnings as one line each, and silence Lightning's hints about training."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""`synbench report`: one HTML page about one or several runs, with nothing to be fetched from elsewhere."""
+"""`synbench report`: one self-contained HTML page about one or several runs."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _cost(run: Run) -> str:
 
 
 def _comparisons(runs: Sequence[Run]) -> Iterator[str]:
-    """What must be known before curves of different runs are compared."""
+    """Caveats for comparing curves of different runs."""
     settings = {run.history[-1].settings for run in runs if run.history}
     if len(settings) > 1:
         yield "The runs were probed with different tasks, plans, epsilons or seeds: their scores do not compare."

@@ -1,4 +1,4 @@
-"""What a run has left behind: the history in its checkpoints, the points in its event files or CSV logs."""
+"""Read a run from its files: the history in its checkpoints, the points in its event files or CSV logs."""
 
 from __future__ import annotations
 

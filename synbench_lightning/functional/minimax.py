@@ -66,12 +66,12 @@ def maximum_weights(losses: Tensor) -> Tensor:
 def exponentiated_gradient(weights: Tensor, losses: Tensor, step_size: Tensor | float) -> Tensor:
     r"""One step of exponentiated gradient ascent on the weights: :math:`q_i \propto q_i \exp(\eta L_i)`.
 
-    Steps add up: one with the mean of ``m`` losses is as good as ``m`` steps of :math:`\eta / m`. Source: Group DRO
-    (Sagawa et al. 2020), algorithm 1.
+    Steps are additive: one step on the mean of ``m`` losses equals ``m`` steps of size :math:`\eta / m`. Source:
+    Group DRO (Sagawa et al. 2020), algorithm 1.
 
     Args:
-        weights: ``(..., k)`` present weights, each at least 0. Zeros count as the smallest positive number, so that a
-            weight can come back from there.
+        weights: ``(..., k)`` present weights, each at least 0. Zeros are replaced by the smallest positive number, so
+            that such a weight can grow again.
         losses: ``(..., k)``; a task at ``-inf`` gets no weight.
         step_size: :math:`\eta`, in units of one over the losses, positive.
 

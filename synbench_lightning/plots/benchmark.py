@@ -91,7 +91,7 @@ def point_map_figure(positions: Tensor, groups: Tensor, names: Sequence[str], ch
     """Where the points of a benchmark lie by their training dynamics: points that move alike lie together.
 
     Args:
-        positions: ``(n, 2)`` of :func:`~synbench_lightning.functional.benchmark.dynamics.multidimensional_scaling`.
+        positions: ``(n, 2)`` of :func:`~synbench_lightning.functional.benchmark.cartography.multidimensional_scaling`.
         groups: ``(n,)`` class or task of each point, integers from 0 on.
         names: of the groups.
         chosen: ``(B,)`` places of selected points, which are ringed.

@@ -17,13 +17,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from synbench_lightning.functional.benchmark.dynamics import agreement, pearson, polynomial_coefficients, standardised
-from synbench_lightning.functional.benchmark.selection import (
-    anchor_points,
-    coefficient_clusters,
-    coverage,
-    proportional,
-)
+from synbench_lightning.functional.benchmark.dynamics import pearson, standardised
+from synbench_lightning.functional.benchmark.polynomials import agreement, polynomial_coefficients
+from synbench_lightning.functional.benchmark.representatives import anchor_points, coefficient_clusters, coverage
+from synbench_lightning.functional.benchmark.selection import proportional
 from tests.benchmarks.tables import print_table
 
 WAYS: dict[str, Callable[[Tensor, Tensor], object]] = {

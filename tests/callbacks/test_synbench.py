@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import LightningModule, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel, DemoModel, ManualOptimBoringModel
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
@@ -65,54 +65,6 @@ def test_training_with_and_without_probes_is_the_same_to_the_bit():
         trainer(*callbacks, max_steps=30).fit(model)
         weights.append(model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-
-
-def test_accumulated_batches_count_as_one_step():
-    logger, callback = TensorBoardLogger("runs"), probing(every=2)
-    trainer(callback, max_steps=6, accumulate_grad_batches=3, logger=logger).fit(Autoencoder())
-    assert steps(callback) == [0, 2, 4, 6]
-    assert [step for step, _ in curves(logger)["synbench/score"]] == [0, 2, 4, 6]
-
-
-class TwoOptimizers(ManualOptimBoringModel):
-    def training_step(self, batch, batch_idx):
-        for optimizer in self.optimizers():
-            optimizer.zero_grad()
-            self.manual_backward(self.step(batch))
-            optimizer.step()
-
-    def configure_optimizers(self):
-        return [torch.optim.SGD(self.parameters(), lr=0.01), torch.optim.SGD(self.parameters(), lr=0.01)]
-
-
-def test_several_optimizers_make_several_steps_but_one_on_the_loggers_axis():
-    logger, callback = TensorBoardLogger("runs"), probing(every=5)
-    trainer(callback, max_steps=20, logger=logger).fit(TwoOptimizers())
-    assert steps(callback) == [0, 6, 10, 16, 20]  # the first even number at or after each multiple of five
-    assert [step for step, _ in curves(logger)["synbench/score"]] == [0, 3, 5, 8, 10]
-
-
-def test_probes_every_n_epochs():
-    callback = SynBenchCallback(every_n_epochs=2, plan=SMALL)
-    trainer(callback, max_steps=-1, max_epochs=5, limit_train_batches=3).fit(Autoencoder())
-    assert steps(callback) == [0, 6, 12, 15]
-
-
-def test_probes_at_start_and_end_can_be_left_out():
-    callback = probing(every=8, probe_at_start=False, probe_at_end=False)
-    trainer(callback, max_steps=20).fit(Autoencoder())
-    assert steps(callback) == [8, 16]
-
-
-def test_an_end_that_comes_unforeseen_is_probed_too():
-    class Stopping(Autoencoder):
-        def on_train_batch_end(self, *_):
-            self.trainer.should_stop = self.trainer.global_step == 7
-
-    logger, callback = TensorBoardLogger("runs"), probing(every=5)
-    trainer(callback, max_steps=-1, max_epochs=3, logger=logger).fit(Stopping())
-    assert steps(callback) == [0, 5, 7]
-    assert [step for step, _ in curves(logger)["synbench/score"]] == [0, 5, 7]
 
 
 def test_model_checkpoint_files_weights_under_their_own_score():
@@ -242,46 +194,6 @@ def test_the_first_probe_raises_in_either_case_and_later_ones_where_asked(on_err
         trainer(probing(encoder=encoder, on_error=on_error), max_steps=20).fit(Autoencoder())
 
 
-def test_probes_above_the_allowed_overhead_are_put_off():
-    callback = probing(every=1, max_overhead=1e-6)
-    trainer(callback, max_steps=20).fit(Autoencoder())
-    assert steps(callback) == [0]
-
-
-def test_the_bar_shows_the_latest_score():
-    shown = {}
-
-    class Bar(TQDMProgressBar):
-        def on_train_end(self, trainer, pl_module):
-            shown.update(self.get_metrics(trainer, pl_module))
-            super().on_train_end(trainer, pl_module)
-
-    callback = probing(probe_at_end=False)
-    trainer(Bar(), callback, max_steps=10, enable_progress_bar=True).fit(Autoencoder())
-    assert shown["synbench/score"] == pytest.approx(callback.history[-1].score())
-
-
-def test_a_long_probe_shows_a_bar_of_its_own(monkeypatch, capsys):
-    monkeypatch.setattr("synbench_lightning.callbacks.progress.DELAY_SECONDS", 0.0)
-    trainer(TQDMProgressBar(), probing(), max_steps=5, enable_progress_bar=True).fit(Autoencoder())
-    printed = capsys.readouterr().out
-    assert "SynBench probe" in printed
-    assert "SynBench probe" not in printed.splitlines()[-1]
-
-
-def test_a_rich_bar_has_a_row_for_the_probe_while_it_runs(monkeypatch):
-    monkeypatch.setattr("synbench_lightning.callbacks.progress.DELAY_SECONDS", 0.0)
-    seen, bar = [], RichProgressBar()
-
-    def encoder(module, x):
-        seen.append({row.description: row.visible for row in bar.progress.tasks})
-        return module.encoder(x)
-
-    trainer(bar, probing(encoder=encoder), max_steps=5, enable_progress_bar=True).fit(Autoencoder())
-    assert seen[-1]["SynBench probe"]
-    assert "SynBench probe" not in [row.description for row in bar.progress.tasks]
-
-
 def test_what_is_probed_is_said_once(caplog):
     with caplog.at_level("INFO"):
         trainer(probing(), max_steps=10).fit(Autoencoder())
@@ -376,33 +288,3 @@ def test_float64_and_bfloat16_runs():
         trainer(callback, max_steps=5, precision=precision).fit(Autoencoder())
         assert steps(callback) == [0, 5], precision
         assert torch.get_default_dtype() == torch.float32
-
-
-def test_no_step_no_probe():
-    callback = probing()
-    trainer(callback, max_steps=0).fit(Autoencoder())
-    trainer(callback, fast_dev_run=True).validate(BoringModel(), verbose=False)
-    assert callback.history == []
-
-
-def test_a_score_that_falls_while_the_loss_improves_is_told_once(caplog):
-    def shrinking(module, x):  # one feature after the other is lost
-        features = x.flatten(1)
-        return features[:, : max(1, 64 - 3 * module.trainer.global_step)]
-
-    with caplog.at_level("INFO"):
-        trainer(probing(encoder=shrinking), max_steps=20).fit(Autoencoder())
-    told = [record.message for record in caplog.records if "the score has fallen from" in record.message]
-    assert len(told) == 1
-    assert "while the training loss went from" in told[0]
-
-
-def test_a_task_that_the_encoder_cannot_see_is_named_at_the_first_probe(caplog):
-    def standardising(module, x):
-        return x.flatten(1) - x.mean((1, 2, 3))[:, None]
-
-    with caplog.at_level("INFO"):
-        trainer(probing(encoder=standardising), max_steps=5).fit(Autoencoder())
-    told = [record.message for record in caplog.records if "is 0: the encoder does not show" in record.message]
-    assert len(told) == 1
-    assert "the score of dc is 0" in told[0]

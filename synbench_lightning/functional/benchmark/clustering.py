@@ -1,4 +1,4 @@
-"""Clusters of points, each with a point that stands for it."""
+"""Clusters of points, each with a representative point."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 BLOCK = 2**24
-"""Numbers in a block of similarities: memory stays at 128 MiB however many points there are."""
+"""Entries in a block of similarities: 128 MiB in float64, for any number of points. Not searched."""
 
 
 def k_medoids(vectors: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Medoids under 1 - r, by turns of assigning each point to the nearest and moving each to the middle of its points.
+    """Medoids under 1 - r, alternating between assignment and update.
 
     Because r is an inner product, the point with the least sum of distances is the one with the largest inner product
-    with the sum of its cluster. So a turn costs O(n count T) time, and no matrix of all pairs is made.
+    with the sum of its cluster. An iteration therefore costs O(n count T), without a matrix of all pairs.
 
     Args:
         vectors: ``(n, T)`` standardised curves, rows of length 1 or 0.
@@ -38,7 +38,7 @@ def k_medoids(vectors: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     medoids = _spread(lambda place: 1 - vectors @ vectors[place], len(vectors), count, generator)
     cluster = nearest_medoid(vectors, vectors[medoids])
     for _ in range(100):
-        cluster[medoids] = torch.arange(count)  # a double of a medoid does not take its place
+        cluster[medoids] = torch.arange(count)  # a duplicate must not take a medoid's place
         totals = vectors.new_zeros(count, vectors.shape[1]).index_add_(0, cluster, vectors)
         closeness = (vectors * totals[cluster]).sum(1)
         order = torch.argsort(closeness, descending=True, stable=True)

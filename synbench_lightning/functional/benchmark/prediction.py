@@ -1,4 +1,4 @@
-"""From complete evaluations of a benchmark to the points to evaluate next, and from those to its value."""
+"""Choose which points of a benchmark to evaluate, and predict its value from them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from synbench_lightning.functional.benchmark.estimation import (
-    Estimate,
-    aipw,
-    lure,
-    mean_of_tasks,
-    weighted_mean,
-    weighted_residual,
-)
-from synbench_lightning.functional.benchmark.selection import Selection, coefficient_clusters, proportional, stratified
+from synbench_lightning.functional.benchmark.estimation import Estimate, mean_of_tasks, weighted_mean
+from synbench_lightning.functional.benchmark.lure import lure
+from synbench_lightning.functional.benchmark.representatives import coefficient_clusters
+from synbench_lightning.functional.benchmark.residuals import aipw, weighted_residual
+from synbench_lightning.functional.benchmark.selection import Selection, proportional, stratified
 
 Method = Literal["loss", "clusters", "random"]
-"""How points are chosen in each task: drawn in proportion to their loss in the last complete evaluations; the centres
-of clusters of their curves; or drawn all alike."""
+"""How the points of each task are chosen: with probability proportional to their loss in the latest complete
+evaluations; as those nearest to the centres of clusters of curves; or uniformly at random."""
 
 RECENT = 5
-"""Complete evaluations whose mean predicts a point, and says how large its loss is."""
+"""Number of latest complete evaluations whose mean predicts a point and sets its probability of being drawn. A
+convention, with no search on record; `examples/hill_climb_digits.py` is the measurement to repeat. More would average
+over a curve that is still moving, fewer would let the noise of single evaluations decide."""
 
 
 def choose_points(curves: Tensor, tasks: Tensor, budget: int, method: Method = "loss", seed: int = 0) -> Selection:
@@ -57,8 +55,8 @@ def choose_points(curves: Tensor, tasks: Tensor, budget: int, method: Method = "
 def predict_tasks(values: Tensor, selection: Selection, curves: Tensor, tasks: Tensor) -> list[Estimate]:
     """Each task's mean from the chosen points: predicted from the last complete evaluations, and corrected.
 
-    Points that were drawn correct without bias (:func:`.aipw`), centres of
-    clusters by their shares (:func:`.weighted_residual`).
+    Points drawn at random give an unbiased correction (:func:`.aipw`); cluster centres are weighted by the size of
+    their clusters (:func:`.weighted_residual`).
 
     Args:
         values: ``(..., B)`` values of the selected points.
@@ -72,7 +70,7 @@ def predict_tasks(values: Tensor, selection: Selection, curves: Tensor, tasks: T
     Example:
         >>> curves, tasks = -torch.rand(3, 40), torch.arange(40) // 20
         >>> selection = choose_points(curves, tasks, budget=10, method="clusters")
-        >>> risen = (curves.mean(0) + 0.5)[selection.indices]  # every point by a half
+        >>> risen = (curves.mean(0) + 0.5)[selection.indices]  # every point by 0.5
         >>> estimates = predict_tasks(risen, selection, curves, tasks)
         >>> [torch.allclose(e.value, curves[:, tasks == k].double().mean() + 0.5) for k, e in enumerate(estimates)]
         [True, True]
@@ -91,7 +89,7 @@ def predict_tasks(values: Tensor, selection: Selection, curves: Tensor, tasks: T
 def change_of_benchmark(changes: Tensor, selection: Selection, tasks: Tensor) -> Estimate:
     """How much the mean over the tasks has changed, from the changes of the selected points.
 
-    Two evaluations of the same points are compared much better by their differences than by their two values.
+    The paired differences are much less noisy than the difference between two separate estimates.
 
     Args:
         changes: ``(..., B)`` differences of the selected points.

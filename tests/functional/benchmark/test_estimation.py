@@ -5,22 +5,23 @@ from scipy.stats import bootstrap, norm, ttest_1samp
 
 from synbench_lightning.functional.benchmark.estimation import (
     Estimate,
-    aipw,
-    anchor_estimate,
-    anchor_predictions,
-    lure,
-    lure_weights,
     mean_estimate,
     mean_of_tasks,
     minimum_detectable_difference,
     weighted_mean,
 )
+from synbench_lightning.functional.benchmark.lure import lure, lure_weights
+from synbench_lightning.functional.benchmark.residuals import aipw
 from synbench_lightning.functional.benchmark.selection import proportional, stratified
 
 RNG = np.random.default_rng(0)
+
 LOSSES = torch.tensor(RNG.lognormal(0.0, 0.8, 300))
+
 GUESSES = LOSSES * torch.tensor(RNG.lognormal(0.0, 0.3, 300))
+
 ONE_TASK = torch.zeros(300, dtype=torch.long)
+
 DRAWS = 1000
 
 
@@ -154,29 +155,6 @@ def test_values_may_have_leading_dimensions():
     assert found.standard_error[1].item() == pytest.approx(alone.standard_error.item())
 
 
-def test_points_that_move_with_an_anchor_are_predicted_exactly():
-    steps = torch.linspace(0, 1, 8)
-    first, second = steps**2, torch.sin(5 * steps)
-    curves = torch.stack([first, second, 3 * first + 1, -0.5 * second, torch.full_like(steps, 0.7)], 1)
-    later = torch.stack([torch.tensor(2.0), torch.tensor(-3.0)])
-    found = anchor_predictions(curves[:, [0, 1, 2, 4]], torch.tensor([0, 1]), later)
-    np.testing.assert_allclose(found.numpy(), [2.0, -3.0, 7.0, 0.7], rtol=1e-6)
-    opposite = anchor_predictions(curves[:, [1, 3]], torch.tensor([0]), later[1:])
-    assert opposite[1].item() == pytest.approx(1.5)  # its only anchor moves the other way
-
-
-def test_the_error_of_anchors_is_that_of_predicting_the_second_half_from_the_first():
-    curves = torch.randn(20, 30, generator=torch.Generator().manual_seed(0)).double().cumsum(0)
-    anchors = torch.tensor([3, 7, 11])
-    found = anchor_estimate(curves, anchors, curves[-1, anchors])
-    wrong = [
-        (anchor_predictions(curves[:10], anchors, curves[t, anchors]) - curves[t]).mean().item() for t in range(10, 20)
-    ]
-    assert found.standard_error.item() == pytest.approx(np.sqrt(np.mean(np.square(wrong))))
-    assert found.degrees_of_freedom == 10
-    assert torch.isinf(anchor_estimate(curves[:3], anchors, curves[-1, anchors]).standard_error)
-
-
 def test_the_benchmark_is_the_mean_of_its_tasks_and_its_interval_covers():
     covered = []
     for seed in range(DRAWS):
@@ -204,7 +182,6 @@ def test_a_difference_as_large_as_the_detectable_one_is_seen_with_the_power():
         (lambda: lure(torch.ones(2), torch.ones(3), 5), r"`proposal` must have shape \(2,\)"),
         (lambda: lure(torch.ones(2), torch.tensor([0.5, 0.0]), 5), r"`proposal` must be probabilities in \(0, 1\]"),
         (lambda: aipw(torch.ones(2), torch.ones(5), torch.tensor([0])), r"`indices` of shape \(2,\)"),
-        (lambda: anchor_predictions(torch.ones(3, 4), torch.tensor([0]), torch.ones(2)), "`anchors` must have shape"),
         (lambda: mean_of_tasks([]), "`estimates` must hold at least one"),
         (lambda: mean_estimate(torch.ones(3)).interval(1.0), r"`confidence` must be a probability in \(0, 1\)"),
         (

@@ -1,0 +1,77 @@
+"""Predictions of all points from a few evaluated ones, the anchors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from synbench_lightning.functional.benchmark.dynamics import standardised
+from synbench_lightning.functional.benchmark.estimation import Estimate, check_values, estimate_of
+
+
+def anchor_estimate(curves: Tensor, anchors: Tensor, values: Tensor, importance: Tensor | None = None) -> Estimate:
+    """Mean of :func:`anchor_predictions`, with the error that such predictions had in the past.
+
+    The standard error is the root mean square error when the first half of the curves predicts the second. It is a
+    forecast: nothing guarantees that points keep moving together.
+
+    Args:
+        curves: ``(T, n)`` curves of all points over earlier checkpoints, in order.
+        anchors: ``(m,)`` places of the anchors.
+        values: ``(..., m)`` values of the anchors at a later checkpoint.
+        importance: ``(n,)`` weight of each point in the mean; ``None`` for equal ones.
+
+    Returns:
+        The estimate ``(...)``; the standard error is infinite with fewer than four checkpoints.
+
+    Example:
+        >>> steps = torch.arange(6.0)[:, None]
+        >>> found = anchor_estimate(steps * torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0]), torch.tensor([10.0]))
+        >>> round(found.value.item(), 6), round(found.standard_error.item(), 6)
+        (20.0, 0.0)
+    """
+    weights = torch.ones(curves.shape[1]) if importance is None else importance
+    shares = weights.double() / weights.sum()
+    value = anchor_predictions(curves, anchors, values) @ shares
+    half = len(curves) // 2
+    if half < 2:
+        return estimate_of(value, torch.full_like(value, torch.inf), 1)
+    predicted = anchor_predictions(curves[:half], anchors, curves[half:, anchors])
+    wrong = (predicted - curves[half:].double()).nan_to_num(0.0) @ shares
+    return estimate_of(value, wrong.square().mean().sqrt().expand_as(value), len(wrong))
+
+
+def anchor_predictions(curves: Tensor, anchors: Tensor, values: Tensor) -> Tensor:
+    r"""Predict each point from the anchor that its curve correlates with most.
+
+    A straight line :math:`y_i = a_i + b_i y_{anchor(i)}`, fitted to earlier checkpoints, for the anchor with the
+    highest correlation. Source: Vivek et al., Anchor Points (2024).
+
+    Args:
+        curves: ``(T, n)`` curves of all points over earlier checkpoints; missing values (NaN) count as the mean.
+        anchors: ``(m,)`` places of the anchors.
+        values: ``(..., m)`` values of the anchors at another checkpoint.
+
+    Returns:
+        ``(..., n)`` predicted values; a point whose curve is constant keeps its mean.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+
+    Example:
+        >>> curves = torch.tensor([[0.0, 0.0], [1.0, 2.0], [2.0, 4.0]])
+        >>> anchor_predictions(curves, torch.tensor([0]), torch.tensor([3.0])).round(decimals=6)
+        tensor([3., 6.], dtype=torch.float64)
+    """
+    values = check_values(values)
+    if anchors.shape != values.shape[-1:]:
+        raise ValueError(
+            f"`anchors` must have shape {tuple(values.shape[-1:])}, one for each value, got {anchors.shape}."
+        )
+    shape, mean = standardised(curves).nan_to_num(0.0), curves.double().nanmean(0)
+    length = torch.where(torch.isnan(curves), 0.0, curves.double() - mean).norm(dim=0)
+    similarity, nearest = (shape.T @ shape[:, anchors]).max(1)
+    scale = torch.where(length[anchors] > 0, 1 / length[anchors], 0.0)
+    moved = ((values - mean[anchors]) * scale)[..., nearest]
+    predicted: Tensor = mean + similarity * length * moved
+    return predicted

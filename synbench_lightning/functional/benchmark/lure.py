@@ -1,0 +1,78 @@
+"""The levelled unbiased risk estimator: a mean from points that were drawn with unequal probabilities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from synbench_lightning.functional.benchmark.estimation import Estimate, check_population, check_values, estimate_of
+
+
+def lure(values: Tensor, proposal: Tensor, population: int) -> Estimate:
+    r"""Unbiased mean of a population from points drawn sequentially without replacement, for any proposal.
+
+    After each draw :math:`a_m = L_m / (N q_m) + \frac{1}{N} \sum_{t<m} L_t` estimates the mean without bias, and the
+    errors of the :math:`a_m` are uncorrelated; the levelled estimator is a weighted mean of them, and its standard
+    error follows from their scatter. Source: Farquhar, Gal and Rainforth (2021); Kossen et al., Active Testing (2021).
+
+    Args:
+        values: ``(..., M)`` values :math:`L_m` in the order of the draws.
+        proposal: ``(M,)`` probability :math:`q_m` of each draw among the points that were left.
+        population: number N of points that were drawn from, at least M.
+
+    Returns:
+        The estimate ``(...)``; the standard error is infinite for a single point, and 0 where all were evaluated.
+
+    Raises:
+        ValueError: for values, probabilities or a population that do not fit.
+
+    Example:
+        >>> losses = torch.tensor([4.0, 1.0])  # of three points with losses 4, 1, 1
+        >>> lure(losses, torch.tensor([4 / 6, 1 / 2]), population=3).value  # drawn in proportion to the loss
+        tensor(2.0000, dtype=torch.float64)
+    """
+    values = check_values(values)
+    draws = values.shape[-1]
+    if proposal.shape != (draws,):
+        raise ValueError(f"`proposal` must have shape {(draws,)}, one for each value, got {tuple(proposal.shape)}.")
+    weights = lure_weights(proposal, population)
+    value = (weights * values).sum(-1)
+    if draws == population:
+        return estimate_of(value, torch.zeros_like(value), draws - 1)
+    turn = torch.arange(1, draws + 1, dtype=torch.float64)
+    level = population * (population - draws) / ((population - turn) * (population - turn + 1)) / draws
+    before = values.cumsum(-1) - values
+    single = values / (population * proposal.double()) + before / population
+    # Divided by its expectation under equal variances, so that the variance estimate is then unbiased.
+    shrunk = 1 - 2 * level + level.square().sum()
+    terms = (level * (single - value[..., None])).square() / shrunk
+    error = terms.sum(-1).sqrt() if draws > 1 else torch.full_like(value, torch.inf)
+    return estimate_of(value, error, draws - 1)
+
+
+def lure_weights(proposal: Tensor, population: int) -> Tensor:
+    r"""Weights ``(M,)`` of the levelled unbiased risk estimator: the estimate is the sum of weight times value.
+
+    :math:`v_m / M` with :math:`v_m = 1 + \frac{N-M}{N-m} \left(\frac{1}{(N-m+1) q_m} - 1\right)`.
+    Source: Farquhar, Gal and Rainforth, On Statistical Bias in Active Learning (2021).
+
+    Args:
+        proposal: ``(M,)`` probability :math:`q_m` of each draw among the points that were left, in the order of draws.
+        population: number N of points that were drawn from, at least M.
+
+    Raises:
+        ValueError: for probabilities outside (0, 1], or more draws than the population has points.
+
+    Example:
+        >>> lure_weights(torch.tensor([1 / 10, 1 / 9]), population=10)  # all equally likely: the plain mean
+        tensor([0.5000, 0.5000], dtype=torch.float64)
+    """
+    q = proposal.double()
+    if q.ndim != 1 or len(q) == 0 or not bool(((q > 0) & (q <= 1)).all()):
+        raise ValueError(f"`proposal` must be probabilities in (0, 1], at least one, got {proposal.tolist()[:8]}.")
+    draws = len(q)
+    total = check_population(population, draws)
+    if draws == total:
+        return torch.full_like(q, 1 / draws)
+    turn = torch.arange(1, draws + 1, dtype=torch.float64)
+    return (1 + (total - draws) / (total - turn) * (1 / ((total - turn + 1) * q) - 1)) / draws

@@ -1,0 +1,68 @@
+import torch
+from lightning.pytorch.demos.boring_classes import BoringModel, ManualOptimBoringModel
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from synbench_lightning import SynBenchCallback
+from tests.callbacks.runs import SMALL, curves, probing, steps, trainer
+from tests.encoders import Autoencoder
+
+
+def test_accumulated_batches_count_as_one_step():
+    logger, callback = TensorBoardLogger("runs"), probing(every=2)
+    trainer(callback, max_steps=6, accumulate_grad_batches=3, logger=logger).fit(Autoencoder())
+    assert steps(callback) == [0, 2, 4, 6]
+    assert [step for step, _ in curves(logger)["synbench/score"]] == [0, 2, 4, 6]
+
+
+class TwoOptimizers(ManualOptimBoringModel):
+    def training_step(self, batch, batch_idx):
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(self.step(batch))
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(self.parameters(), lr=0.01), torch.optim.SGD(self.parameters(), lr=0.01)]
+
+
+def test_several_optimizers_make_several_steps_but_one_on_the_loggers_axis():
+    logger, callback = TensorBoardLogger("runs"), probing(every=5)
+    trainer(callback, max_steps=20, logger=logger).fit(TwoOptimizers())
+    assert steps(callback) == [0, 6, 10, 16, 20]  # the first even number at or after each multiple of five
+    assert [step for step, _ in curves(logger)["synbench/score"]] == [0, 3, 5, 8, 10]
+
+
+def test_probes_every_n_epochs():
+    callback = SynBenchCallback(every_n_epochs=2, plan=SMALL)
+    trainer(callback, max_steps=-1, max_epochs=5, limit_train_batches=3).fit(Autoencoder())
+    assert steps(callback) == [0, 6, 12, 15]
+
+
+def test_probes_at_start_and_end_can_be_left_out():
+    callback = probing(every=8, probe_at_start=False, probe_at_end=False)
+    trainer(callback, max_steps=20).fit(Autoencoder())
+    assert steps(callback) == [8, 16]
+
+
+def test_an_end_that_comes_unforeseen_is_probed_too():
+    class Stopping(Autoencoder):
+        def on_train_batch_end(self, *_):
+            self.trainer.should_stop = self.trainer.global_step == 7
+
+    logger, callback = TensorBoardLogger("runs"), probing(every=5)
+    trainer(callback, max_steps=-1, max_epochs=3, logger=logger).fit(Stopping())
+    assert steps(callback) == [0, 5, 7]
+    assert [step for step, _ in curves(logger)["synbench/score"]] == [0, 5, 7]
+
+
+def test_probes_above_the_allowed_overhead_are_put_off():
+    callback = probing(every=1, max_overhead=1e-6)
+    trainer(callback, max_steps=20).fit(Autoencoder())
+    assert steps(callback) == [0]
+
+
+def test_no_step_no_probe():
+    callback = probing()
+    trainer(callback, max_steps=0).fit(Autoencoder())
+    trainer(callback, fast_dev_run=True).validate(BoringModel(), verbose=False)
+    assert callback.history == []
