@@ -24,6 +24,7 @@ from synbench_lightning.probe.result import ProbeResult
 from synbench_lightning.probe.samples import FEWEST_INPUTS, MOST_INPUTS, Normalize
 from synbench_lightning.runtime.distributed import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
+from synbench_lightning.runtime.features import module_behind
 from synbench_lightning.runtime.input_shape import example_shape, inputs_of_shape
 
 
@@ -234,7 +235,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         self._shown = probe = Probe(
             self.tasks, self.plan, shape, epsilons=self.epsilons, thresholds=thresholds, batch_size=self.batch_size,
             normalize=self.normalize, inputs=self._unlabelled(trainer, batch, shape), seed=self.seed,
-            device=trainer.strategy.root_device,
+            device=trainer.strategy.root_device, module=module_behind(self._encoder.forward),
         )  # fmt: skip
         about = "" if probe.noisy is None else f" and information about {len(probe.noisy.inputs)} inputs"
         rank_zero_info(

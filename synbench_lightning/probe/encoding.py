@@ -13,7 +13,7 @@ from torch import Tensor
 
 from synbench_lightning.probe.samples import Block, Examples
 from synbench_lightning.runtime.distributed import Processes, Progress, gathered
-from synbench_lightning.runtime.features import feature_matrix
+from synbench_lightning.runtime.features import FeatureReader
 
 
 def shares(blocks: Sequence[Block], size: int) -> list[list[Block]]:
@@ -40,6 +40,7 @@ class Encoding:
 
     Args:
         encoder: from a batch ``(N, *input_shape)`` to features.
+        read: takes features from what it returns.
         input_shape: of one example.
         device: where the examples are shown.
         batch_size: examples in one forward; halved where the memory does not suffice, and then kept.
@@ -51,6 +52,7 @@ class Encoding:
     def __init__(
         self,
         encoder: Callable[[Tensor], Any],
+        read: FeatureReader,
         input_shape: tuple[int, ...],
         device: torch.device,
         batch_size: int,
@@ -58,7 +60,8 @@ class Encoding:
         processes: Processes,
         progress: Progress | None,
     ) -> None:
-        self.encoder, self.input_shape, self.device, self.batch_size = encoder, input_shape, device, batch_size
+        self.encoder, self.read = encoder, read
+        self.input_shape, self.device, self.batch_size = input_shape, device, batch_size
         self.processes, self.progress = processes, progress
         self.done, self.total = 0, total // processes.size
 
@@ -145,4 +148,4 @@ class Encoding:
                 "if it takes other arguments or is another module, pass a callable: `lambda pl_module, x: ...` in the "
                 "callback, `lambda x: ...` in `evaluate`."
             ) from error
-        return feature_matrix(output, len(x))
+        return self.read(output, len(x), self.input_shape)
