@@ -65,8 +65,9 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         encoder: what to probe. ``None``: the first module among the attributes ``encoder``, ``backbone``,
             ``model.encoder``, ``model.backbone``, ``model``, else the LightningModule's ``forward``; a dotted attribute
             as ``"student.trunk"``; or a callable ``(pl_module, x) -> features``. Features are ``(N, D)``, tokens
-            ``(N, T, D)`` or maps ``(N, C, H, W)`` (their mean is taken), or an object or dict with ``pooler_output`` or
-            ``last_hidden_state``.
+            ``(N, T, D)`` or maps ``(N, C, ...)``, whose mean is taken, or an object, dict or list of these. Channels
+            that are elsewhere, as in ``(N, H, W, C)``, are found from the encoder's layers and the shapes; the log says
+            where another reading is possible.
         input_shape: shape of one input of the encoder, without the batch dimension. ``None``: that of
             ``example_input_array``, else of the largest floating-point tensor in the first training batch.
         tasks: ``"default"`` (the paper's task and smooth variations of it), ``"dc"`` (the paper's alone), another

@@ -54,7 +54,8 @@ def evaluate(
 
     Args:
         encoder: a module or callable from ``(N, *input_shape)`` to features: ``(N, D)``, tokens ``(N, T, D)``, maps
-            ``(N, C, H, W)``, or an object or dict with ``pooler_output`` or ``last_hidden_state``.
+            ``(N, C, ...)``, or an object, dict or list of these. Channels that are elsewhere, as in ``(N, H, W, C)``,
+            are found from the module's layers and the shapes; the log says where another reading is possible.
         input_shape: shape of one example, without the batch dimension.
         tasks: ``"dc"`` (the paper's task), ``"default"`` or another family (:func:`task_family`), or a sequence of
             :class:`GaussianTask` and :class:`LabelledTask`.
