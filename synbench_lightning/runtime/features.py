@@ -15,11 +15,16 @@ from synbench_lightning.runtime.layout import Layout, Widths, channel_axis
 NAMES = (
     "pooler_output",
     "image_embeds",
+    "text_embeds",
+    "audio_embeds",
     "x_norm_clstoken",
     "last_hidden_state",
     "x_norm_patchtokens",
     "feature_maps",
     "out",
+    "mean",
+    "mu",
+    "loc",
 )
 """Names of a representation in the outputs of well-known libraries, the first that is there is taken."""
 
@@ -167,7 +172,8 @@ def _parts(output: Any) -> dict[Any, Any]:
         return dict(enumerate(output))
     if is_dataclass(output):
         return {field.name: getattr(output, field.name) for field in fields(output)}
-    return {name: value for name in NAMES if (value := getattr(output, name, None)) is not None}
+    named = {name: value for name in NAMES if (value := getattr(output, name, None)) is not None}
+    return named or dict(getattr(output, "__dict__", {}))
 
 
 def _at(output: Any, path: tuple[Any, ...]) -> Any:

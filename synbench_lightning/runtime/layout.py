@@ -69,20 +69,31 @@ def channel_axis(shape: Sequence[int], input_shape: Sequence[int], widths: Width
     if len(wide) < 2:
         return Layout(wide[0] if wide else usual, None)
     layers = widths.layers
-    known = [axis for axis in (first, last) if shape[axis] in layers]
+    ends = _ends(shape, input_shape, layers)
+    known = [axis for axis in ends if shape[axis] in layers]
     if not known:
         known = [axis for axis in range(2, last) if shape[axis] in layers]
-    fitting = [axis for axis in known or (first, last) if _is_space(_without(shape, axis), input_shape)]
-    likely = known if len(known) == 1 else fitting if len(fitting) == 1 else known or [first, last]
+    fitting = [axis for axis in known or ends if _is_space(_without(shape, axis), input_shape)]
+    likely = known if len(known) == 1 else fitting if len(fitting) == 1 else known or ends
     if len(likely) > 1 and known and not fitting:  # the layer that comes last
         latest = [len(layers) - layers[::-1].index(shape[axis]) for axis in likely]
         likely = [axis for axis, place in zip(likely, latest, strict=True) if place == max(latest)]
-    if len(likely) > 1 and ndim > 3 and shape[first] != shape[last]:
+    if len(likely) > 1 and ndim > 3 and len({shape[axis] for axis in likely}) > 1:
         likely = [max(likely, key=lambda axis: shape[axis])]
-    axis = likely[0] if len(likely) == 1 else usual
+    axis = likely[0] if len(likely) == 1 or usual not in likely else usual
     if axis == usual and (axis in known if len(known) == 1 else len(fitting) == 1):
         return Layout(axis, None)
     return Layout(axis, last if axis == first else first)
+
+
+def _ends(shape: Sequence[int], input_shape: Sequence[int], layers: Sequence[int]) -> list[int]:
+    """Where the channels may be: first or last, unless the first axis is one of the input that is carried through."""
+    last = len(shape) - 1
+    if not input_shape or shape[1] != input_shape[0] or shape[1] in layers:
+        return [1, last]
+    if last > len(input_shape):  # tokens of each channel
+        return [last]
+    return [2, last] if last == 4 else [1, last]  # each frame by itself
 
 
 def _without(shape: Sequence[int], axis: int) -> tuple[int, ...]:

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import nn
 
-from synbench_lightning import evaluate
+from synbench_lightning import ProbePlan, SynBenchCallback, evaluate
 from synbench_lightning.runtime.features import FeatureReader, module_behind
+from tests.encoders import Autoencoder
 
 VECTORS = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
 MAPS = VECTORS[:, :, None, None].expand(4, 5, 2, 2)
@@ -51,6 +53,9 @@ def told(caplog):
         OrderedDict(out=MAPS, aux=torch.zeros(4, 5, 2, 2)),
         (TOKENS * 0, TOKENS * 0, TOKENS),
         (VECTORS, torch.zeros(4, 128)),
+        torch.distributions.Normal(VECTORS, torch.ones(4, 5)),
+        SimpleNamespace(latent_dist=SimpleNamespace(logvar=torch.zeros(4, 5, 2, 2), mean=MAPS)),
+        SimpleNamespace(features=TOKENS),
     ],
 )
 def test_every_supported_output_becomes_one_vector_for_each_example(output):
@@ -95,6 +100,9 @@ def with_format(declared):
         ((4, 7, 7, 96), 4, None, ()),
         ((7, 7, 96), 3, swin_block(), (3, 28, 28)),
         ((20, 3, 100), 3, nn.Linear(5, 100), ()),
+        ((3, 16, 16), 3, None, (3, 128)),
+        ((8, 64, 7, 7), 2, None, (8, 3, 112, 112)),  # maps of each frame
+        ((3, 16, 16), 1, None, (3, 32, 32)),
     ],
 )
 def test_the_mean_is_taken_over_everything_but_the_channels(shape, axis, module, input_shape):
@@ -177,6 +185,24 @@ def test_channels_last_and_first_have_the_same_score():
     found = [evaluate(encoder, (1, 8, 8)) for encoder in (last, first)]
     assert found[0].feature_dim == 16
     assert found[0].scores == found[1].scores
+
+
+def test_a_run_is_told_its_reading_once(told):
+    class Model(Autoencoder):
+        def __init__(self):
+            super().__init__()
+            self.encoder = Swin(last=True)
+
+        def training_step(self, batch, batch_idx):
+            return self.encoder(batch[0]).square().mean()
+
+    synbench = SynBenchCallback(plan=ProbePlan(forwards=512), every_n_train_steps=2)
+    Trainer(
+        max_steps=4, callbacks=[synbench], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, accelerator="cpu",
+    ).fit(Model())  # fmt: skip
+    assert [result.feature_dim for result in synbench.history] == [16, 16, 16]
+    assert told().count("(N, 2, 2, 16) is read as 16 channels along axis 3") == 1
 
 
 def test_half_precision_becomes_float32_and_double_stays():
