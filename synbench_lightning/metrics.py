@@ -14,6 +14,7 @@ from synbench_lightning.functional.gaussian.discriminant import accuracy_and_bou
 from synbench_lightning.functional.gaussian.limit import estimate_limit
 from synbench_lightning.functional.gaussian.score import check_thresholds, synbench_score
 from synbench_lightning.probe.plan import ProbePlan
+from synbench_lightning.runtime.devices import statistics_device
 
 
 class SynBenchScore(Metric):
@@ -92,13 +93,14 @@ class SynBenchScore(Metric):
                 f"`labels` must be 0 or 1, one for each of the {len(features)} rows of `features`, got shape "
                 f"{tuple(labels.shape)} with {labels.unique().tolist()[:8]}."
             )
-        given = torch.as_tensor(scale, dtype=torch.float64, device=features.device)
+        where = statistics_device(features.device)
+        given = torch.as_tensor(scale).to(where, torch.float64)
         if given.ndim and given.shape != labels.shape:
             raise ValueError(
                 f"`scale` must be a number or of shape {(len(features),)}, one for each row of `features`, got "
                 f"{tuple(given.shape)}."
             )
-        known = torch.tensor(self.plan.scales, dtype=torch.float64, device=features.device)
+        known = torch.tensor(self.plan.scales, dtype=torch.float64, device=where)
         distance, place = (given.expand(labels.shape)[:, None] - known).abs().min(1)
         if bool((distance > 1e-6).any()):
             raise ValueError(
@@ -107,15 +109,18 @@ class SynBenchScore(Metric):
             )
         self.features.append(features.detach() if features.dtype == torch.float64 else features.detach().float())
         self.labels.append(labels.long())
-        self.places.append(place)
+        self.places.append(place.to(features.device))
 
     def compute(self) -> Tensor:
-        """The score, a float64 scalar.
+        """The score, a scalar in float64, or in float32 on a device that has no float64.
 
         Raises:
             ValueError: if scales are missing, or the numbers of examples do not suit the protocol.
         """
-        features, labels, places = (_joined(state) for state in (self.features, self.labels, self.places))
+        states = [_joined(state) for state in (self.features, self.labels, self.places)]
+        home = states[0].device
+        where = statistics_device(home)
+        features, labels, places = (state.to(where) for state in states)
         scales = self.plan.scales
         cells = [[features[(places == place) & (labels == label)] for label in (1, 0)] for place in range(len(scales))]
         missing = [scale for scale, (plus, minus) in zip(scales, cells, strict=True) if not (len(plus) and len(minus))]
@@ -128,7 +133,7 @@ class SynBenchScore(Metric):
         score = synbench_score(
             accuracy.cpu(), bound.cpu(), scales, (self.threshold,), self.plan.weights, grid=self.plan.grid
         )
-        return score[0].to(features.device)
+        return (score[0] if where == home else score[0].float()).to(home)
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Plot one or several values, by default the present one (needs matplotlib).

@@ -19,6 +19,7 @@ from synbench_lightning.functional.benchmark.estimation import Estimate, mean_of
 from synbench_lightning.functional.benchmark.prediction import Method, change_of_benchmark, choose_points, predict_tasks
 from synbench_lightning.runtime.distributed import SingleProcess
 from synbench_lightning.runtime.encoder import EncoderSpec, find_encoder
+from synbench_lightning.runtime.features import FeatureReader, module_behind
 from synbench_lightning.runtime.isolation import isolated
 
 Candidate = nn.Module | Callable[[], nn.Module]
@@ -227,7 +228,8 @@ def _evaluate(benchmark: Benchmark, answer: Any, device: torch.device, candidate
     module = candidate if isinstance(candidate, nn.Module) else candidate()
     with isolated(module):
         forward = find_encoder(module, answer).forward  # type: ignore[arg-type]
-        return benchmark.log_likelihoods(forward, places, SingleProcess(), None, device)
+        read = FeatureReader(module_behind(forward))
+        return benchmark.log_likelihoods(forward, places, SingleProcess(), None, device, read)
 
 
 def _exact(values: Tensor, tasks: Tensor) -> Estimate:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from synbench_lightning.checks import check_integer, check_name
 from synbench_lightning.functional.representation.readout import class_log_probabilities
 from synbench_lightning.runtime.distributed import Processes, Progress, gathered
-from synbench_lightning.runtime.features import feature_matrix
+from synbench_lightning.runtime.features import FeatureReader
 
 Tasks = Mapping[str, Dataset | DataLoader]  # type: ignore[type-arg]  # with arguments LightningCLI cannot type it
 """Datasets by the name of their task; a DataLoader says how its dataset is collated into batches."""
@@ -78,6 +78,7 @@ class Benchmark:
         processes: Processes,
         progress: Progress | None,
         device: torch.device,
+        read: FeatureReader,
     ) -> Tensor:
         """Log-likelihood of the right labels of some points, on every process.
 
@@ -88,6 +89,7 @@ class Benchmark:
             processes: those that share the examples; each of them makes this call.
             progress: called with the number of examples done and their total on this process.
             device: where batches are needed.
+            read: takes features from what ``answer`` returns.
 
         Returns:
             ``(B,)`` float64, on the CPU.
@@ -112,7 +114,7 @@ class Benchmark:
             indices = torch.cat([support, self._points[places[inside]]])
             if not len(indices):
                 continue
-            found = self._gathered(answer, task, indices, processes, advance, device, readout)
+            found = self._gathered(answer, task, indices, processes, advance, device, read if readout else None)
             values[inside] = self._judged(found, task, len(support)) if readout else found[:, 0].double()
         values = processes.same(values)
         if not bool(torch.isfinite(values).all()) or bool((values > 1e-6).any()):
@@ -131,7 +133,7 @@ class Benchmark:
         processes: Processes,
         advance: Callable[[int], None],
         device: torch.device,
-        readout: bool,
+        read: FeatureReader | None,
     ) -> Tensor:
         """Answers ``(n, width)`` for some examples of a task, of all processes, on each; labels in the last column."""
         rounds = -(-len(indices) // (self.batch_size * processes.size))
@@ -140,22 +142,25 @@ class Benchmark:
         def make() -> list[tuple[Tensor, Tensor]]:
             own, found = blocks[processes.rank :: processes.size], []
             for block in own:
-                found.append((block, self._answered(answer, task, indices[block], device, readout)))
+                found.append((block, self._answered(answer, task, indices[block], device, read)))
                 advance(len(block))
             if processes.lockstep and len(own) < rounds:
-                self._answered(
-                    answer, task, indices[blocks[0]], device, readout
-                )  # other processes make one more forward
+                self._answered(answer, task, indices[blocks[0]], device, read)  # others make one more forward
             return found
 
         return gathered(processes, len(indices), device, make).cpu()
 
     def _answered(
-        self, answer: Callable[[Any], Any], task: int, indices: Tensor, device: torch.device, readout: bool
+        self,
+        answer: Callable[[Any], Any],
+        task: int,
+        indices: Tensor,
+        device: torch.device,
+        read: FeatureReader | None,
     ) -> Tensor:
         name = self.names[task]
         batch = self._collate[task]([self._examples[task][index] for index in indices.tolist()])
-        if not readout:
+        if read is None:
             output = answer(move_data_to_device(batch, device))
             if not isinstance(output, Tensor) or output.shape != (len(indices),) or not output.is_floating_point():
                 shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -175,7 +180,8 @@ class Benchmark:
                 f"The labels of the task {name!r} must be integers, one for each example, got {labels.dtype} of shape "
                 f"{tuple(labels.shape)} for {len(indices)}."
             )
-        features = feature_matrix(answer(move_data_to_device(inputs, device)), len(indices))
+        shape = tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else ()
+        features = read(answer(move_data_to_device(inputs, device)), len(indices), shape)
         return torch.cat([features, labels.to(features)[:, None]], 1)
 
     def _judged(self, found: Tensor, task: int, support: int) -> Tensor:

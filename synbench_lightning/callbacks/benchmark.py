@@ -27,6 +27,7 @@ from synbench_lightning.functional.benchmark.residuals import aipw
 from synbench_lightning.functional.benchmark.selection import Selection, stratified
 from synbench_lightning.runtime.distributed import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
+from synbench_lightning.runtime.features import FeatureReader, module_behind
 
 
 class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
@@ -157,6 +158,7 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         self.selection: Selection | None = None
         """The points that are evaluated after the warm-up."""
         self._before: Tensor | None = None  # values of the selection in the evaluation before
+        self._read = FeatureReader(None)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -212,6 +214,7 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         assert self._encoder is not None
+        self._read = FeatureReader(module_behind(self._encoder.forward))
         sizes = ", ".join(f"{name} ({size:,})" for name, size in self.benchmark.settings.items())
         rank_zero_info(
             f"The benchmark is evaluated through {self._encoder.name}, every {self.schedule}: the points of {sizes}; "
@@ -231,7 +234,7 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
 
         def evaluated(places: Tensor) -> Tensor:
             device = trainer.strategy.root_device
-            return self.benchmark.log_likelihoods(encoder, places, processes, progress, device)
+            return self.benchmark.log_likelihoods(encoder, places, processes, progress, device, self._read)
 
         complete = self.selection is None
         if self.selection is None:

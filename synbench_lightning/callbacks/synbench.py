@@ -26,6 +26,7 @@ from synbench_lightning.probe.result import ProbeResult
 from synbench_lightning.probe.samples import FEWEST_INPUTS, MOST_INPUTS, Normalize
 from synbench_lightning.runtime.distributed import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
+from synbench_lightning.runtime.features import module_behind
 from synbench_lightning.runtime.input_shape import example_shape, inputs_of_shape
 
 
@@ -65,8 +66,9 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         encoder: what to probe. ``None``: the first module among the attributes ``encoder``, ``backbone``,
             ``model.encoder``, ``model.backbone``, ``model``, else the LightningModule's ``forward``; a dotted attribute
             as ``"student.trunk"``; or a callable ``(pl_module, x) -> features``. Features are ``(N, D)``, tokens
-            ``(N, T, D)`` or maps ``(N, C, H, W)`` (their mean is taken), or an object or dict with ``pooler_output`` or
-            ``last_hidden_state``.
+            ``(N, T, D)`` or maps ``(N, C, ...)``, whose mean is taken, or an object, dict or list of these. Channels
+            that are elsewhere, as in ``(N, H, W, C)``, are found from the encoder's layers and the shapes; the log says
+            where another reading is possible.
         input_shape: shape of one input of the encoder, without the batch dimension. ``None``: that of
             ``example_input_array``, else of the largest floating-point tensor in the first training batch.
         tasks: ``"default"`` (the paper's task and smooth variations of it), ``"dc"`` (the paper's alone), another
@@ -216,7 +218,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         self._shown = probe = Probe(
             self.tasks, self.plan, shape, epsilons=self.epsilons, thresholds=thresholds, batch_size=self.batch_size,
             normalize=self.normalize, inputs=self._unlabelled(trainer, batch, shape), seed=self.seed,
-            device=trainer.strategy.root_device,
+            device=trainer.strategy.root_device, module=module_behind(self._encoder.forward),
         )  # fmt: skip
         about = "" if probe.noisy is None else f" and information about {len(probe.noisy.inputs)} inputs"
         rank_zero_info(

@@ -27,6 +27,7 @@ from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, evaluate
 from synbench_lightning.probe.result import ProbeResult
 from synbench_lightning.probe.samples import Normalize, checksum
+from synbench_lightning.runtime.devices import default_device
 
 
 class Evaluated(NamedTuple):
@@ -174,7 +175,7 @@ def _evaluated(
 
 
 def _device(name: str | None) -> str:
-    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = name or default_device().type
     try:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:

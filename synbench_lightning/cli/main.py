@@ -164,7 +164,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--std", nargs="+", type=number, metavar="S", help="of the normalisation, one or per channel")
     parser.add_argument("--batch-size", type=integer, default=256, metavar="N", help="default: 256")
     parser.add_argument("--seed", type=partial(_checked, _seed), default=0, help="of the examples, default: 0")
-    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
+    parser.add_argument("--device", help="default: the accelerator where there is one, else cpu")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--no-cache", action="store_true", help="neither use nor keep results of earlier calls")
     parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="default: synbench in the user's cache folder")

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
 from torch import Tensor
 
 from synbench_lightning.probe.samples import Block, Examples
+from synbench_lightning.runtime.devices import free_memory, is_memory_error, statistics_device
 from synbench_lightning.runtime.distributed import Processes, Progress, gathered
-from synbench_lightning.runtime.features import feature_matrix
+from synbench_lightning.runtime.features import FeatureReader
 
 
 def shares(blocks: Sequence[Block], size: int) -> list[list[Block]]:
@@ -40,6 +40,7 @@ class Encoding:
 
     Args:
         encoder: from a batch ``(N, *input_shape)`` to features.
+        read: takes features from what it returns.
         input_shape: of one example.
         device: where the examples are shown.
         batch_size: examples in one forward; halved where the memory does not suffice, and then kept.
@@ -51,6 +52,7 @@ class Encoding:
     def __init__(
         self,
         encoder: Callable[[Tensor], Any],
+        read: FeatureReader,
         input_shape: tuple[int, ...],
         device: torch.device,
         batch_size: int,
@@ -58,12 +60,13 @@ class Encoding:
         processes: Processes,
         progress: Progress | None,
     ) -> None:
-        self.encoder, self.input_shape, self.device, self.batch_size = encoder, input_shape, device, batch_size
+        self.encoder, self.read = encoder, read
+        self.input_shape, self.device, self.batch_size = input_shape, device, batch_size
         self.processes, self.progress = processes, progress
         self.done, self.total = 0, total // processes.size
 
     def features(self, examples: Examples) -> Tensor:
-        """Features ``(rows, signs, D)`` of all processes, on each of them."""
+        """Features ``(rows, signs, D)`` of all processes, on each of them, where their statistics are computed."""
         rows, signs = examples.rows, examples.signs
 
         def make() -> list[tuple[slice, Tensor]]:
@@ -85,7 +88,7 @@ class Encoding:
         bad = int((~torch.isfinite(whole)).any(-1).sum())
         if bad:
             raise ValueError(f"The encoder's features are NaN or infinite for {bad} of {rows * signs} examples.")
-        return whole.cpu() if whole.device.type == "mps" else whole  # which has no float64
+        return whole.to(statistics_device(whole.device))
 
     def _advance(self, examples: int) -> None:
         self.done += examples
@@ -129,9 +132,9 @@ class Encoding:
                 return torch.cat([self._forward(part) for part in x.split(self.batch_size)])
             except RuntimeError as error:
                 smaller = min(len(x), self.batch_size) // 2
-                if not is_oom_error(error.__cause__ or error) or smaller == 0 or self.processes.lockstep:
+                if not is_memory_error(error.__cause__ or error) or smaller == 0 or self.processes.lockstep:
                     raise
-            garbage_collection_cuda()
+            free_memory(self.device)
             self.batch_size = smaller
             warnings.warn(f"The memory did not suffice for the probe: its batch size is now {smaller}.", stacklevel=2)
 
@@ -145,4 +148,4 @@ class Encoding:
                 "if it takes other arguments or is another module, pass a callable: `lambda pl_module, x: ...` in the "
                 "callback, `lambda x: ...` in `evaluate`."
             ) from error
-        return feature_matrix(output, len(x))
+        return self.read(output, len(x), self.input_shape)

@@ -27,6 +27,7 @@ from synbench_lightning.probe.result import ProbeResult, as_table
 from synbench_lightning.probe.samples import NoisyInputs, Normalize, ProxySamples, labelled_examples
 from synbench_lightning.probe.tasks import GaussianTask, LabelledTask
 from synbench_lightning.runtime.distributed import Processes, Progress, SingleProcess
+from synbench_lightning.runtime.features import FeatureReader, module_behind
 from synbench_lightning.runtime.isolation import isolated
 
 OFFICIAL_THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
@@ -53,7 +54,8 @@ def evaluate(
 
     Args:
         encoder: a module or callable from ``(N, *input_shape)`` to features: ``(N, D)``, tokens ``(N, T, D)``, maps
-            ``(N, C, H, W)``, or an object or dict with ``pooler_output`` or ``last_hidden_state``.
+            ``(N, C, ...)``, or an object, dict or list of these. Channels that are elsewhere, as in ``(N, H, W, C)``,
+            are found from the module's layers and the shapes; the log says where another reading is possible.
         input_shape: shape of one example, without the batch dimension.
         tasks: ``"dc"`` (the paper's task), ``"default"`` or another family (:func:`task_family`), or a sequence of
             :class:`GaussianTask` and :class:`LabelledTask`.
@@ -85,8 +87,7 @@ def evaluate(
     """
     if not callable(encoder) or isinstance(encoder, type):
         raise ValueError(f"`encoder` must be a module or a function from a batch to features, got {encoder!r}.")
-    owner = getattr(encoder, "__self__", None)  # of a bound method
-    module = next((found for found in (encoder, owner) if isinstance(found, nn.Module)), None)
+    module = module_behind(encoder)
     parameter = None if module is None else next((p for p in module.parameters() if p.is_floating_point()), None)
     home = torch.device("cpu") if parameter is None else parameter.device
     chosen = home if device is None else torch.device(device)
@@ -97,7 +98,7 @@ def evaluate(
     dtype = torch.float32 if parameter is None else parameter.dtype
     probe = Probe(
         tasks, plan, input_shape, epsilons=epsilons, thresholds=thresholds, batch_size=batch_size, normalize=normalize,
-        inputs=inputs, seed=seed, device=chosen,
+        inputs=inputs, seed=seed, device=chosen, module=module,
     )  # fmt: skip
     with isolated(module):
         return probe(lambda x: encoder(x.to(dtype)), progress=progress)
@@ -106,8 +107,8 @@ def evaluate(
 class Probe:
     """A family of tasks under a plan, to be shown to an encoder any number of times.
 
-    The arguments are those of :func:`evaluate`. Beside the features, memory holds one batch, and the noise where it
-    fits a budget of 256 MiB.
+    The arguments are those of :func:`evaluate`, and the module behind the encoder, where there is one. Beside the
+    features, memory holds one batch, and the noise where it fits a budget of 256 MiB.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Probe:
         inputs: Tensor | None,
         seed: int,
         device: torch.device,
+        module: nn.Module | None = None,
     ) -> None:
         self.tasks = resolve_tasks(tasks, input_shape)
         self.plan = ProbePlan.of(plan)
@@ -136,6 +138,7 @@ class Probe:
                 f"below the threshold {max(self.thresholds):g}: no score exists there. Raise `max_scale`."
             )
         self._warned = False
+        self._read = FeatureReader(module)
         gaussian = [task for task in self.tasks if isinstance(task, GaussianTask)]
         self.labelled = [task for task in self.tasks if isinstance(task, LabelledTask)]
         self.samples = ProxySamples(gaussian, self.plan, normalize=normalize, seed=seed, device=device)
@@ -162,15 +165,16 @@ class Probe:
             progress: called with the number of examples done and their total on this process.
 
         Raises:
-            ValueError: if the features are not finite; the errors of :func:`feature_matrix`.
+            ValueError: if the features are not finite; the errors of :class:`FeatureReader`.
             RuntimeError: if the encoder raises; if the probe failed on another process.
         """
         start = time.perf_counter()
         processes = processes or SingleProcess()
         samples = self.samples
         encoding = Encoding(
-            encoder, samples.input_shape, samples.device, self.batch_size, self.num_forwards, processes, progress
-        )
+            encoder, self._read, samples.input_shape, samples.device, self.batch_size, self.num_forwards, processes,
+            progress,
+        )  # fmt: skip
         try:
             found = self._limit(encoding) if self.plan.protocol == "fast" else self._official(encoding)
             if self.labelled:

@@ -2,62 +2,188 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, float64, nn
+
+from synbench_lightning.runtime.layout import Layout, Widths, channel_axis
+
+NAMES = (
+    "pooler_output",
+    "image_embeds",
+    "text_embeds",
+    "audio_embeds",
+    "x_norm_clstoken",
+    "last_hidden_state",
+    "x_norm_patchtokens",
+    "feature_maps",
+    "out",
+    "mean",
+    "mu",
+    "loc",
+)
+"""Names of a representation in the outputs of well-known libraries, the first that is there is taken."""
 
 _ADVICE = (
-    "Supported are (N, D) vectors, (N, T, D) tokens, (N, C, H, W) maps, and objects or dicts with `pooler_output` or "
-    "`last_hidden_state`. For anything else pass a callable that returns (N, D): `lambda pl_module, x: ...` in the "
+    "Supported are (N, D) vectors, (N, T, D) tokens, (N, C, ...) maps, with the channels first or last, and objects, "
+    "dicts or lists of these. For anything else pass a callable that returns (N, D): `lambda pl_module, x: ...` in the "
     "callback, `lambda x: ...` in `evaluate`, as in `pl_module.encoder(x)[0]` where it is one of several outputs."
 )
 
+MANY_CHANNELS = 16
+"""An encoder with a layer as wide as that does not represent its inputs in one or two dimensions."""
 
-def feature_matrix(output: Any, batch_size: int) -> Tensor:
-    """Reduce an encoder's output for a batch to one vector for each example.
+
+def module_behind(forward: Callable[..., Any]) -> nn.Module | None:
+    """The module that a callable runs, as far as that can be seen: itself, the owner of a method, a first argument."""
+    bound = forward.args[:1] if isinstance(forward, partial) else (getattr(forward, "__self__", None),)
+    return next((found for found in (forward, *bound) if isinstance(found, nn.Module)), None)
+
+
+class FeatureReader:
+    """Reduces an encoder's outputs to one vector for each example, all of them in the same way.
+
+    Which of several outputs is the representation, and along which axis its channels are, is decided with the first
+    output and then kept. Where another reading is possible, the log has both and how to choose the other.
 
     Args:
-        output: ``(N, D)`` features, ``(N, T, D)`` tokens (their mean is taken), ``(N, C, H, W)`` maps (the mean over
-            space), or a mapping or object with ``pooler_output`` or else ``last_hidden_state`` of these shapes.
-        batch_size: the number N of examples that were fed.
-
-    Returns:
-        ``(N, D)`` features in float32 or, where the encoder computes in it, float64.
-
-    Raises:
-        TypeError: for an output that is neither, naming its type.
-        ValueError: for a tensor of another shape, or one that is not floating-point.
+        module: the encoder, whose attributes and layers tell where its channels are; ``None`` where it is a function.
 
     Example:
-        >>> feature_matrix(torch.ones(4, 16, 7, 7), batch_size=4).shape
+        >>> import torch
+        >>> read = FeatureReader(torch.nn.Conv2d(3, 16, 3))
+        >>> read(torch.ones(4, 16, 7, 7), batch_size=4, input_shape=(3, 9, 9)).shape
         torch.Size([4, 16])
     """
-    tensor = _tensor_in(output)
-    if not tensor.is_floating_point():
-        raise ValueError(f"The encoder returned a tensor of {tensor.dtype}; features must be floating-point. {_ADVICE}")
-    if tensor.ndim not in (2, 3, 4) or 0 in tensor.shape:
-        raise ValueError(f"The encoder returned a tensor of shape {tuple(tensor.shape)}. {_ADVICE}")
-    if len(tensor) != batch_size:
-        raise ValueError(
-            f"The encoder returned a tensor of shape {tuple(tensor.shape)} for {batch_size} examples; its first "
-            f"dimension must be the batch. {_ADVICE}"
-        )
-    tensor = tensor if tensor.dtype == torch.float64 else tensor.float()
-    if tensor.ndim == 2:
-        return tensor
-    return tensor.mean(1) if tensor.ndim == 3 else tensor.mean((2, 3))
+
+    def __init__(self, module: nn.Module | None) -> None:
+        self._widths = Widths.of(module)
+        self._path: tuple[Any, ...] | None = None
+        self._axes: dict[int, int] = {}
+
+    def __call__(self, output: Any, batch_size: int, input_shape: Sequence[int] = ()) -> Tensor:
+        """Features ``(N, D)`` of a batch, in float32 or, where the encoder computes in it, float64.
+
+        Args:
+            output: a tensor of features ``(N, D)``, tokens ``(N, T, D)``, maps or videos ``(N, C, ...)``, or of these
+                with the channels elsewhere, whose mean over all other axes is taken; or an object, mapping or sequence
+                that holds such tensors: the one of a known name (:data:`NAMES`), else of several maps the deepest, else
+                the first.
+            batch_size: the number N of examples that were fed.
+            input_shape: of one example, where it is known.
+
+        Raises:
+            TypeError: for an output without such a tensor, naming its type.
+            ValueError: for a tensor of another shape, or one that is not floating-point.
+        """
+        if self._path is None:
+            self._path = self._chosen(output, batch_size)
+        tensor = _at(output, self._path)
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"The encoder returned {_described(output)}, and before that something else. {_ADVICE}")
+        if not tensor.is_floating_point():
+            raise ValueError(
+                f"The encoder returned a tensor of {tensor.dtype}; features must be floating-point. {_ADVICE}"
+            )
+        if tensor.ndim not in (2, 3, 4, 5) or 0 in tensor.shape:
+            raise ValueError(f"The encoder returned a tensor of shape {tuple(tensor.shape)}. {_ADVICE}")
+        if len(tensor) != batch_size:
+            raise ValueError(
+                f"The encoder returned a tensor of shape {tuple(tensor.shape)} for {batch_size} examples; its first "
+                f"dimension must be the batch. {_ADVICE}"
+            )
+        if tensor.ndim not in self._axes:
+            self._axes[tensor.ndim] = self._axis(tensor, input_shape)
+        tensor = tensor if tensor.dtype == float64 else tensor.float()
+        if tensor.ndim == 2:
+            return tensor
+        return tensor.mean(_others(tensor.ndim, self._axes[tensor.ndim]))
+
+    def _chosen(self, output: Any, batch_size: int) -> tuple[Any, ...]:
+        """Keys and places that lead to the representation in an output."""
+        if isinstance(output, Tensor):
+            return ()
+        parts = _parts(output)
+        for name in NAMES:
+            if isinstance(parts.get(name), (Tensor, tuple, list)):
+                return (name, *self._chosen(parts[name], batch_size))
+        usable = {key: value for key, value in parts.items() if _usable(value, batch_size)}
+        if not usable:
+            inside = {
+                key: value
+                for key, value in parts.items()
+                if not isinstance(value, Tensor) and any(_usable(part, batch_size) for part in _parts(value).values())
+            }
+            if len(inside) == 1:
+                ((key, value),) = inside.items()
+                return (key, *self._chosen(value, batch_size))
+            raise TypeError(f"The encoder returned {_described(output)}. {_ADVICE}")
+        keys = list(usable)
+        key = keys[0]
+        if all(value.ndim > 2 for value in usable.values()):  # stages or layers: fewest places, and of these the last
+            key = min(reversed(keys), key=lambda key: usable[key][0].numel() / self._channels(usable[key]))
+        if len(keys) > 1:
+            rank_zero_info(
+                f"The encoder returned {_described(output)}: {key!r} is taken for the representation. For another pass "
+                f"a callable, as `lambda pl_module, x: pl_module.encoder(x)[{next(k for k in keys if k != key)!r}]` in "
+                "the callback, `lambda x: ...` in `evaluate`."
+            )
+        return (key,)
+
+    def _channels(self, maps: Tensor) -> int:
+        return maps.shape[channel_axis(tuple(maps.shape), (), self._widths).axis]
+
+    def _axis(self, tensor: Tensor, input_shape: Sequence[int]) -> int:
+        shape = tuple(tensor.shape)
+        found = channel_axis(shape, tuple(input_shape), self._widths) if tensor.ndim > 2 else Layout(1, None)
+        if found.other is not None:
+            places = _others(tensor.ndim, found.other)
+            rank_zero_info(
+                f"The encoder's output of shape {('N', *shape[1:])} is read as {shape[found.axis]} channels along axis "
+                f"{found.axis}, and the mean over the other axes is taken. If it is {shape[found.other]} channels "
+                f"along axis {found.other}, pass `lambda pl_module, x: pl_module.encoder(x).mean({places})` in the "
+                f"callback, `lambda x: encoder(x).mean({places})` in `evaluate`.".replace("'N'", "N")
+            )
+        if shape[found.axis] <= 2 and self._widths.largest >= MANY_CHANNELS:
+            rank_zero_warn(
+                f"The encoder has layers of up to {self._widths.largest} channels, but its output of shape {shape} is "
+                f"read as {shape[found.axis]} feature{'s' * (shape[found.axis] > 1)}: is there a head on it? Name the "
+                "module before it, or pass a callable that returns its features: `lambda pl_module, x: ...` in the "
+                "callback, `lambda x: ...` in `evaluate`."
+            )
+        return found.axis
 
 
-def _tensor_in(output: Any) -> Tensor:
-    if isinstance(output, Tensor):
-        return output
-    for name in ("pooler_output", "last_hidden_state"):
-        value = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
-        if isinstance(value, Tensor):
-            return value
-    raise TypeError(f"The encoder returned {_described(output)}. {_ADVICE}")
+def _others(ndim: int, axis: int) -> tuple[int, ...]:
+    return tuple(other for other in range(1, ndim) if other != axis)
+
+
+def _parts(output: Any) -> dict[Any, Any]:
+    """What an output holds, by key, name or place."""
+    if isinstance(output, Mapping):
+        return dict(output)
+    if isinstance(output, tuple) and hasattr(output, "_asdict"):
+        return dict(output._asdict())
+    if isinstance(output, (tuple, list)):
+        return dict(enumerate(output))
+    if is_dataclass(output):
+        return {field.name: getattr(output, field.name) for field in fields(output)}
+    named = {name: value for name in NAMES if (value := getattr(output, name, None)) is not None}
+    return named or dict(getattr(output, "__dict__", {}))
+
+
+def _at(output: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        output = _parts(output).get(key)
+    return output
+
+
+def _usable(value: Any, batch_size: int) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1 and len(value) == batch_size
 
 
 def _described(output: Any) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from synbench_lightning.runtime.devices import seed_accelerator
 from synbench_lightning.runtime.sharding import has_shards
 
 PROBE_SEED = 0
@@ -25,8 +26,8 @@ def isolated(module: nn.Module | None) -> Iterator[None]:
 
     Inside, every submodule is in evaluation mode and gradients are off. Afterwards each submodule has its own
     train/eval flag, its buffers and its plain attributes back (tensors, numbers, lists, dictionaries, generators), the
-    global generators of Python, numpy and torch (CPU and CUDA) continue where they were, and ``torch.compile`` has
-    compiled nothing. State outside the module, and inside objects that its attributes only refer to, is not seen.
+    global generators of Python, numpy and torch (CPU and accelerator) continue where they were, and ``torch.compile``
+    has compiled nothing. State outside the module, and inside objects that its attributes only refer to, is not seen.
 
     Args:
         module: the root of all modules that the body runs; ``None`` if there are none.
@@ -49,16 +50,15 @@ def isolated(module: nn.Module | None) -> Iterator[None]:
 @contextmanager
 def _random_states() -> Iterator[None]:
     states = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=()):
+        restore = seed_accelerator(PROBE_SEED)
         try:
             random.seed(PROBE_SEED)
             np.random.seed(PROBE_SEED)
             torch.default_generator.manual_seed(PROBE_SEED)
-            if torch.cuda.is_initialized():  # seeding it before that would be carried out later, in the training
-                torch.cuda.manual_seed_all(PROBE_SEED)
             yield
         finally:
+            restore()
             random.setstate(states[0])
             np.random.set_state(states[1])
 
@@ -85,8 +85,12 @@ def _parameters(module: nn.Module) -> Iterator[None]:
 
 def _norms(parameters: dict[str, nn.Parameter]) -> Tensor:
     with torch.no_grad():
-        norms = [torch.linalg.vector_norm(parameter).double() for parameter in parameters.values()]
-        return torch.nan_to_num(torch.stack([norm.cpu() for norm in norms]), nan=-1.0) if norms else torch.zeros(0)
+        norms = [torch.linalg.vector_norm(parameter) for parameter in parameters.values()]
+        return (
+            torch.nan_to_num(torch.stack([norm.cpu().double() for norm in norms]), nan=-1.0)
+            if norms
+            else torch.zeros(0)
+        )
 
 
 @contextmanager

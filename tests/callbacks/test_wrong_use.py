@@ -74,7 +74,7 @@ def test_at_construction(arguments, message):
             RuntimeError,
             r"encoder failed .* \(256, 3, 32, 32\).*shapes cannot be multiplied",
         ),
-        ({"encoder": lambda module, x: (x, x)}, TypeError, r"returned a tuple of Tensor\(256, 1, 8, 8\)"),
+        ({"encoder": lambda module, x: (len(x), x[0])}, TypeError, r"returned a tuple of int, Tensor\(1, 8, 8\)"),
         ({"encoder": lambda module, x: x.argmax(-1)}, ValueError, "returned a tensor of torch.int64"),
         ({"encoder": lambda module, x: x.mean()}, ValueError, r"returned a tensor of shape \(\)"),
         ({"encoder": lambda module, x: x.flatten(1) * torch.nan}, ValueError, "features are NaN or infinite"),

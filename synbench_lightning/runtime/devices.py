@@ -1,0 +1,60 @@
+"""What differs between the devices that torch knows, asked of the device and not of its name."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.memory import is_oom_error
+
+
+def statistics_device(device: torch.device) -> torch.device:
+    """Where the statistics of features on a device are computed: there, where it has float64, else on the CPU.
+
+    Example:
+        >>> statistics_device(torch.device("cpu"))
+        device(type='cpu')
+    """
+    return device if _has_float64(device.type) else torch.device("cpu")
+
+
+@cache
+def _has_float64(kind: str) -> bool:
+    try:
+        torch.ones(1, dtype=torch.float64, device=kind).sum()
+    except (TypeError, RuntimeError):  # which of them depends on the device
+        return False
+    return True
+
+
+def default_device() -> torch.device:
+    """The accelerator of this machine, where it has one, else the CPU."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return torch.device("cpu") if found is None else found
+
+
+def seed_accelerator(seed: int) -> Callable[[], None]:
+    """Seed the generators of the accelerator, if this process uses one; returns what puts them back."""
+    device = torch.accelerator.current_accelerator()
+    module: Any = None if device is None else torch.get_device_module(device)
+    # An accelerator that is not in use must not be seeded: that would be carried out later, in the training.
+    if module is None or not getattr(module, "is_initialized", torch.accelerator.is_available)():
+        return lambda: None
+    of_all = "_all" if hasattr(module, "get_rng_state_all") else ""
+    states = getattr(module, f"get_rng_state{of_all}")()
+    getattr(module, "manual_seed_all", module.manual_seed)(seed)
+    return lambda: getattr(module, f"set_rng_state{of_all}")(states)
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether the memory of a device did not suffice."""
+    return is_oom_error(error) or "out of memory" in str(error).lower()
+
+
+def free_memory(device: torch.device) -> None:
+    """Let go of memory of a device that nothing refers to any more."""
+    gc.collect()
+    getattr(torch.get_device_module(device), "empty_cache", lambda: None)()
