@@ -121,7 +121,10 @@ def test_the_function_for_a_folder_can_be_had_from_the_command_line():
 
 def test_the_callback_and_its_datasets_are_configured_by_lightning_cli(monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py"])
-    tasks = {"one": "tests.benchmark.test_best.Sides", "other": {"class_path": "tests.benchmark.test_best.Sides", "init_args": {"seed": 1}}}
+    tasks = {
+        "one": "tests.benchmark.test_best.Sides",
+        "other": {"class_path": "tests.benchmark.test_best.Sides", "init_args": {"seed": 1}},
+    }
     benchmark = {"tasks": tasks, "budget": 0.5, "support": 30, "warmup": 1, "every_n_train_steps": 5}
     callback = {"class_path": "synbench_lightning.BenchmarkCallback", "init_args": benchmark}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
