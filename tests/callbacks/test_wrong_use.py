@@ -121,24 +121,6 @@ def test_an_encoder_that_is_not_initialised_yet():
         trainer(SynBenchCallback(encoder="encoder")).fit(model)
 
 
-def test_an_encoder_whose_first_forward_writes_its_parameters():
-    class Initialising(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.shift = nn.Parameter(torch.zeros(64))
-
-        def forward(self, x):
-            x = x.flatten(1)
-            if not self.shift.any():
-                self.shift.data.copy_(-x.mean(0))
-            return x + self.shift
-
-    model = Autoencoder()
-    model.encoder = Initialising()
-    with pytest.raises(RuntimeError, match=r"written its parameter 'encoder.shift' in a forward"):
-        trainer(SynBenchCallback()).fit(model)
-
-
 def test_the_trainer_of_the_other_package():
     other = pytest.importorskip("pytorch_lightning")
     boring = pytest.importorskip("pytorch_lightning.demos.boring_classes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -204,6 +205,87 @@ class PlainState(Plain):
                 return scale * z + noise + self.queue + self.cache["table"] + self.centre
 
         self.encoder = Stateful()
+
+
+class Containers(Plain):
+    """State in containers, in an object of its own class, in a module that is not registered, and in a closure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inner = self.encoder
+
+        class Statistics:
+            def __init__(self) -> None:
+                self.mean, self.calls = torch.zeros(8), [0]
+
+        class Containing(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = inner
+                self.means = deque([torch.zeros(8)], maxlen=4)
+                self.nested = {"running": [{"mean": torch.zeros(8)}]}
+                self.array = np.zeros(8)
+                self.old_generator = np.random.RandomState(0)
+                self.statistics = Statistics()
+                self.outside = [nn.BatchNorm1d(8)]
+                self.adjacency = torch.eye(8).to_sparse()
+                self.ticks = _ticking()
+
+            def forward(self, x: Tensor) -> Tensor:
+                z: Tensor = self.outside[0](self.inner(x))
+                mean = z.detach().mean(0)
+                self.means.append(mean)
+                self.nested["running"][0]["mean"].lerp_(mean, 0.1)
+                self.array += mean.numpy()
+                self.statistics.mean += mean
+                self.statistics.calls[0] += 1
+                kept = [*self.means, self.nested["running"][0]["mean"], torch.from_numpy(self.array).float()]
+                noise = float(self.old_generator.rand()) + 0.001 * self.ticks() + 0.001 * self.statistics.calls[0]
+                mixed: Tensor = torch.sparse.mm(self.adjacency, z.T).T
+                return mixed + 0.1 * torch.stack(kept).mean(0) + 0.1 * self.statistics.mean + 0.01 * noise
+
+        self.encoder = Containing()
+
+
+def _ticking() -> Any:
+    ticks = 0
+
+    def tick() -> int:
+        nonlocal ticks
+        ticks += 1
+        return ticks
+
+    return tick
+
+
+class Written(Plain):
+    """A forward that writes parameters: max-norm, a clamp, prototypes that move, and values from the first batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inner = self.encoder
+
+        class Writing(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = inner
+                self.prototypes = nn.Parameter(torch.zeros(4, 8), requires_grad=False)
+                self.shift = nn.Parameter(torch.zeros(8))
+                self.steps = 0
+
+            def forward(self, x: Tensor) -> Tensor:
+                weight = self.inner[0].weight
+                weight.data = torch.renorm(weight.data, 2, 0, 0.5)
+                self.inner[4].weight.data.clamp_(-0.2, 0.2)
+                z: Tensor = self.inner(x)
+                if self.steps == 0:
+                    self.shift.data.copy_(-z.detach().mean(0))
+                if self.steps > 10:  # later than the first probes
+                    self.prototypes.lerp_(z.detach()[:4], 0.1)
+                self.steps += 1
+                return z + self.shift + self.prototypes.mean(0)
+
+        self.encoder = Writing()
 
 
 class Pruned(Plain):

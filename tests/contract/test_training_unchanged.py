@@ -58,6 +58,8 @@ ROWS: dict[str, tuple[type[modules.Plain], dict[str, Any]]] = {
     "frozen BatchNorm and layers": (modules.FrozenParts, {}),
     "shuffling with workers": (modules.Workers, {}),
     "augmentation in the step": (modules.RandomAugmentation, {}),
+    "state in containers": (modules.Containers, {}),
+    "parameters that a forward writes": (modules.Written, {}),
     "gradient accumulation": (modules.Plain, {"accumulate_grad_batches": 3}),
     "two optimizers by hand": (modules.TwoOptimizers, {}),
     "EMA teacher": (modules.Teacher, {}),
