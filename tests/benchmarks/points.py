@@ -4,8 +4,8 @@
     python -m tests.benchmarks.points --responses FOLDER   # and answers of other people's models
 
 The matrices: log-likelihoods of seven labelled tasks over a contrastive pretraining run on digits
-(``examples/digits_benchmark.py``); log-likelihoods of characters of held-out text, in four tasks, over the training of a
-small recurrent language model on Python's own documentation; of both also whether the likelihood is above a half. Each
+(``examples/digits_benchmark.py``); log-likelihoods of characters of held-out text, in four tasks, over the training of
+a small recurrent language model on Python's own documentation; of both also whether the likelihood is above a half. Each
 time the first 10, or half, of the checkpoints are complete and the others are predicted. ``--responses`` takes a folder
 of CSV files, one for each task, with a row of 0 and 1 for each model, as ``data`` in the public repository
 nyu-mll/nlu-test-sets (Vania et al., Comparing test sets with item response theory, 2021): up to 400 items of each, half
@@ -47,7 +47,7 @@ class CharacterModel(nn.Module):
 
 
 def language_model(seed: int) -> tuple[Tensor, Tensor]:
-    """Log-likelihoods (30, 4000) of characters after 64 others, and their kind: space, begin of a word, letter, other."""
+    """Log-likelihoods (30, 4000) of characters after 64 others, and their kind: space, first letter, letter, other."""
     torch.manual_seed(seed)
     text = "\n".join(topics[key] for key in sorted(topics))
     characters = sorted(set(text))
