@@ -110,7 +110,7 @@ def with_lure(run: Run, selection: Selection) -> Estimate:
 
 
 def corrected(run: Run, selection: Selection) -> Estimate:
-    """The last complete evaluations, corrected by what the selected points show."""
+    """The forecast from the complete evaluations, corrected by what the selected points show."""
     return mean_of_tasks(
         predict_tasks(run.curves[run.half :][:, selection.indices], selection, earlier(run), run.tasks)
     )
@@ -131,7 +131,8 @@ def select(run: Run, method: str, budget: int, seed: int) -> Selection:
     ways: dict[str, Callable[[], Selection]] = {
         "uniform": lambda: uniform(tasks, budget, seed),
         "random": lambda: choose_points(curves, tasks, budget, "random", seed),
-        "loss": lambda: choose_points(curves, tasks, budget, "loss", seed),
+        "residual": lambda: choose_points(curves, tasks, budget, "residual", seed),
+        "loss": lambda: proportional(-curves[-5:].mean(0).clamp_max(0), tasks, budget, seed),
         "clusters": lambda: choose_points(curves, tasks, budget, "clusters", seed),
         "variability": lambda: proportional(cartography(curves).variability, tasks, budget, seed),
         "anchors": lambda: anchor_points(curves, tasks, budget, seed),
@@ -144,6 +145,7 @@ METHODS: dict[str, tuple[str, Estimator]] = {
     "uniform random, mean": ("uniform", plain_mean),
     "random in each task, mean": ("random", plain_mean),
     "random in each task, AIPW (baseline)": ("random", corrected),
+    "residual-proportional, AIPW (default)": ("residual", corrected),
     "loss-proportional, LURE": ("loss", with_lure),
     "loss-proportional, AIPW": ("loss", corrected),
     "variability-proportional, AIPW": ("variability", corrected),
@@ -190,7 +192,7 @@ def compare(runs: Sequence[Run]) -> None:
     )
     for budget in BUDGETS:
         found: dict[str, list[Judgement]] = {name: [] for name in METHODS}
-        smallest: dict[str, list[float]] = {"random": [], "loss": []}
+        smallest: dict[str, list[float]] = {"random": [], "residual": []}
         for seed, run in enumerate(runs):
             selections = {how: select(run, how, round(budget * points), seed) for how, _ in METHODS.values()}
             for name, (how, estimator) in METHODS.items():

@@ -87,7 +87,7 @@ def select_best(
     encoder: EncoderSpec = None,
     support: int = 100,
     complete: int = 5,
-    method: Method = "loss",
+    method: Method = "residual",
     batch_size: int = 256,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -181,7 +181,7 @@ def select_best_checkpoint(
     encoder: str | None = None,
     support: int = 100,
     complete: int = 5,
-    method: Method = "loss",
+    method: Method = "residual",
     batch_size: int = 256,
     seed: int = 0,
     device: str = "cpu",
@@ -197,7 +197,7 @@ def select_best_checkpoint(
         encoder: dotted attribute of the module that gives the features; by default it is found.
         support: examples of each task that the discriminant is fitted to.
         complete: checkpoints that are evaluated completely.
-        method: how points are chosen: ``"loss"``, ``"clusters"`` or ``"random"``.
+        method: how points are chosen: ``"residual"``, ``"clusters"`` or ``"random"``.
         batch_size: examples in one forward.
         seed: of support sets and draws.
         device: where to evaluate.

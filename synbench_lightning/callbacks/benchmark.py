@@ -17,10 +17,10 @@ from synbench_lightning.callbacks.probing import ProbingCallback
 from synbench_lightning.checks import check_integer, check_number
 from synbench_lightning.functional.benchmark.estimation import Estimate, mean_of_tasks, minimum_detectable_difference
 from synbench_lightning.functional.benchmark.prediction import (
-    RECENT,
     Method,
     change_of_benchmark,
     choose_points,
+    forecast,
     predict_tasks,
 )
 from synbench_lightning.functional.benchmark.residuals import aipw
@@ -34,9 +34,9 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
     """Evaluate a benchmark of labelled tasks while training, completely at first and then on few of its points.
 
     The benchmark is the mean over its tasks of the mean log-likelihood of the right label, in nats. In a warm-up every
-    point is evaluated. Then points are chosen, likelier the larger their loss, and from there only those are evaluated.
-    What the others would have given is predicted from the last complete evaluations and corrected by how far off that
-    is for the chosen points. Every so often some other points are drawn at random for an audit, which finds the error
+    point is evaluated. Then points are drawn, likelier the worse they could be forecast, and from there only those are
+    evaluated. The others are forecast from the complete evaluations, and corrected by how far off that is for the drawn
+    points. Every so often some other points are drawn at random for an audit, which finds the error
     without bias. Training is not changed by any of it.
 
     Logged, one point for each evaluation, over the number of training steps made before it:
@@ -69,11 +69,11 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         support: examples of each task that the discriminant is fitted to, at least two of each class; they are encoded
             in each evaluation and are no points.
         warmup: complete evaluations before points are chosen.
-        method: how points are chosen in each task: ``"loss"``, drawn with probabilities in proportion to their loss in
-            the last complete evaluations: unbiased, with an interval that covers; ``"clusters"``, those nearest to the
-            centres of clusters of the curves that the warm-up has seen: about as exact in
-            ``examples/hill_climb_digits.py``, but no probability stands behind its interval; ``"random"``, drawn all
-            alike: about twice the error there.
+        method: how points are chosen in each task: ``"residual"``, drawn with probabilities that grow with how far off
+            the forecasts of a point were in the warm-up; unbiased, with an interval that covers, and not worse than
+            random drawing on any of the matrices of ``python -m tests.benchmarks.points``; ``"random"``, drawn all
+            alike; ``"clusters"``, those nearest to the centres of clusters of the curves that the warm-up has seen: no
+            probability stands behind its interval.
         audit_every: evaluations from one audit to the next, after the warm-up; ``None`` for no audits.
         audit: share of the points that an audit draws besides, in (0, 1]; at least two of each task.
         every_n_train_steps: optimizer steps between evaluations.
@@ -116,7 +116,7 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         encoder: EncoderSpec = None,
         support: int = 100,
         warmup: int = 10,
-        method: Method = "loss",
+        method: Method = "residual",
         audit_every: int | None = 5,
         audit: float = 0.02,
         every_n_train_steps: int = 1000,
@@ -140,7 +140,7 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
             probe_at_end, max_overhead, prefix, on_error,
         )  # fmt: skip
         if method not in get_args(Method):
-            raise ValueError(f"`method` must be 'loss', 'clusters' or 'random', got {method!r}.")
+            raise ValueError(f"`method` must be 'residual', 'clusters' or 'random', got {method!r}.")
         self.budget = check_number("budget", budget, "a share of the points in (0, 1]", 0, 1, low_in=False)
         self.audit = check_number("audit", audit, "a share of the points in (0, 1]", 0, 1, low_in=False)
         self.audit_every = None if audit_every is None else check_integer("audit_every", audit_every, 1)
@@ -297,7 +297,7 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         assert self.selection is not None
         indices, everything = self.selection.indices, torch.arange(len(self.benchmark.tasks))
         left = ~torch.isin(everything, indices)
-        predictions = torch.stack(self.curves[-RECENT:]).double().mean(0)
+        predictions = forecast(torch.stack(self.curves), self.benchmark.tasks).values
         found = []
         for task in range(len(self.benchmark.names)):
             mine, drawn, known = (self.benchmark.tasks[chosen] == task for chosen in (everything, extra, indices))

@@ -92,7 +92,7 @@ def test_after_the_warm_up_only_the_selection_is_evaluated():
     assert [result.complete for result in callback.history] == [True, True, True, False, False, False]
 
 
-@pytest.mark.parametrize("method", ["clusters", "loss", "random"])
+@pytest.mark.parametrize("method", ["clusters", "residual", "random"])
 def test_the_intervals_of_predictions_cover_over_many_draws(method):
     held, wide = [], []
     for seed in range(12):
@@ -272,7 +272,7 @@ def test_proxy_tasks_are_a_benchmark():
         ({"budget": 0.0}, r"`budget` must be a share of the points in \(0, 1\]"),
         ({"audit": 1.5}, r"`audit` must be a share of the points in \(0, 1\]"),
         ({"warmup": 0}, "`warmup` must be an integer of at least 1"),
-        ({"method": "anchors"}, "`method` must be 'loss', 'clusters' or 'random'"),
+        ({"method": "anchors"}, "`method` must be 'residual', 'clusters' or 'random'"),
         ({"log_likelihood": "no"}, "`log_likelihood` must be a callable"),
         ({"encoder": "encoder"}, "`encoder` is of no use beside `log_likelihood`"),
     ],
