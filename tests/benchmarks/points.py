@@ -6,10 +6,10 @@
 The matrices: log-likelihoods of seven labelled tasks over a contrastive pretraining run on digits
 (``examples/digits_benchmark.py``); log-likelihoods of characters of held-out text, in four tasks, over the training of
 a small recurrent language model on Python's own documentation; of both also whether the likelihood is above a half.
-Each time the first 10, or half, of the checkpoints are complete and the others are predicted. ``--responses`` takes a folder
-of CSV files, one for each task, with a row of 0 and 1 for each model, as ``data`` in the public repository
-nyu-mll/nlu-test-sets (Vania et al., Comparing test sets with item response theory, 2021): up to 400 items of each, half
-of the model families complete, the others predicted.
+Each time the first 10, or half, of the checkpoints are complete and the others are predicted. ``--responses`` takes a
+folder of CSV files, one for each task, with a row of 0 and 1 for each model, as ``data`` in the public repository
+nyu-mll/nlu-test-sets (Vania et al., Comparing test sets with item response theory, 2021): up to 400 items of each are
+used, half of the model families are complete, and the others are predicted.
 """
 
 from __future__ import annotations
