@@ -20,9 +20,9 @@ from synbench_lightning import (
     SynBenchScore,
     TaskRobustLoss,
     evaluate,
+    labelled_proxies,
+    task_family,
 )
-from synbench_lightning.benchmark.tasks import labelled_proxies
-from synbench_lightning.probe.families import task_family
 from tests.contract import pretended_device
 from tests.encoders import Autoencoder
 
