@@ -112,7 +112,7 @@ def estimate_limit(
 def _projected(
     x: Tensor, position: Tensor, means: Means, mu: Tensor, pool: Pool, epsilons: Sequence[float]
 ) -> list[Projections]:
-    """Left-out projections of one task for each epsilon, from residuals and coefficients as :class:`Pooled` has them."""
+    """Left-out projections of one task for each epsilon, from a task's residuals and coefficients in the pool."""
     variance = x[:, :, 1].double().square().mean((0, 1))  # of the half differences
     own_pairs = x.shape[0] * x.shape[1]
 
