@@ -149,3 +149,15 @@ def test_an_encoder_that_adds_noise_of_its_own_has_lost_that_much_in_few_dimensi
     found = estimate_limit(x + noise * torch.randn(x.shape, generator=generator), PLAN.scales, [0.0])
     expected = optimal_accuracy(torch.tensor(PLAN.scales) / (1 + noise**2) ** 0.5)
     torch.testing.assert_close(found.accuracy[0, 0], expected, rtol=0, atol=0.02)
+
+
+def test_a_matrix_that_is_decomposed_in_float32_gives_what_the_plain_formula_gives_in_float64(monkeypatch):
+    x = features(80, 8, scales=(0.5, 1.0, 2.0))
+    plain = estimate_limit(x, (0.5, 1.0, 2.0), [0.0, 0.2])
+    monkeypatch.setattr("synbench_lightning.functional.gaussian.pool.DOUBLE", 16)
+    for wide in (x, torch.nn.functional.pad(x, (0, 20))):
+        found = estimate_limit(wide, (0.5, 1.0, 2.0), [0.0, 0.2])
+        assert not found.resolved
+        torch.testing.assert_close(found.accuracy, plain.accuracy, rtol=0, atol=1e-3)
+        torch.testing.assert_close(found.bound, plain.bound, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found.eigenvalues[-48:], plain.eigenvalues[-48:], rtol=1e-3, atol=1e-5)
