@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from synbench_lightning.checks import check_integer
 from synbench_lightning.functional.gaussian.discriminant import accuracy_and_bound, check_epsilons, class_moments
 from synbench_lightning.functional.gaussian.limit import estimate_limit
+from synbench_lightning.functional.gaussian.pool import expected_seconds
 from synbench_lightning.functional.gaussian.score import check_thresholds, synbench_score
 from synbench_lightning.functional.gaussian.theory import optimal_accuracy
 from synbench_lightning.functional.jackknife import jackknife_error
@@ -30,6 +31,8 @@ from synbench_lightning.runtime.distributed import Processes, Progress, SinglePr
 from synbench_lightning.runtime.features import FeatureReader, module_behind
 from synbench_lightning.runtime.isolation import isolated
 
+LONG = 10.0
+"""Seconds from which on statistics are announced."""
 OFFICIAL_THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
 
 
@@ -137,7 +140,7 @@ class Probe:
                 f"`plan`: at its largest scale, {self.plan.scales[-1]:g}, the best possible accuracy is {reached:.3f}, "
                 f"below the threshold {max(self.thresholds):g}: no score exists there. Raise `max_scale`."
             )
-        self._warned = False
+        self._warned = self._announced = False
         self._read = FeatureReader(module)
         gaussian = [task for task in self.tasks if isinstance(task, GaussianTask)]
         self.labelled = [task for task in self.tasks if isinstance(task, LabelledTask)]
@@ -209,6 +212,8 @@ class Probe:
         features = encoding.features(self.samples.examples(self.samples.cells))
         dim, scales = features.shape[-1], self.plan.scales
         shaped = features.unflatten(0, (len(self.samples.tasks), len(scales), -1))
+        if encoding.processes.rank == 0:
+            self._announce(dim)
         found = []
         for rows in self._groups:
             found.append(estimate_limit(shaped if len(self._groups) == 1 else shaped[rows], scales, self.epsilons))
@@ -237,6 +242,20 @@ class Probe:
         for row, task in enumerate(self.samples.tasks):
             groups.setdefault(id(task.colour), []).append(row)
         return list(groups.values())
+
+    def _announce(self, dim: int) -> None:
+        expected = sum(expected_seconds(len(rows) * self._rows_of_a_task, dim) for rows in self._groups)
+        if expected > LONG and not self._announced:
+            self._announced = True
+            warnings.warn(
+                f"The statistics of {dim:,} features will take about {expected:.0f} s on two CPU cores, at each probe. "
+                "Average the features over space, or use fewer forwards (`plan=ProbePlan(forwards=...)`).",
+                stacklevel=4,
+            )
+
+    @property
+    def _rows_of_a_task(self) -> int:
+        return self.samples.vectors * self.plan.signs * len(self.plan.scales)
 
     def _warn_unresolved(self, rank: int, dim: int, tasks: int) -> None:
         if not self._warned:

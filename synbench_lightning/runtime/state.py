@@ -168,14 +168,26 @@ def _is_plain_object(value: Any) -> bool:
 
 
 def _noted_tensor(value: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, bool, Tensor | None]:
-    """The tensor, its present memory and values, whether it wants gradients, and its gradient."""
-    gradient = value.grad if value.is_leaf else None
+    """The tensor, its present memory and values, whether it wants gradients, and its gradient, which is taken off it.
+
+    A forward that makes a backward pass of its own then adds to another gradient.
+    """
+    wanted, gradient = value.requires_grad, value.grad if value.is_leaf else None
     try:
         memory = value.data  # another name for the same memory; writing to it bumps no version counter
-        values = memory.detach().clone()
+        values = _copy(memory)
     except Exception:  # a kind of tensor that has no such thing is put back by reference alone
-        return value, None, None, value.requires_grad, gradient
-    return value, memory, values, value.requires_grad, gradient
+        return value, None, None, wanted, gradient
+    if gradient is not None:
+        value.grad = None
+    return value, memory, values, wanted, gradient
+
+
+def _copy(memory: Tensor) -> Tensor:
+    try:
+        return memory.clone()
+    except torch.OutOfMemoryError:
+        return memory.cpu()
 
 
 def _restore_tensor(
@@ -191,13 +203,18 @@ def _restore_tensor(
         for dim, (size, stride) in enumerate(zip(memory.shape, memory.stride(), strict=True)):
             if size > 1 and stride == 0:  # an expanded dimension is one element
                 memory, kept = memory.narrow(dim, 0, 1), kept.narrow(dim, 0, 1)
-        if not memory.is_meta:
+        if not memory.is_meta and not _unchanged(memory, kept):
             memory.copy_(kept)
     if value.is_leaf:
         if value.requires_grad != wanted:
             value.requires_grad_(wanted)
         if value.grad is not gradient:
             value.grad = gradient
+
+
+def _unchanged(memory: Tensor, kept: Tensor) -> bool:
+    """Whether nothing has to be written: the memory of the CPU may be a file that is mapped for reading."""
+    return memory.device.type == "cpu" and torch.equal(memory, kept)
 
 
 def _place(value: Tensor) -> Any:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from synbench_lightning import ProbePlan, evaluate
+from synbench_lightning.functional.gaussian.limit import estimate_limit
 from synbench_lightning.functional.representation.information import information_error, instance_information
 from synbench_lightning.probe.probe import Probe
 from tests.benchmarks.accuracy import EPSILONS, THRESHOLDS, stored_limit
@@ -37,7 +38,7 @@ from tests.benchmarks.official_recipe import FORWARDS, official_scores
 from tests.benchmarks.tables import print_table
 from tests.encoders import encoder_a
 
-DIMENSIONS = (128, 256, 512, 768, 1024, 2048, 4096)
+DIMENSIONS = (128, 256, 512, 768, 1024, 2048, 4096, 25_088)
 BATCH = 256
 
 
@@ -75,7 +76,10 @@ def main() -> None:
         print_table(header, (cost_of(row, device, given.threads) for row in settings(device, given.quick)))
     if given.only in (None, "statistics"):
         print("Statistics alone: a probe whose encoder looks its features up, 8,192 forwards, one task\n")
-        print_table("D | seconds | of information about 128 inputs", statistics_alone(device, 1 if given.quick else 3))
+        print_table(
+            "D | seconds | of information about 128 inputs | memory added, MiB",
+            statistics_alone(device, 1 if given.quick else 3),
+        )
     if given.only in (None, "official"):
         for encoder in ("encoder_a", "isometric_768"):
             rows = list(official(encoder, range(1 if given.quick else 3)))  # its line comes before the table
@@ -194,7 +198,24 @@ def statistics_alone(device: torch.device, repeats: int) -> Iterator[Sequence[ob
     for dim in DIMENSIONS:
         features = torch.randn(128, 16, dim, generator=torch.Generator().manual_seed(0)).to(device)
         took = alternated(repeats, device, probe=probe_with_lookup(dim, 8192, device), told=partial(told, features))
-        yield dim, took["probe"], took["told"]
+        yield dim, took["probe"], took["told"], f"{added_memory_of_statistics(dim, device):.0f}"
+
+
+def added_memory_of_statistics(dim: int, device: torch.device) -> float:
+    """MiB that the statistics of 8,192 features and of 2,048 noisy ones add; in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_added_memory_of_statistics, dim, str(device), torch.get_num_threads()).result()
+
+
+def _added_memory_of_statistics(dim: int, device: str, threads: int) -> float:
+    torch.set_num_threads(threads)
+    where, scales = torch.device(device), ProbePlan().scales
+    features = torch.randn(1, len(scales), 4096 // len(scales), 2, dim, device=where)
+    estimate_limit(features[..., :8], scales, EPSILONS)
+    before = _peak_bytes(where)
+    estimate_limit(features, scales, EPSILONS)
+    told(features.flatten(0, 3)[:2048].unflatten(0, (128, 16)))
+    return (_peak_bytes(where) - before) / 2**20
 
 
 def told(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -215,3 +215,9 @@ def test_progress_is_told_up_to_the_last_example():
     assert done == sorted(set(done))
     assert told[-1] == (result.num_forwards, result.num_forwards)
     assert {total for _, total in told} == {result.num_forwards}
+
+
+def test_statistics_that_take_long_are_announced(monkeypatch):
+    monkeypatch.setattr("synbench_lightning.probe.probe.LONG", 0.0)
+    with pytest.warns(UserWarning, match=r"The statistics of 16 features will take about"):
+        evaluate(torch.nn.Flatten(), (1, 4, 4), plan=ProbePlan(forwards=1024))

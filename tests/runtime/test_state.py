@@ -118,6 +118,11 @@ def test_what_a_forward_changes_is_put_back(kind, fails):
     assert not hasattr(module, "other")
 
 
+def with_gradients(layer):
+    with torch.enable_grad():
+        layer(torch.ones(1, 2)).sum().backward()
+
+
 WRITES = {
     "max-norm": lambda layer: setattr(layer.weight, "data", torch.renorm(layer.weight, 2, 0, 0.1)),
     "clamp": lambda layer: layer.weight.data.clamp_(0, 0.01),
@@ -127,6 +132,7 @@ WRITES = {
     "frozen": lambda layer: layer.weight.requires_grad_(False),
     "no gradient": lambda layer: layer.zero_grad(),
     "in place": lambda layer: layer.weight.add_(1),
+    "a backward pass of its own": lambda layer: with_gradients(layer),
 }
 
 
@@ -147,6 +153,7 @@ def test_parameters_that_a_forward_writes_are_put_back_and_nothing_is_said(write
     assert weight.data_ptr() == place
     assert torch.equal(weight, kept)
     assert weight.grad is gradient
+    assert torch.equal(gradient, kept_gradient)
     assert weight.requires_grad
     assert weight._version <= version + 1  # putting back counts as no write of its own
 
@@ -196,6 +203,16 @@ def test_every_restore_runs_whatever_another_does():
     assert module.value[1] == [1]
     assert not module.value[2].any()
     assert not module.late.any()
+
+
+def test_memory_that_is_mapped_for_reading_is_not_written(tmp_path):
+    np.arange(6.0).tofile(tmp_path / "table")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that such a tensor is not to be written
+        module = holder(torch.from_numpy(np.memmap(tmp_path / "table", mode="r")))
+    with isolated(module):
+        module.value = None
+    assert module.value.tolist() == list(range(6))
 
 
 def test_the_trainer_and_the_data_are_not_looked_into():

@@ -28,25 +28,18 @@ dropped. Measured by ``python -m tests.benchmarks.accuracy``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from synbench_lightning.functional.gaussian.discriminant import check_epsilons
-from synbench_lightning.functional.gaussian.left_out import TERMS, Projections, accuracy_and_bound_curves, neighbourhood
-from synbench_lightning.functional.rounding import ROUNDING
+from synbench_lightning.functional.gaussian.left_out import Projections, accuracy_and_bound_curves, neighbourhood
+from synbench_lightning.functional.gaussian.pool import Means, Pool, fit_of_means, pooled, root
 
-RELATIVE_FLOOR = 1e-6
-"""Directions with less than this share of the mean variance carry nothing."""
-RARE = 10
-"""Directions whose variance comes from fewer pairs than this are dropped: leaving one out would mean nothing."""
 MANY = 24
 """Directions from which on all candidates are used (measured: with 16 or fewer, noise among them reads too high)."""
-SHARE = 0.6
-"""Largest share of the pairs that may go into directions; a ridge is forced beyond it."""
 
 
 class LimitEstimate(NamedTuple):
@@ -64,36 +57,6 @@ class LimitEstimate(NamedTuple):
     rank: int
     eigenvalues: Tensor
     variances: Tensor
-
-
-class _Pool(NamedTuple):
-    """The pooled covariance's eigenvalues ``(R,)`` and basis ``(D, R)``, and the number of pairs in it."""
-
-    values: Tensor
-    basis: Tensor
-    pairs: int
-    smallest_ridge: float
-
-    def freedom(self, ridge: float) -> float:
-        return float((self.values / (self.values + ridge)).sum())
-
-
-class _Means(NamedTuple):
-    """The fit of the half differences over the scales, the same for every task.
-
-    ``odd (K, r)`` the polynomials, ``load (K, r)`` the weight of a pair's half difference in each coefficient, ``lever
-    (K,)`` the root of what a pair's own residual keeps of it.
-    """
-
-    odd: Tensor
-    load: Tensor
-    lever: Tensor
-    vectors: int
-
-    @property
-    def covariance(self) -> Tensor:
-        """Sampling covariance of the coefficients, in units of that of the half differences."""
-        return self.vectors * self.load.T @ self.load
 
 
 def estimate_limit(
@@ -129,92 +92,27 @@ def estimate_limit(
         )
     vectors = shape[2]
     position = torch.tensor(scales, dtype=torch.float64, device=features.device)
-    means = _fit_of_means(position, vectors)
-    coefficients = [vectors * means.load.T @ _half_difference(of_task).double().mean(1) for of_task in features]
-    pool, turned, spread = _pooled(features, means, coefficients)
+    means = fit_of_means(position, vectors)
+    pool, residuals, coefficients, resolved, rank, eigenvalues, variances = pooled(features, means)
     blocks, found = min(blocks, vectors), []
-    for x, fitted in zip(turned, coefficients, strict=True):
+    for x, mu in zip(residuals, coefficients, strict=True):
         if len(pool.values) == 0:
             chance = torch.full((1 + blocks, len(epsilons), len(scales)), 0.5).to(position)
             found.append(torch.stack([chance, torch.zeros_like(chance)]))
             continue
-        projections = _projected(x, position, means, fitted, pool, epsilons)
+        projections = _projected(x, position, means, mu, pool, epsilons)
         curves = accuracy_and_bound_curves(projections, position, blocks)
         # With the directions held fixed the replicates vary too little, by the root of Wishart's factor.
         widening = torch.stack([projection.kept for projection in projections]).rsqrt()[:, None]
         found.append(torch.cat([curves[:, :1], curves[:, :1] + (curves[:, 1:] - curves[:, :1]) * widening], 1))
     accuracy, bound = torch.stack(found, 2)  # (replicates, T, E, K) each
-    return LimitEstimate(accuracy[0], bound[0], accuracy[1:], bound[1:], *spread)
-
-
-def _half_difference(features: Tensor) -> Tensor:
-    return (features[..., 0, :] - features[..., 1, :]) / 2
-
-
-def _fit_of_means(position: Tensor, vectors: int) -> _Means:
-    top = position / position.max()
-    odd = torch.stack([top ** (2 * term + 1) for term in range(min(TERMS, len(top)))], 1)
-    load = torch.linalg.solve(vectors * odd.T @ odd, odd.T).T
-    return _Means(odd, load, (1 - (load * odd).sum(1)).sqrt(), vectors)
-
-
-def _residuals(features: Tensor, means: _Means, fitted: Tensor) -> Tensor:
-    """Half sums and half differences less their means, unbiased for their covariances: ``(K, n, 2, D)``, float32."""
-    residuals = torch.empty(features.shape, dtype=torch.float32, device=features.device)
-    for scale, of_scale in enumerate(features):  # in float64, but not all of it at once
-        plus, minus = of_scale.double().unbind(1)
-        half_sum, half_difference = (plus + minus) / 2, (plus - minus) / 2
-        residuals[scale, :, 0] = (half_sum - half_sum.mean(0)) * math.sqrt(means.vectors / (means.vectors - 1))
-        residuals[scale, :, 1] = (half_difference - means.odd[scale] @ fitted) / means.lever[scale]
-    return residuals
-
-
-def _pooled(
-    features: Tensor, means: _Means, coefficients: Sequence[Tensor]
-) -> tuple[_Pool, list[Tensor], tuple[bool, int, Tensor, Tensor]]:
-    """The pool, the residuals in its basis, and the last four fields of :class:`LimitEstimate`."""
-    pairs, dim = features[..., 0, 0].numel(), features.shape[-1]
-    covariance = torch.zeros(dim, dim, dtype=torch.float64, device=features.device)
-    residuals = [_residuals(x, means, fitted) for x, fitted in zip(features, coefficients, strict=True)]
-    for of_task in residuals:
-        for of_scale in of_task:
-            flat = of_scale.flatten(0, 1).double()
-            covariance.addmm_(flat.T, flat, alpha=1 / pairs)
-    values, basis = torch.linalg.eigh(covariance)
-    rounding = ROUNDING * float(features.square().mean())
-    above = values > max(RELATIVE_FLOOR * float(values.mean()), rounding)
-    spread = torch.where(values > rounding, values, 0.0), covariance.diagonal()
-    rank = int(above.sum())
-    if rank > SHARE * pairs:
-        # A ridge takes what the pairs cannot resolve; directions that they do not show are not empty.
-        values = values.clamp_min(0)
-        unresolved = _Pool(values, basis, pairs, 0.0)
-        ridge = _root(
-            lambda g: SHARE * pairs - unresolved.freedom(g), 1e-12 * float(values[-1]), 1e6 * float(values[-1])
-        )
-        turned = _turned(residuals, basis)
-        return unresolved._replace(smallest_ridge=ridge), turned, (False, rank, *spread)
-    values, basis = values[above], basis[:, above]
-    turned = _turned(residuals, basis)
-    single = values.float()
-    fourth = torch.stack([(of_task.square() / single).square().sum((0, 1, 2)) for of_task in turned]).sum(0)
-    seen = pairs**2 > RARE * fourth
-    if not bool(seen.all()):
-        turned = [of_task[..., seen] for of_task in turned]
-    return _Pool(values[seen], basis[:, seen], pairs, 0.0), turned, (True, rank, *spread)
-
-
-def _turned(residuals: list[Tensor], basis: Tensor) -> list[Tensor]:
-    """Residuals ``(K, n, 2, R)`` of each task in the pooled eigenbasis; the list given is emptied on the way."""
-    single = basis.float()
-    return [residuals.pop(0) @ single for _ in range(len(residuals))]
+    return LimitEstimate(accuracy[0], bound[0], accuracy[1:], bound[1:], resolved, rank, eigenvalues, variances)
 
 
 def _projected(
-    x: Tensor, position: Tensor, means: _Means, fitted: Tensor, pool: _Pool, epsilons: Sequence[float]
+    x: Tensor, position: Tensor, means: Means, mu: Tensor, pool: Pool, epsilons: Sequence[float]
 ) -> list[Projections]:
-    """The left-out projections of one task for each epsilon."""
-    mu = fitted @ pool.basis  # (r, R), in the pooled eigenbasis like everything from here on
+    """Left-out projections of one task for each epsilon, from a task's residuals and coefficients in the pool."""
     variance = x[:, :, 1].double().square().mean((0, 1))  # of the half differences
     own_pairs = x.shape[0] * x.shape[1]
 
@@ -309,13 +207,13 @@ def _clear_candidates(covariance: Tensor, of_noise: Tensor, level: float, rank: 
     return clear
 
 
-def _energy(mu: Tensor, means: _Means, variance: Tensor) -> Tensor:
+def _energy(mu: Tensor, means: Means, variance: Tensor) -> Tensor:
     """Squared half difference of the means at the mean scale, ``(R,)``, less the variance of its estimate."""
     at = means.odd.mean(0)
     return (at @ mu).square() - float(at @ means.covariance @ at) * variance
 
 
-def _population_ridge(pool: _Pool, energy: Tensor, size: float, epsilon: float) -> float:
+def _population_ridge(pool: Pool, energy: Tensor, size: float, epsilon: float) -> float:
     r"""The sample's ridge ``g`` whose population ridge :math:`\kappa` has :math:`|z| = \epsilon |\mu|`."""
     if epsilon == 0:
         return pool.smallest_ridge
@@ -328,14 +226,5 @@ def _population_ridge(pool: _Pool, energy: Tensor, size: float, epsilon: float) 
         share = ridge / (values + ridge) - kappa * change * values / (values + ridge) ** 2
         return float((energy * share).sum() - epsilon**2 * energy.sum())
 
-    largest = float(values[-1])
-    return max(pool.smallest_ridge, _root(excess, 1e-9 * largest, 1e6 * largest))
-
-
-def _root(increasing: Callable[[float], float], low: float, high: float) -> float:
-    """The root of an increasing function on a logarithmic axis, or the end beyond which it lies."""
-    if increasing(low) >= 0:
-        return low
-    if increasing(high) <= 0:
-        return high
-    return math.exp(brentq(lambda log: increasing(math.exp(log)), math.log(low), math.log(high), xtol=1e-10))
+    largest = float(values.max())
+    return max(pool.smallest_ridge, root(excess, 1e-9 * largest, 1e6 * largest))

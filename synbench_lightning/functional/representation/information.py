@@ -11,6 +11,8 @@ from synbench_lightning.functional.rounding import ROUNDING
 
 FLOOR = 0.01
 """Noise of the readout, as a share of the mean variance of the features; chosen in ``examples/validity_study.py``."""
+COLUMNS = 2048
+"""Columns of the features that are made float64 at once."""
 
 
 def instance_information(features: Tensor, floor: float = FLOOR) -> Tensor:
@@ -53,16 +55,11 @@ def instance_information(features: Tensor, floor: float = FLOOR) -> Tensor:
             "`features` must have the shape (inputs, noise, dimensions), at least two of the first two, got "
             f"{tuple(features.shape)}."
         )
-    features = features.double()
     ridge = _readout_noise(features, floor)
     if not bool(ridge):
         return ridge
-    inputs, draws = features.shape[:2]
-    rest = (features - features.mean(1, keepdim=True)) * (draws / (draws - 1)) ** 0.5
-    draw = torch.arange(draws, device=features.device)
-    place = torch.arange(inputs, device=features.device)[:, None] + draw
-    dealt = rest[place % inputs, draw]
-    return _log_ratio(features, ridge) - _log_ratio(dealt, ridge)
+    smaller = _smaller(features)
+    return _log_ratio(smaller, ridge) - _log_ratio(_dealt(smaller), ridge)
 
 
 def information_error(features: Tensor, floor: float = FLOOR, groups: int = 4) -> Tensor:
@@ -70,30 +67,94 @@ def information_error(features: Tensor, floor: float = FLOOR, groups: int = 4) -
 
     What other inputs would change is not in it. The features are ``(K, n, D)``, with n above the number of groups.
     """
-    features = features.double()
     ridge = _readout_noise(features, floor)
     if not bool(ridge):
         return ridge
-    group = torch.arange(features.shape[1], device=features.device) % groups
-    without = torch.stack([_log_ratio(features[:, group != left], ridge) for left in range(groups)])
+    smaller, kept = _smaller(features), torch.arange(features.shape[1]).to(features.device) % groups
+    without = torch.stack([_log_ratio(_of_draws(smaller, kept != left), ridge) for left in range(groups)])
     return jackknife_error(without.mean(), without)
 
 
 def _readout_noise(features: Tensor, floor: float) -> Tensor:
     """The variance that stands for the readout's noise; 0 for constant features."""
-    variance = features.flatten(0, 1).var(0).mean()
-    return torch.where(variance > ROUNDING * features.square().mean(), floor * variance, 0.0)
+    if features.shape[-1] > COLUMNS:  # a few columns at a time, since it makes them float64
+        parts = features.split(COLUMNS, -1)
+        variance = torch.stack([part.double().flatten(0, 1).var(0).sum() for part in parts]).sum() / features.shape[-1]
+        square = torch.stack([part.double().square().sum() for part in parts]).sum() / features.numel()
+    else:
+        features = features.double()
+        variance, square = features.flatten(0, 1).var(0).mean(), features.square().mean()
+    return torch.where(variance > ROUNDING * square, floor * variance, 0.0)
 
 
-def _log_ratio(features: Tensor, ridge: Tensor) -> Tensor:
-    """Half the logarithm of the determinant of the whole covariance ``(K, n, D)`` over that within an input."""
+def _smaller(features: Tensor) -> Tensor:
+    """The features ``(K, n, D)``, or their inner products ``(K, n, K, n)`` where those are smaller; float64."""
     inputs, draws, dim = features.shape
+    rows = inputs * draws
+    if dim < rows:
+        return features.double()
+    products = torch.zeros(rows, rows, dtype=torch.float64, device=features.device)
+    for part in features.flatten(0, 1).split(COLUMNS, 1):
+        centred = part.double()
+        centred -= centred.mean(0)
+        products.addmm_(centred, centred.T)
+    return products.view(inputs, draws, inputs, draws)
+
+
+def _of_draws(smaller: Tensor, kept: Tensor) -> Tensor:
+    return smaller[:, kept] if smaller.ndim == 3 else smaller[:, kept][..., kept]
+
+
+def _dealt(smaller: Tensor) -> Tensor:
+    """What remains of each example beside the mean of its input, given to another input."""
+    inputs, draws = smaller.shape[:2]
+    draw = torch.arange(draws, device=smaller.device)
+    place = (torch.arange(inputs, device=smaller.device)[:, None] + draw) % inputs
+    rest = smaller - smaller.mean(1, keepdim=True)
+    if smaller.ndim == 3:
+        dealt: Tensor = (rest * (draws / (draws - 1)) ** 0.5)[place, draw]
+        return dealt
+    rest -= rest.mean(3, keepdim=True)
+    order = (place * draws + draw).flatten()
+    return rest.flatten(0, 1).flatten(1)[order][:, order].view_as(smaller) * (draws / (draws - 1))
+
+
+def _log_ratio(smaller: Tensor, ridge: Tensor) -> Tensor:
+    """Half the logarithm of the determinant of the whole covariance over that within an input."""
+    matrices = (_covariances if smaller.ndim == 3 else _inner_products)(smaller)
+    matrices.diagonal(dim1=-2, dim2=-1).add_(ridge)
+    logarithms: Tensor = torch.linalg.cholesky(matrices).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return logarithms[0] - logarithms[1]
+
+
+def _covariances(features: Tensor) -> Tensor:
+    """Covariances ``(2, D, D)`` of features ``(K, n, D)``: the whole one, and that within an input."""
+    inputs, draws, _ = features.shape
     means = features.mean(1)
     rest = (features - means[:, None]).flatten(0, 1)
     within = rest.T @ rest / (inputs * (draws - 1))
     spread = means - means.mean(0)
     whole = within * (1 - 1 / draws) + spread.T @ spread / (inputs - 1)  # the means have a share of the noise
-    floor = ridge * torch.eye(dim, dtype=features.dtype, device=features.device)
-    roots = torch.linalg.cholesky(torch.stack([whole, within]) + floor).diagonal(dim1=-2, dim2=-1)
-    logarithms: Tensor = roots.log().sum(-1)
-    return logarithms[0] - logarithms[1]
+    return torch.stack([whole, within])
+
+
+def _inner_products(products: Tensor) -> Tensor:
+    """Matrices ``(2, K n, K n)`` with the eigenvalues of :func:`_covariances` but for zeros, from inner products.
+
+    Each is that of the rows of a matrix whose columns have the covariance for inner products. The whole one has the
+    rows "rest + spread", each with its weight: the products of both cancel within an input.
+    """
+    inputs, draws = products.shape[:2]
+    of_rest = products - products.mean(1, keepdim=True)
+    both = of_rest.mean(3)  # of rest and means, (K, n, K)
+    both = both - both.mean(2, keepdim=True)
+    of_rest -= of_rest.mean(3, keepdim=True)
+    means = products.mean((1, 3))
+    of_spread = means - means.mean(0) - means.mean(1, keepdim=True) + means.mean()
+    freedom, others = inputs * (draws - 1), draws * (inputs - 1)
+    share = (1 - 1 / draws) / freedom
+    whole = share * of_rest + of_spread[:, None, :, None] / others
+    crossed = (share / others) ** 0.5 * both
+    whole += crossed[..., None]
+    whole += crossed.permute(2, 0, 1)[:, None]
+    return torch.stack([whole, of_rest / freedom]).flatten(3).flatten(1, 2)

@@ -87,6 +87,27 @@ def test_an_orthogonal_transformation_scale_and_shift_of_the_features_change_not
         torch.testing.assert_close(after.bound, before.bound, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.parametrize(("dim", "tasks"), [(12, 1), (12, 2), (60, 2)])
+def test_an_isometry_into_more_dimensions_than_examples_changes_nothing(dim, tasks):
+    x = features(dim, 16, scales=(0.5, 1.0, 2.0, 3.0), tasks=tasks)
+    size = x[..., 0].numel() + 40
+    axes = torch.randn(size, dim, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    before = estimate_limit(x, (0.5, 1.0, 2.0, 3.0), [0.0, 0.2])
+    after = estimate_limit(x.double() @ torch.linalg.qr(axes).Q.T, (0.5, 1.0, 2.0, 3.0), [0.0, 0.2])
+    assert (after.resolved, after.rank) == (before.resolved, before.rank)
+    for name in ("accuracy", "bound"):
+        torch.testing.assert_close(getattr(after, name), getattr(before, name), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after.eigenvalues[-dim:], before.eigenvalues)
+    assert len(after.eigenvalues) == len(after.variances) == size
+    torch.testing.assert_close(after.variances.sum(), before.variances.sum())
+
+
+def test_no_matrix_of_dimensions_by_dimensions_is_made_of_wide_features():
+    x = torch.randn(1, 2, 4, 2, 100_000, generator=torch.Generator().manual_seed(0))  # whose square is 80 GB
+    found = estimate_limit(x, [0.5, 1.0], [0.0])
+    assert found.rank <= x[..., 0].numel() < len(found.eigenvalues)
+
+
 def test_the_standard_error_is_the_scatter_over_seeds():
     scores, errors = [], []
     for seed in range(24):
@@ -128,3 +149,15 @@ def test_an_encoder_that_adds_noise_of_its_own_has_lost_that_much_in_few_dimensi
     found = estimate_limit(x + noise * torch.randn(x.shape, generator=generator), PLAN.scales, [0.0])
     expected = optimal_accuracy(torch.tensor(PLAN.scales) / (1 + noise**2) ** 0.5)
     torch.testing.assert_close(found.accuracy[0, 0], expected, rtol=0, atol=0.02)
+
+
+def test_a_matrix_that_is_decomposed_in_float32_gives_what_the_plain_formula_gives_in_float64(monkeypatch):
+    x = features(80, 8, scales=(0.5, 1.0, 2.0))
+    plain = estimate_limit(x, (0.5, 1.0, 2.0), [0.0, 0.2])
+    monkeypatch.setattr("synbench_lightning.functional.gaussian.pool.DOUBLE", 16)
+    for wide in (x, torch.nn.functional.pad(x, (0, 20))):
+        found = estimate_limit(wide, (0.5, 1.0, 2.0), [0.0, 0.2])
+        assert not found.resolved
+        torch.testing.assert_close(found.accuracy, plain.accuracy, rtol=0, atol=1e-3)
+        torch.testing.assert_close(found.bound, plain.bound, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found.eigenvalues[-48:], plain.eigenvalues[-48:], rtol=1e-3, atol=1e-5)

@@ -38,6 +38,14 @@ def test_it_does_not_depend_on_rotation_scale_or_order():
         assert instance_information(other).item() == pytest.approx(expected.item(), rel=0.01)
 
 
+@pytest.mark.parametrize("dim", [6, 70, 150])
+def test_an_isometry_into_more_dimensions_than_examples_changes_nothing_but_the_mean_variance(dim):
+    x = features(inputs=12, draws=8, dim=dim)
+    wide = torch.linalg.qr(torch.randn(250, dim, generator=torch.Generator().manual_seed(2), dtype=torch.float64)).Q.T
+    for told in (instance_information, information_error):
+        torch.testing.assert_close(told(x @ wide + 3, floor=0.01 * 250 / dim), told(x, floor=0.01))
+
+
 def test_noise_alone_tells_nothing_and_constant_features_neither():
     for dim in (6, 300, 1500):  # nearly as many dimensions as noise vectors
         assert abs(instance_information(features(inputs=128, dim=dim, signal=0.0)).item()) < 0.05 + 0.003 * dim
