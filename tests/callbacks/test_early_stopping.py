@@ -1,8 +1,10 @@
 """Judged on curves that are made to order: an encoder whose score is set by the step of training."""
 
+import math
+
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from synbench_lightning import ProbePlan, SynBenchEarlyStopping
@@ -152,3 +154,32 @@ def test_a_score_that_is_minimised_is_told():
     run = trainer(probing(5), EarlyStopping("synbench/score"), max_steps=1, limit_train_batches=10)
     with pytest.warns(UserWarning, match=r"mode='min'\) prefers low scores: set mode='max'"):
         run.fit(Autoencoder())
+
+
+def test_the_wish_of_another_callback_to_stop_is_kept_when_the_score_improves():
+    class Wishing(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.should_stop or trainer.global_step == 10
+
+    run = trainer(Wishing(), scripted([3.0, 2.0, 1.0, 0.5]), SynBenchEarlyStopping(), max_steps=20)
+    run.fit(Autoencoder())
+    assert run.global_step == 10
+
+
+def test_min_epochs_hold_and_an_improvement_until_then_keeps_the_run_going():
+    levels = [1.0, 2.0, 2.0, 0.5, 0.6, 0.7]  # the patience of 2 is used up at step 10, step 15 is the best, 25 ends it
+    stop = SynBenchEarlyStopping(patience=2)
+    run = trainer(scripted(levels), stop, max_steps=100, min_epochs=3, limit_train_batches=4)
+    run.fit(Autoencoder())
+    assert run.global_step == 25
+
+
+@pytest.mark.parametrize(("level", "least", "told"), [(1.35, 2.0, 0), (1.5, 3.0, 1)])
+def test_a_fall_is_told_from_three_standard_errors_on(caplog, level, least, told):
+    callback = scripted([2.0, 1.0, level])
+    with caplog.at_level("INFO"):
+        trainer(callback, max_steps=10, limit_train_batches=10).fit(Autoencoder())
+    _, best, last = callback.history
+    fall = (best.score() - last.score()) / math.hypot(best.standard_error(), last.standard_error())
+    assert least < fall < least + 1
+    assert sum("the score has fallen from" in record.message for record in caplog.records) == told
