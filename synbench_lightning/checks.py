@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from dataclasses import MISSING, fields, is_dataclass
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
 def check_integer(name: str, value: Any, lowest: int) -> int:
@@ -63,3 +65,34 @@ def check_input_shape(input_shape: Any) -> tuple[int, ...]:
             "`input_shape` must be the shape of one example without the batch dimension, positive integers as in "
             f"(3, 224, 224), got {input_shape!r}."
         ) from None
+
+
+def check_fields(kind: type, values: Any) -> None:
+    """The fields of a dataclass as plain types: all that have no default, no others, each of its type."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"a {kind.__name__} must be a mapping of its fields, got a {type(values).__name__}")
+    known, hints = {field.name: field for field in fields(kind)}, get_type_hints(kind)
+    missing = [
+        name
+        for name, field in known.items()
+        if name not in values and field.default is MISSING and field.default_factory is MISSING
+    ]
+    wrong = [name for name, value in values.items() if name in known and not _fits(value, hints[name])]
+    for what, names in (("misses", missing), ("has unknown", values.keys() - known.keys()), ("has unusable", wrong)):
+        if names:
+            raise ValueError(f"a {kind.__name__} {what} fields: {', '.join(sorted(map(str, names)))}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False
+        kinds = inner[:1] * len(value) if inner[-1] is ... else inner
+        return len(kinds) == len(value) and all(map(_fits, value, kinds))
+    if is_dataclass(hint):
+        return isinstance(value, Mapping)
+    kinds = {float: (float, int), type(None): type(None)}.get(hint, hint)
+    return isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))

@@ -12,7 +12,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
-from synbench_lightning.checks import check_integer, check_name, numbers
+from synbench_lightning.checks import check_fields, check_integer, check_name, numbers
 from synbench_lightning.functional.representation.readout import class_log_probabilities
 from synbench_lightning.probe.families import resolve_tasks
 from synbench_lightning.probe.tasks import NOISE_BLOCK, GaussianTask, noise_block
@@ -74,7 +74,12 @@ class BenchmarkResult:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BenchmarkResult:
-        """The result that :meth:`to_dict` was called on."""
+        """The result that :meth:`to_dict` was called on.
+
+        Raises:
+            ValueError: for unknown or missing fields, or values that are none of them.
+        """
+        check_fields(cls, values)
         tuples = {name: tuple(values[name]) for name in ("tasks", "interval", "task_values")}
         return cls(**{**values, **tuples, "task_intervals": tuple(tuple(pair) for pair in values["task_intervals"])})
 
