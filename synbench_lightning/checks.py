@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def check_integer(name: str, value: Any, lowest: int) -> int:
@@ -87,12 +87,13 @@ def _fits(value: Any, hint: Any) -> bool:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             return False
-        kinds = inner[:1] * len(value) if inner[-1] is ... else inner
-        return len(kinds) == len(value) and all(map(_fits, value, kinds))
+        hints = inner[:1] * len(value) if inner[-1] is ... else inner
+        return len(hints) == len(value) and all(map(_fits, value, hints))
     if is_dataclass(hint):
         return isinstance(value, Mapping)
-    kinds = {float: (float, int), type(None): type(None)}.get(hint, hint)
-    return isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
+    return isinstance(value, (float, int) if hint is float else hint) and (hint is bool or not isinstance(value, bool))
