@@ -2,8 +2,8 @@
 
 from synbench_lightning.benchmark.best import Comparison as Comparison
 from synbench_lightning.benchmark.best import select_best as select_best
-from synbench_lightning.benchmark.tasks import BenchmarkResult as BenchmarkResult
-from synbench_lightning.benchmark.tasks import labelled_proxies as labelled_proxies
+from synbench_lightning.benchmark.proxies import labelled_proxies as labelled_proxies
+from synbench_lightning.benchmark.result import BenchmarkResult as BenchmarkResult
 from synbench_lightning.callbacks.benchmark import BenchmarkCallback as BenchmarkCallback
 from synbench_lightning.callbacks.early_stopping import SynBenchEarlyStopping as SynBenchEarlyStopping
 from synbench_lightning.callbacks.synbench import SynBenchCallback as SynBenchCallback

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from synbench_lightning.benchmark.tasks import Benchmark, BenchmarkResult
+from synbench_lightning.benchmark.result import BenchmarkResult
+from synbench_lightning.benchmark.tasks import Benchmark
 from synbench_lightning.checks import check_integer, check_number
 from synbench_lightning.functional.benchmark.estimation import (
     Estimate,

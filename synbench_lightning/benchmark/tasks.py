@@ -3,85 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from synbench_lightning.checks import check_fields, check_integer, check_name, numbers
+from synbench_lightning.checks import check_integer, check_name
 from synbench_lightning.functional.representation.readout import class_log_probabilities
-from synbench_lightning.probe.families import resolve_tasks
-from synbench_lightning.probe.tasks import NOISE_BLOCK, GaussianTask, noise_block
 from synbench_lightning.runtime.distributed import Processes, Progress, gathered
 from synbench_lightning.runtime.features import feature_matrix
 
+READ_TWICE = 8
+"""Examples of each task that are read twice, once, to see whether they are augmented at random."""
+
 Tasks = Mapping[str, Dataset | DataLoader]  # type: ignore[type-arg]  # with arguments LightningCLI cannot type it
 """Datasets by the name of their task; a DataLoader says how its dataset is collated into batches."""
-
-
-@dataclass(frozen=True)
-class BenchmarkResult:
-    """What one evaluation of a benchmark found; values are mean log-likelihoods of the right label, in nats.
-
-    Args:
-        tasks: names of the K tasks.
-        value: the benchmark, the mean over the tasks; predicted unless ``complete``.
-        standard_error: of the value; 0 if ``complete``.
-        interval: of 95 percent for the value.
-        task_values: ``(K,)`` value of each task.
-        task_intervals: ``(K,)`` interval of 95 percent for each.
-        complete: whether all points were evaluated, and nothing was predicted.
-        num_points: points that were evaluated, with those of an audit and without the support sets.
-        detectable_difference: the smallest change since the evaluation before that would be seen with probability .8;
-            ``None`` for a complete one.
-        audit_error: prediction minus what an audit of other points found; ``None`` where there was none.
-        audit_standard_error: of what the audit found.
-        seconds: wall-clock time of the evaluation.
-        step: optimizer steps before it.
-
-    Example:
-        >>> result = BenchmarkResult(
-        ...     tasks=("parity",), value=-0.3, standard_error=0.01, interval=(-0.32, -0.28), task_values=(-0.3,),
-        ...     task_intervals=((-0.32, -0.28),), complete=False, num_points=50, detectable_difference=0.03,
-        ...     audit_error=None, audit_standard_error=None, seconds=0.1, step=100,
-        ... )
-        >>> BenchmarkResult.from_dict(result.to_dict()) == result
-        True
-    """
-
-    tasks: tuple[str, ...]
-    value: float
-    standard_error: float
-    interval: tuple[float, float]
-    task_values: tuple[float, ...]
-    task_intervals: tuple[tuple[float, float], ...]
-    complete: bool
-    num_points: int
-    detectable_difference: float | None
-    audit_error: float | None
-    audit_standard_error: float | None
-    seconds: float
-    step: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, texts, lists and dicts: safe in checkpoints and in JSON."""
-        lists = {name: list(getattr(self, name)) for name in ("tasks", "interval", "task_values")}
-        return {**asdict(self), **lists, "task_intervals": [list(pair) for pair in self.task_intervals]}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> BenchmarkResult:
-        """The result that :meth:`to_dict` was called on.
-
-        Raises:
-            ValueError: for unknown or missing fields, or values that are none of them.
-        """
-        check_fields(cls, values)
-        tuples = {name: tuple(values[name]) for name in ("tasks", "interval", "task_values")}
-        return cls(**{**values, **tuples, "task_intervals": tuple(tuple(pair) for pair in values["task_intervals"])})
 
 
 class Benchmark:
@@ -121,6 +60,7 @@ class Benchmark:
             self._collate.append(default_collate if collate is None else collate)
             self._support.append(order[:support])
             points.append(order[support:].sort().values)
+        self._read_twice: set[int] = set()  # tasks whose examples were found to be the same each time
         self._points = torch.cat(points)
         self.indices = dict(zip(self.names, points, strict=True))
         """Places of the points of each task in its dataset, in the order of the points."""
@@ -216,7 +156,7 @@ class Benchmark:
         self, answer: Callable[[Any], Any], task: int, indices: Tensor, device: torch.device, readout: bool
     ) -> Tensor:
         name = self.names[task]
-        batch = self._collate[task]([self._examples[task][index] for index in indices.tolist()])
+        batch = self._batch(task, indices)
         if not readout:
             output = answer(move_data_to_device(batch, device))
             if not isinstance(output, Tensor) or output.shape != (len(indices),) or not output.is_floating_point():
@@ -240,6 +180,36 @@ class Benchmark:
         features = feature_matrix(answer(move_data_to_device(inputs, device)), len(indices))
         return torch.cat([features, labels.to(features)[:, None]], 1)
 
+    def _batch(self, task: int, indices: Tensor) -> Any:
+        """Some examples of a task, collated; the first ones are read twice."""
+        name = self.names[task]
+
+        def read(index: int) -> Any:
+            try:
+                return self._examples[task][index]
+            except Exception as error:
+                raise RuntimeError(
+                    f"`tasks`: the example {index} of {name!r} cannot be read. {type(error).__name__}: {error}"
+                ) from error
+
+        examples = [read(index) for index in indices.tolist()]
+        if task not in self._read_twice:
+            twice = indices[:READ_TWICE].tolist()
+            changed = [index for place, index in enumerate(twice) if not _same(examples[place], read(index))]
+            if changed:
+                raise ValueError(
+                    f"`tasks`: the example {changed[0]} of {name!r} is another one each time it is read (a random "
+                    "augmentation?). A point must be the same in each evaluation: use the transform of the evaluation."
+                )
+            self._read_twice.add(task)
+        try:
+            return self._collate[task](examples)
+        except Exception as error:
+            raise RuntimeError(
+                f"`tasks`: {len(examples)} examples of {name!r}, the first of them {int(indices[0])}, cannot be made a "
+                f"batch. {type(error).__name__}: {error}. A DataLoader in place of the dataset says how (`collate_fn`)."
+            ) from error
+
     def _judged(self, found: Tensor, task: int, support: int) -> Tensor:
         features, labels = found[:, :-1], found[:, -1].round().long()
         if not bool(torch.isfinite(features).all()):
@@ -260,48 +230,13 @@ class Benchmark:
         return log_probabilities.gather(1, labels[support:, None])[:, 0]
 
 
-def labelled_proxies(
-    tasks: str | Sequence[GaussianTask],
-    input_shape: Sequence[int],
-    scales: Sequence[float] = (0.5, 1.0, 2.0),
-    examples: int = 256,
-    seed: int = 0,
-) -> dict[str, Dataset[Any]]:
-    """Gaussian proxy tasks as a benchmark of labelled examples: one task for each of them at each scale.
-
-    Args:
-        tasks: the name of a family (:func:`task_family`) or Gaussian tasks of your own.
-        input_shape: shape of one input of the encoder, without the batch dimension.
-        scales: Mahalanobis half-distances of the classes, positive.
-        examples: labelled examples of each task at each scale.
-        seed: of the noise.
-
-    Returns:
-        Datasets of pairs (input, label) by names such as ``"dc@0.5"``.
-
-    Raises:
-        ValueError: for tasks, scales or a number of examples outside their range.
-
-    Example:
-        >>> benchmark = labelled_proxies("dc", (1, 8, 8), scales=(1.0,), examples=100)
-        >>> list(benchmark), len(benchmark["dc@1"])
-        (['dc@1'], 100)
-    """
-    count = check_integer("examples", examples, 4)
-    levels = numbers("scales", scales)
-    if not levels or min(levels) <= 0:
-        raise ValueError(f"`scales` must be positive numbers, at least one, got {list(levels)}.")
-    labels = torch.arange(count) % 2
-    signs = (2.0 * labels - 1.0).reshape(-1, *[1] * len(input_shape))
-    found: dict[str, Dataset[Any]] = {}
-    for task in resolve_tasks(tasks, input_shape):
-        if not isinstance(task, GaussianTask):
-            raise ValueError(f"`tasks` must be Gaussian tasks, {task.name!r} is labelled already: make it a dataset.")
-        for scale in levels:
-            blocks = [
-                noise_block(seed, task.name, scale, block, input_shape) for block in range(-(-count // NOISE_BLOCK))
-            ]
-            white = torch.cat(blocks)[:count] + scale * signs * task.direction
-            middle = 0.0 if task.mean is None else task.mean
-            found[f"{task.name}@{scale:g}"] = TensorDataset(task.coloured(white) + middle, labels)
-    return found
+def _same(first: Any, second: Any) -> bool:
+    """Whether two readings of an example agree in all their tensors, arrays and numbers."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return all(_same(first[key], second.get(key)) for key in first)
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
+        return len(first) == len(second) and all(map(_same, first, second))
+    if isinstance(first, (Tensor, np.ndarray)) and isinstance(second, (Tensor, np.ndarray)):
+        ours, theirs = np.asarray(first), np.asarray(second)
+        return ours.shape == theirs.shape and bool(((ours == theirs) | ((ours != ours) & (theirs != theirs))).all())
+    return not isinstance(first, (int, float)) or first == second or first != first

@@ -10,7 +10,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from synbench_lightning.benchmark.climb import Climb, Climbed
-from synbench_lightning.benchmark.tasks import Benchmark, BenchmarkResult, Tasks
+from synbench_lightning.benchmark.result import BenchmarkResult
+from synbench_lightning.benchmark.tasks import Benchmark, Tasks
 from synbench_lightning.callbacks.probing import ProbingCallback
 from synbench_lightning.callbacks.run import history_of
 from synbench_lightning.checks import check_integer

@@ -98,8 +98,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         prefix: of the logged keys; two callbacks in one trainer need two.
         log_figures: give TensorBoard, Wandb and MLflow figures of the probes (the robustness-accuracy curve, accuracy
             and bound over the scale, the tasks over the steps), where matplotlib is installed, and TensorBoard a page
-            of charts and the score in its table of hyperparameters. Figures between the first and the last probe are
-            left out while drawing them takes more than two percent of the time.
+            of charts. Figures between the first and the last probe are left out while drawing them takes more than two
+            percent of the time; what cannot be shown is said once and costs nothing else.
         on_error: ``"warn"``: a probe that fails is left out with a warning; ``"raise"``: it ends the run. The first
             probe of a run raises in either case, so that a wrong set-up is seen at once.
 
@@ -204,7 +204,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         if self._dashboard is not None:
             callbacks = trainer.callbacks  # type: ignore[attr-defined]
             showing = [c for c in callbacks if isinstance(c, SynBenchCallback) and c._dashboard is not None]
-            self._dashboard.open(trainer, pl_module, {c.prefix: c.inputs is not None for c in showing})
+            self._dashboard.open(trainer, {c.prefix: c.inputs is not None for c in showing})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the last weights where the end came unforeseen, and draw the last figures."""

@@ -35,6 +35,9 @@ def feature_matrix(output: Any, batch_size: int) -> Tensor:
         torch.Size([4, 16])
     """
     tensor = _tensor_in(output)
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        kind = "nested tensor: pad it" if tensor.is_nested else f"tensor of layout {tensor.layout}: make it dense"
+        raise ValueError(f"The encoder returned a {kind} (`to_padded_tensor`, `to_dense`). {_ADVICE}")
     if not tensor.is_floating_point():
         raise ValueError(f"The encoder returned a tensor of {tensor.dtype}; features must be floating-point. {_ADVICE}")
     if tensor.ndim not in (2, 3, 4) or 0 in tensor.shape:

@@ -1,0 +1,70 @@
+"""What an evaluation of a benchmark found: frozen, comparable, to and from plain dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from synbench_lightning.checks import check_fields
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """What one evaluation of a benchmark found; values are mean log-likelihoods of the right label, in nats.
+
+    Args:
+        tasks: names of the K tasks.
+        value: the benchmark, the mean over the tasks; predicted unless ``complete``.
+        standard_error: of the value; 0 if ``complete``.
+        interval: of 95 percent for the value.
+        task_values: ``(K,)`` value of each task.
+        task_intervals: ``(K,)`` interval of 95 percent for each.
+        complete: whether all points were evaluated, and nothing was predicted.
+        num_points: points that were evaluated, with those of an audit and without the support sets.
+        detectable_difference: the smallest change since the evaluation before that would be seen with probability .8;
+            ``None`` for a complete one.
+        audit_error: prediction minus what an audit of other points found; ``None`` where there was none.
+        audit_standard_error: of what the audit found.
+        seconds: wall-clock time of the evaluation.
+        step: optimizer steps before it.
+
+    Example:
+        >>> result = BenchmarkResult(
+        ...     tasks=("parity",), value=-0.3, standard_error=0.01, interval=(-0.32, -0.28), task_values=(-0.3,),
+        ...     task_intervals=((-0.32, -0.28),), complete=False, num_points=50, detectable_difference=0.03,
+        ...     audit_error=None, audit_standard_error=None, seconds=0.1, step=100,
+        ... )
+        >>> BenchmarkResult.from_dict(result.to_dict()) == result
+        True
+    """
+
+    tasks: tuple[str, ...]
+    value: float
+    standard_error: float
+    interval: tuple[float, float]
+    task_values: tuple[float, ...]
+    task_intervals: tuple[tuple[float, float], ...]
+    complete: bool
+    num_points: int
+    detectable_difference: float | None
+    audit_error: float | None
+    audit_standard_error: float | None
+    seconds: float
+    step: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, texts, lists and dicts: safe in checkpoints and in JSON."""
+        lists = {name: list(getattr(self, name)) for name in ("tasks", "interval", "task_values")}
+        return {**asdict(self), **lists, "task_intervals": [list(pair) for pair in self.task_intervals]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BenchmarkResult:
+        """The result that :meth:`to_dict` was called on.
+
+        Raises:
+            ValueError: for unknown or missing fields, or values that are none of them.
+        """
+        check_fields(cls, values)
+        tuples = {name: tuple(values[name]) for name in ("tasks", "interval", "task_values")}
+        return cls(**{**values, **tuples, "task_intervals": tuple(tuple(pair) for pair in values["task_intervals"])})
