@@ -16,7 +16,7 @@ from synbench_lightning.callbacks.keys import logged_values
 from synbench_lightning.callbacks.probing import ProbingCallback
 from synbench_lightning.callbacks.remarks import Remarks
 from synbench_lightning.callbacks.run import history_of
-from synbench_lightning.checks import check_flag, check_input_shape, check_number
+from synbench_lightning.checks import check_flag, check_input_shape, check_number, shown
 from synbench_lightning.functional.gaussian.discriminant import check_epsilons
 from synbench_lightning.functional.gaussian.score import check_thresholds
 from synbench_lightning.functional.gaussian.theory import optimal_accuracy
@@ -163,8 +163,11 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             )
         check_thresholds((self.threshold,), self.plan.lowest_threshold)
         self.normalize = normalize
-        if not (inputs is None or isinstance(inputs, Tensor) or inputs == "first_batch"):
-            raise ValueError(f"`inputs` must be a tensor (N, *input_shape), 'first_batch' or None, got {inputs!r}.")
+        if not (inputs is None or isinstance(inputs, Tensor) or (isinstance(inputs, str) and inputs == "first_batch")):
+            raise ValueError(
+                f"`inputs` must be a tensor (N, *input_shape), 'first_batch' or None, got {shown(inputs)}: "
+                "`torch.as_tensor` makes a tensor of an array."
+            )
         self.inputs = inputs
         self.log_figures = check_flag("log_figures", log_figures)
         self._dashboard = Dashboard(prefix, self.threshold) if log_figures else None
