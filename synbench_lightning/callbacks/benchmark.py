@@ -83,6 +83,7 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         ValueError: for an argument outside its range; at fit start if no encoder is found.
 
     Example:
+        >>> import torch
         >>> from lightning.pytorch.demos.boring_classes import BoringModel
         >>> from torch.utils.data import TensorDataset
         >>> x = torch.randn(200, 32, generator=torch.Generator().manual_seed(0))
