@@ -201,6 +201,9 @@ class TaskRobustLoss(nn.Module):
                 )
         if not losses.is_floating_point():
             raise ValueError(f"`losses` must be floating-point numbers, got {losses.dtype}.")
+        # A compiled loss is one graph, which a look at a value would cut.
+        if counts is not None and not torch.compiler.is_compiling() and not bool((counts >= 0).all()):
+            raise ValueError(f"`counts` must be numbers of examples, 0 or more for each task, got {counts.tolist()}.")
         # Sums of half precision would lose what tells tasks apart, autocast or not.
         values = losses.to(torch.promote_types(losses.dtype, torch.float32))
         return values, torch.ones_like(values) if counts is None else counts.detach().to(values)

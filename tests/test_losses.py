@@ -298,3 +298,9 @@ def test_losses_of_another_form_are_refused(losses, counts, message):
 def test_names_that_do_not_fit_are_refused(names):
     with pytest.raises(ValueError, match="`names` must be"):
         TaskRobustLoss(3).metrics(names)
+
+
+@pytest.mark.parametrize("count", [-1.0, float("nan")])
+def test_counts_that_are_no_numbers_of_examples_are_refused(count):
+    with pytest.raises(ValueError, match=r"`counts` must be numbers of examples, 0 or more for each task, got \[1.0, "):
+        TaskRobustLoss(2)(torch.ones(2), torch.tensor([1.0, count]))

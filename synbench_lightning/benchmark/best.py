@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from synbench_lightning.benchmark.tasks import Benchmark, Tasks
 from synbench_lightning.checks import check_integer, check_number
-from synbench_lightning.functional.benchmark.estimation import Estimate, mean_of_tasks
-from synbench_lightning.functional.benchmark.prediction import Method, change_of_benchmark, choose_points, predict_tasks
+from synbench_lightning.functional.benchmark.estimation import mean_of_tasks
+from synbench_lightning.functional.benchmark.prediction import (
+    Method,
+    change_of_benchmark,
+    choose_points,
+    exact_tasks,
+    limits,
+    predict_tasks,
+)
 from synbench_lightning.runtime.distributed import SingleProcess
 from synbench_lightning.runtime.encoder import EncoderSpec, find_encoder
 from synbench_lightning.runtime.features import FeatureReader, module_behind
@@ -38,6 +46,7 @@ class Comparison:
         complete: names of the candidates for which all points were evaluated.
         num_points: points of the benchmark.
         num_evaluated: points evaluated for each of the other candidates.
+        left_out: candidates that could not be evaluated, and why.
 
     Example:
         >>> print(Comparison(
@@ -57,6 +66,7 @@ class Comparison:
     complete: tuple[str, ...]
     num_points: int
     num_evaluated: int
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def rivals(self) -> tuple[str, ...]:
@@ -75,6 +85,7 @@ class Comparison:
             told = f"not told apart from {', '.join(self.rivals)} at 95 % confidence; a larger budget may"
         share = self.num_evaluated / self.num_points
         lines.append(f"Best is {self.best}: {told}. Evaluated were {share:.0%} of {self.num_points:,} points for each.")
+        lines += [f"Left out is {name}: {reason}" for name, reason in self.left_out.items()]
         return "\n".join(lines)
 
 
@@ -115,8 +126,11 @@ def select_best(
     Returns:
         Values of all candidates, the best, and those that cannot be distinguished from it.
 
+    A candidate that cannot be loaded or evaluated, or whose features or answers are not finite, is left out with a
+    warning.
+
     Raises:
-        ValueError: for no candidates, or another argument outside its range.
+        ValueError: for no candidates, none that can be evaluated, or another argument outside its range.
 
     Example:
         >>> x = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
@@ -140,34 +154,55 @@ def select_best(
     )
     names, everything = list(candidates), torch.arange(len(benchmark.tasks))
     evaluate = partial(_evaluate, benchmark, log_likelihood or encoder, torch.device(device))
-    whole = _spread(names, min(check_integer("complete", complete, 1), len(names)))
-    answers = {name: evaluate(candidates[name], everything) for name in whole}
+    wanted = check_integer("complete", complete, 1)
+    left_out: dict[str, str] = {}
+
+    def evaluated(name: str, places: Tensor) -> dict[str, Tensor]:
+        try:
+            return {name: evaluate(candidates[name], places)}
+        except Exception as error:  # one bad candidate is not worth the comparison of the others
+            left_out[name] = f"{type(error).__name__}: {error}"
+            rank_zero_warn(f"The candidate {name!r} cannot be evaluated and is left out. {left_out[name]}")
+            return {}
+
+    answers: dict[str, Tensor] = {}
+    while whole := [name for name in _spread(_others(names, left_out), wanted) if name not in answers]:
+        for name in whole:
+            answers |= evaluated(name, everything)
+    if not answers:
+        different = {reason: [name for name in left_out if left_out[name] == reason] for reason in left_out.values()}
+        reasons = "; ".join(f"{', '.join(map(repr, alike))}: {reason}" for reason, alike in different.items())
+        raise ValueError(f"None of the `candidates` can be evaluated. {reasons}")
+    whole = [name for name in names if name in answers]
     curves = torch.stack([answers[name] for name in whole])
     selection = choose_points(curves, benchmark.tasks, benchmark.points(budget), method, seed)
-    few = {
-        name: answers[name][selection.indices] if name in answers else evaluate(candidates[name], selection.indices)
-        for name in names
-    }
+    few: dict[str, Tensor] = {}
+    for name in _others(names, left_out):
+        few |= {name: answers[name][selection.indices]} if name in answers else evaluated(name, selection.indices)
+    names = list(few)
     estimates = {
-        name: _exact(answers[name], benchmark.tasks)
-        if name in answers
-        else mean_of_tasks(predict_tasks(few[name], selection, curves, benchmark.tasks))
+        name: mean_of_tasks(
+            exact_tasks(answers[name], benchmark.tasks)
+            if name in answers
+            else predict_tasks(few[name], selection, curves, benchmark.tasks)
+        )
         for name in names
     }
     best = max(names, key=lambda name: float(estimates[name].value))
     leads = {
-        name: _limits(change_of_benchmark(few[best] - few[name], selection, benchmark.tasks))
+        name: limits(change_of_benchmark(few[best] - few[name], selection, benchmark.tasks))
         for name in names
         if name != best
     }
     return Comparison(
         best,
         {name: float(estimate.value) for name, estimate in estimates.items()},
-        {name: _limits(estimate) for name, estimate in estimates.items()},
+        {name: limits(estimate) for name, estimate in estimates.items()},
         leads,
         tuple(whole),
         len(everything),
         len(selection.indices),
+        left_out,
     )
 
 
@@ -226,23 +261,22 @@ def select_best_checkpoint(
 
 def _evaluate(benchmark: Benchmark, answer: Any, device: torch.device, candidate: Candidate, places: Tensor) -> Tensor:
     module = candidate if isinstance(candidate, nn.Module) else candidate()
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"a candidate must be a module or a function that returns one, got a {type(module).__name__}")
     with isolated(module):
         forward = find_encoder(module, answer).forward  # type: ignore[arg-type]
         read = FeatureReader(module_behind(forward))
         return benchmark.log_likelihoods(forward, places, SingleProcess(), None, device, read)
 
 
-def _exact(values: Tensor, tasks: Tensor) -> Estimate:
-    mean = torch.stack([values[tasks == task].mean() for task in range(int(tasks.max()) + 1)]).mean()
-    return Estimate(mean, torch.zeros_like(mean), torch.full_like(mean, torch.inf))
+def _others(names: list[str], left_out: Mapping[str, str]) -> list[str]:
+    return [name for name in names if name not in left_out]
 
 
 def _spread(names: list[str], count: int) -> list[str]:
-    """``count`` evenly spaced names, the last included."""
+    """``count`` evenly spaced names, the last included; all of them where there are fewer."""
+    count = min(count, len(names))
+    if count == 0:
+        return []
     places = torch.linspace(len(names) - 1, 0, count).round().long() if count > 1 else torch.tensor([len(names) - 1])
     return [names[place] for place in sorted(places.tolist())]
-
-
-def _limits(estimate: Estimate) -> tuple[float, float]:
-    low, high = estimate.interval()
-    return float(low), float(high)

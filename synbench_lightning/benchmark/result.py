@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from synbench_lightning.checks import check_fields
+
 
 @dataclass(frozen=True)
 class BenchmarkResult:
@@ -58,6 +60,11 @@ class BenchmarkResult:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BenchmarkResult:
-        """The result that :meth:`to_dict` was called on."""
+        """The result that :meth:`to_dict` was called on.
+
+        Raises:
+            ValueError: for unknown or missing fields, or values that are none of them.
+        """
+        check_fields(cls, values)
         tuples = {name: tuple(values[name]) for name in ("tasks", "interval", "task_values")}
         return cls(**{**values, **tuples, "task_intervals": tuple(tuple(pair) for pair in values["task_intervals"])})

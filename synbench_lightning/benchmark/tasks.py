@@ -16,6 +16,9 @@ from synbench_lightning.functional.representation.readout import class_log_proba
 from synbench_lightning.runtime.distributed import Processes, Progress, gathered
 from synbench_lightning.runtime.features import FeatureReader
 
+READ_TWICE = 8
+"""Examples of each task that are read twice, once, to see whether they are augmented at random."""
+
 Tasks = Mapping[str, Dataset | DataLoader]  # type: ignore[type-arg]  # with arguments LightningCLI cannot type it
 """Datasets by the name of their task; a DataLoader says how its dataset is collated into batches."""
 
@@ -57,6 +60,7 @@ class Benchmark:
             self._collate.append(default_collate if collate is None else collate)
             self._support.append(order[:support])
             points.append(order[support:].sort().values)
+        self._read_twice: set[int] = set()  # tasks whose examples were found to be the same each time
         self._points = torch.cat(points)
         self.indices = dict(zip(self.names, points, strict=True))
         """Places of the points of each task in its dataset, in the order of the points."""
@@ -159,7 +163,7 @@ class Benchmark:
         read: FeatureReader | None,
     ) -> Tensor:
         name = self.names[task]
-        batch = self._collate[task]([self._examples[task][index] for index in indices.tolist()])
+        batch = self._batch(task, indices)
         if read is None:
             output = answer(move_data_to_device(batch, device))
             if not isinstance(output, Tensor) or output.shape != (len(indices),) or not output.is_floating_point():
@@ -184,6 +188,36 @@ class Benchmark:
         features = read(answer(move_data_to_device(inputs, device)), len(indices), shape)
         return torch.cat([features, labels.to(features)[:, None]], 1)
 
+    def _batch(self, task: int, indices: Tensor) -> Any:
+        """Some examples of a task, collated; the first ones are read twice."""
+        name = self.names[task]
+
+        def read(index: int) -> Any:
+            try:
+                return self._examples[task][index]
+            except Exception as error:
+                raise RuntimeError(
+                    f"`tasks`: the example {index} of {name!r} cannot be read. {type(error).__name__}: {error}"
+                ) from error
+
+        examples = [read(index) for index in indices.tolist()]
+        if task not in self._read_twice:
+            twice = indices[:READ_TWICE].tolist()
+            changed = [index for place, index in enumerate(twice) if not _same(examples[place], read(index))]
+            if changed:
+                raise ValueError(
+                    f"`tasks`: the example {changed[0]} of {name!r} is another one each time it is read (a random "
+                    "augmentation?). A point must be the same in each evaluation: use the transform of the evaluation."
+                )
+            self._read_twice.add(task)
+        try:
+            return self._collate[task](examples)
+        except Exception as error:
+            raise RuntimeError(
+                f"`tasks`: {len(examples)} examples of {name!r}, the first of them {int(indices[0])}, cannot be made a "
+                f"batch. {type(error).__name__}: {error}. A DataLoader in place of the dataset says how (`collate_fn`)."
+            ) from error
+
     def _judged(self, found: Tensor, task: int, support: int) -> Tensor:
         features, labels = found[:, :-1], found[:, -1].round().long()
         if not bool(torch.isfinite(features).all()):
@@ -202,3 +236,15 @@ class Benchmark:
                 f"{support} that the readout is fitted to. Raise `support`."
             )
         return log_probabilities.gather(1, labels[support:, None])[:, 0]
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether two readings of an example agree in all their tensors, arrays and numbers."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return all(_same(first[key], second.get(key)) for key in first)
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
+        return len(first) == len(second) and all(map(_same, first, second))
+    if isinstance(first, (Tensor, np.ndarray)) and isinstance(second, (Tensor, np.ndarray)):
+        ours, theirs = np.asarray(first), np.asarray(second)
+        return ours.shape == theirs.shape and bool(((ours == theirs) | ((ours != ours) & (theirs != theirs))).all())
+    return not isinstance(first, (int, float)) or first == second or first != first

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from synbench_lightning.benchmark.climb import Climb, Climbed
 from synbench_lightning.benchmark.result import BenchmarkResult
 from synbench_lightning.benchmark.tasks import Benchmark, Tasks
 from synbench_lightning.callbacks.probing import ProbingCallback
-from synbench_lightning.checks import check_integer, check_number
-from synbench_lightning.functional.benchmark.estimation import Estimate, mean_of_tasks, minimum_detectable_difference
-from synbench_lightning.functional.benchmark.prediction import (
-    Method,
-    change_of_benchmark,
-    choose_points,
-    forecast,
-    predict_tasks,
-)
-from synbench_lightning.functional.benchmark.residuals import aipw
-from synbench_lightning.functional.benchmark.selection import Selection, stratified
+from synbench_lightning.callbacks.run import history_of
+from synbench_lightning.checks import check_integer
+from synbench_lightning.functional.benchmark.prediction import Method
+from synbench_lightning.functional.benchmark.selection import Selection
 from synbench_lightning.runtime.distributed import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
 from synbench_lightning.runtime.features import FeatureReader, module_behind
@@ -92,6 +84,7 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         ValueError: for an argument outside its range; at fit start if no encoder is found.
 
     Example:
+        >>> import torch
         >>> from lightning.pytorch.demos.boring_classes import BoringModel
         >>> from torch.utils.data import TensorDataset
         >>> x = torch.randn(200, 32, generator=torch.Generator().manual_seed(0))
@@ -136,63 +129,55 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         if log_likelihood is not None and encoder is not None:
             raise ValueError("`encoder` is of no use beside `log_likelihood`, which answers by itself: pass one.")
         super().__init__(
-            encoder if log_likelihood is None else log_likelihood, every_n_train_steps, every_n_epochs, probe_at_start,
-            probe_at_end, max_overhead, prefix, on_error,
+            encoder=encoder if log_likelihood is None else log_likelihood, every_n_train_steps=every_n_train_steps,
+            every_n_epochs=every_n_epochs, probe_at_start=probe_at_start, probe_at_end=probe_at_end,
+            max_overhead=max_overhead, batch_size=batch_size, seed=seed, prefix=prefix, on_error=on_error,
         )  # fmt: skip
-        if method not in get_args(Method):
-            raise ValueError(f"`method` must be 'residual', 'clusters' or 'random', got {method!r}.")
-        self.budget = check_number("budget", budget, "a share of the points in (0, 1]", 0, 1, low_in=False)
-        self.audit = check_number("audit", audit, "a share of the points in (0, 1]", 0, 1, low_in=False)
-        self.audit_every = None if audit_every is None else check_integer("audit_every", audit_every, 1)
-        self.warmup = check_integer("warmup", warmup, 1)
-        self.method = method
-        self.seed = check_integer("seed", seed, 0)
-        self.benchmark = Benchmark(
-            tasks,
-            support=check_integer("support", support, 4) if log_likelihood is None else 0,
-            batch_size=batch_size,
+        support = check_integer("support", support, 4) if log_likelihood is None else 0
+        self.benchmark = Benchmark(tasks, support=support, batch_size=self.batch_size, seed=self.seed)
+        self.climb = Climb(
+            self.benchmark, budget=budget, method=method, warmup=warmup, audit_every=audit_every, audit=audit,
             seed=self.seed,
-        )
-        self.curves: list[Tensor] = []
-        """Log-likelihoods ``(n,)`` of all points in each complete evaluation, float32."""
-        self.selection: Selection | None = None
-        """The points that are evaluated after the warm-up."""
-        self._before: Tensor | None = None  # values of the selection in the evaluation before
+        )  # fmt: skip
         self._read = FeatureReader(None)
 
+    def _begin(self) -> None:
+        super()._begin()
+        self._climbed = self._next = Climbed()  # after the evaluations that count, and with one that may yet fail
+
     @property
-    def settings(self) -> dict[str, Any]:
-        """What decides whether a checkpoint's points are those of this callback."""
-        return {
-            "points": self.benchmark.settings, "budget": self.budget, "method": self.method, "warmup": self.warmup,
-            "seed": self.seed,
-        }  # fmt: skip
+    def curves(self) -> tuple[Tensor, ...]:
+        """Log-likelihoods ``(n,)`` of all points in each complete evaluation, float32."""
+        return self._climbed.curves
 
-    def state_dict(self) -> dict[str, Any]:
-        """History, complete evaluations and selection, as tensors and plain types."""
-        return {
-            "history": [result.to_dict() for result in self.history],
-            "curves": torch.stack(self.curves) if self.curves else None,
-            "selection": None if self.selection is None else self.selection._asdict(),
-            "before": self._before,
-            "settings": self.settings,
-            "last_step": self.schedule.last_step,
-        }
+    @property
+    def selection(self) -> Selection | None:
+        """The points that are evaluated after the warm-up."""
+        return self._climbed.selection
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the history of a checkpoint, and its selection if it was made for the same points."""
-        super().load_state_dict(state_dict)
-        self.history = [BenchmarkResult.from_dict(values) for values in state_dict["history"]]
-        if state_dict["settings"] != self.settings:
+    def _state(self) -> dict[str, Any]:
+        history = [result.to_dict() for result in self.history]
+        return {"history": history, **self._climbed.to_dict(), "settings": self.climb.settings}
+
+    @classmethod
+    def _history_of(cls, state: Any) -> list[BenchmarkResult]:
+        return history_of(state, BenchmarkResult.from_dict)
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
+        super()._take_up(state)
+        settings = self.climb.settings
+        if state["settings"] == settings:
+            self._climbed = Climbed.from_dict(state)
+        else:
             rank_zero_warn(
                 "The benchmark of the checkpoint was another one, or evaluated otherwise: its values do not compare "
                 "with those from here on, and all points are evaluated again for a warm-up. "
-                f"Before: {state_dict['settings']}. Now: {self.settings}."
+                f"Before: {state['settings']}. Now: {settings}."
             )
-            return
-        self.curves = [] if state_dict["curves"] is None else list(state_dict["curves"])
-        self.selection = None if state_dict["selection"] is None else Selection(**state_dict["selection"])
-        self._before = state_dict["before"]
+
+    def _keep(self, result: BenchmarkResult) -> None:
+        super()._keep(result)
+        self._climbed = self._next
 
     def metrics(self, result: BenchmarkResult) -> dict[str, float]:
         """The logged values of a result by key, but for the overhead."""
@@ -208,18 +193,14 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         values["probe_seconds"] = result.seconds
         return {f"{self.prefix}/{key}": float(value) for key, value in values.items()}
 
-    def _forget(self) -> None:
-        super()._forget()
-        self.curves, self.selection, self._before = [], None, None
-
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         assert self._encoder is not None
         self._read = FeatureReader(module_behind(self._encoder.forward))
         sizes = ", ".join(f"{name} ({size:,})" for name, size in self.benchmark.settings.items())
         rank_zero_info(
             f"The benchmark is evaluated through {self._encoder.name}, every {self.schedule}: the points of {sizes}; "
-            f"{self.benchmark.points(self.budget):,} of {len(self.benchmark.tasks):,} after a warm-up of {self.warmup} "
-            "complete evaluations."
+            f"{self.benchmark.points(self.climb.budget):,} of {len(self.benchmark.tasks):,} after a warm-up of "
+            f"{self.climb.warmup} complete evaluations."
         )
 
     def _probe(
@@ -230,91 +211,9 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         processes: StrategyProcesses,
         progress: Progress | None,
     ) -> BenchmarkResult:
-        start = time.perf_counter()
-
         def evaluated(places: Tensor) -> Tensor:
             device = trainer.strategy.root_device
             return self.benchmark.log_likelihoods(encoder, places, processes, progress, device, self._read)
 
-        complete = self.selection is None
-        if self.selection is None:
-            values = evaluated(torch.arange(len(self.benchmark.tasks)))
-            self.curves.append(values.float())
-            estimates, difference, audited = self._exact(values), None, None
-            if len(self.curves) == self.warmup:
-                curves = torch.stack(self.curves)
-                points = self.benchmark.points(self.budget)
-                self.selection = choose_points(curves, self.benchmark.tasks, points, self.method, self.seed)
-                self._before = values[self.selection.indices]
-        else:
-            extra = self._audit_points()
-            values = evaluated(torch.cat([self.selection.indices, extra]))
-            own, others = values.split([len(self.selection.indices), len(extra)])
-            estimates = predict_tasks(own, self.selection, torch.stack(self.curves), self.benchmark.tasks)
-            assert self._before is not None
-            changed = change_of_benchmark(own - self._before, self.selection, self.benchmark.tasks)
-            difference = float(minimum_detectable_difference(changed))
-            audited = self._audited(own, extra, others) if len(extra) else None
-            self._before = own
-        whole = mean_of_tasks(estimates)
-        found = BenchmarkResult(
-            tasks=self.benchmark.names,
-            value=float(whole.value),
-            standard_error=float(whole.standard_error),
-            interval=_limits(whole),
-            task_values=tuple(float(estimate.value) for estimate in estimates),
-            task_intervals=tuple(_limits(estimate) for estimate in estimates),
-            complete=complete,
-            num_points=len(values),
-            detectable_difference=difference,
-            audit_error=None if audited is None else float(whole.value - audited.value),
-            audit_standard_error=None if audited is None else float(audited.standard_error),
-            seconds=time.perf_counter() - start,
-            step=trainer.global_step,
-        )
+        found, self._next = self.climb.evaluate(self._climbed, self.history, evaluated, trainer.global_step)
         return processes.same(found)
-
-    def _exact(self, values: Tensor) -> list[Estimate]:
-        none = torch.zeros((), dtype=torch.float64)
-        means = [values[own].mean() for own in self._of_tasks(torch.arange(len(values)))]
-        return [Estimate(mean, none, torch.full_like(none, torch.inf)) for mean in means]
-
-    def _audit_points(self) -> Tensor:
-        """Points that are not in the selection: others in each audit, none where none is due or left."""
-        assert self.selection is not None
-        since = 1 + sum(not result.complete for result in self.history)
-        left = torch.ones(len(self.benchmark.tasks), dtype=torch.bool)
-        left[self.selection.indices] = False
-        places, tasks = left.nonzero()[:, 0], self.benchmark.tasks[left]
-        counts = torch.bincount(tasks, minlength=len(self.benchmark.names))
-        if self.audit_every is None or since % self.audit_every or int(counts.min()) < 2:
-            return places[:0]
-        budget = min(self.benchmark.points(self.audit), len(places))
-        return places[stratified(tasks, budget, self.seed + len(self.history)).indices]
-
-    def _audited(self, own: Tensor, extra: Tensor, others: Tensor) -> Estimate:
-        """The benchmark from the evaluated points and, for the rest, the audit: unbiased whatever the selection."""
-        assert self.selection is not None
-        indices, everything = self.selection.indices, torch.arange(len(self.benchmark.tasks))
-        left = ~torch.isin(everything, indices)
-        predictions = forecast(torch.stack(self.curves), self.benchmark.tasks).values
-        found = []
-        for task in range(len(self.benchmark.names)):
-            mine, drawn, known = (self.benchmark.tasks[chosen] == task for chosen in (everything, extra, indices))
-            rest = (mine & left).nonzero()[:, 0]
-            share = len(rest) / int(mine.sum())
-            places = torch.searchsorted(rest, extra[drawn])
-            unseen = aipw(others[drawn], predictions[rest], places)
-            value = share * unseen.value + (1 - share) * own[known].mean()
-            found.append(Estimate(value, share * unseen.standard_error, unseen.degrees_of_freedom))
-        return mean_of_tasks(found)
-
-    def _of_tasks(self, places: Tensor) -> list[Tensor]:
-        """Which of some points belong to each task."""
-        tasks = self.benchmark.tasks[places]
-        return [(tasks == task).nonzero()[:, 0] for task in range(len(self.benchmark.names))]
-
-
-def _limits(estimate: Estimate) -> tuple[float, float]:
-    low, high = estimate.interval()
-    return float(low), float(high)

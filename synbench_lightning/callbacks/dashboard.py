@@ -1,17 +1,17 @@
-"""What a logger shows beside the points: figures, a page of charts, the score in the table of hyperparameters."""
+"""What a logger shows beside the points: figures, and a page of charts."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-from lightning.fabric.utilities.logger import _convert_params, _flatten_dict
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.tensorboard.summary import hparams
 
 from synbench_lightning.probe.result import ProbeResult
 
@@ -22,8 +22,8 @@ SHARE = 0.02
 class Dashboard:
     """The figures and charts of one callback's probes, on the first process.
 
-    TensorBoard gets images, the charts and the table; Wandb and MLflow get the figures by their own calls; other
-    loggers have none for figures, and nothing is said.
+    TensorBoard gets images and charts; Wandb and MLflow get the figures by their own calls; other loggers have none for
+    figures, and nothing is said. None of it is worth a run: what fails is said once.
 
     Args:
         prefix: of the logged keys.
@@ -35,48 +35,36 @@ class Dashboard:
         self._step = 0  # of the last probe, on the loggers' axis
         self._drawn: int | None = None  # and of the probe in the figures drawn last
         self._started = self._spent = 0.0
+        self._told: set[str] = set()  # what has failed
 
-    def open(self, trainer: Trainer, pl_module: LightningModule, informed: Mapping[str, bool]) -> None:
-        """Lay out the charts, and give the score a column in the table; the first of several callbacks does for all.
+    def open(self, trainer: Trainer, informed: Mapping[str, bool]) -> None:
+        """Lay out the charts; the first of several callbacks does for all.
 
         They are given by their prefixes, with whether information about inputs is logged.
-
-        This comes before Lightning logs the hyperparameters: TensorBoard takes the first of several tables.
         """
-        self._drawn, self._started, self._spent = None, time.perf_counter(), 0.0
+        self._drawn, self._started, self._spent, self._told = None, time.perf_counter(), 0.0, set()
         if self.prefix == next(iter(informed)):
-            try:
-                self._lay_out(trainer, pl_module, informed)
-            except Exception as error:  # a page is not worth a run, and the table is written past Lightning's own call
-                rank_zero_warn(f"The charts of {self.prefix} could not be laid out: {type(error).__name__}: {error}")
+            for logger in _of_first_process(trainer):
+                if isinstance(logger, TensorBoardLogger):
+                    with self._spared("charts"):
+                        self._lay_out(logger, informed)
 
-    def _lay_out(self, trainer: Trainer, pl_module: LightningModule, informed: Mapping[str, bool]) -> None:
-        parameters: dict[str, Any] = {}
-        for holder in (pl_module, getattr(trainer, "datamodule", None)):
-            if holder is not None and holder._log_hyperparams:
-                parameters |= holder.hparams_initial
-        parameters.pop("_class_path", None)
-        for logger in _of_first_process(trainer):
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_custom_scalars(_layout(informed))
-                if parameters:
-                    flat = logger._sanitize_params(_flatten_dict(_convert_params(parameters)))
-                    metrics = [
-                        *(f"{prefix}/score" for prefix in informed),
-                        *(f"{prefix}/information" for prefix, told in informed.items() if told),
-                        *(["hp_metric"] if logger._default_hp_metric else []),
-                    ]
-                    for summary in hparams(flat, dict.fromkeys(metrics, 0.0)):
-                        logger.experiment._get_file_writer().add_summary(summary)
+    def _lay_out(self, logger: TensorBoardLogger, informed: Mapping[str, bool]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # In a folder of its own: TensorBoard shows the layouts of all runs, but one for each, which may be the user's.
+        with SummaryWriter(os.path.join(logger.log_dir, f"{self.prefix}_charts")) as writer:
+            writer.add_custom_scalars(_layout(informed))
 
     def update(self, trainer: Trainer, history: Sequence[ProbeResult], metrics: Mapping[str, float], step: int) -> None:
         """Show a new probe: its band, and figures of it if they do not take too much of the time."""
         self._step, error = step, metrics.get(f"{self.prefix}/score_se", 0.0)
         for logger in _of_first_process(trainer):
             if isinstance(logger, TensorBoardLogger):
-                for side, sign in (("low", -1), ("high", 1)):
-                    score = metrics[f"{self.prefix}/score"]
-                    logger.experiment.add_scalar(f"{self.prefix}_band/{side}", score + sign * error, step)
+                with self._spared("band"):
+                    for side, sign in (("low", -1), ("high", 1)):
+                        score = metrics[f"{self.prefix}/score"]
+                        logger.experiment.add_scalar(f"{self.prefix}_band/{side}", score + sign * error, step)
         elapsed = time.perf_counter() - self._started
         if self._drawn is None or self._spent <= SHARE * elapsed:
             self._draw(trainer, history)
@@ -89,30 +77,44 @@ class Dashboard:
     def _draw(self, trainer: Trainer, history: Sequence[ProbeResult]) -> None:
         loggers = [logger for logger in _of_first_process(trainer) if isinstance(logger, SHOWS_FIGURES)]
         step = self._drawn = self._step
-        if not (loggers and find_spec("matplotlib")):
-            return
-        from synbench_lightning import plots
-
         start = time.perf_counter()
-        try:
-            figures = {
-                "curve": plots.robustness_accuracy_figure(history[-1], threshold=self.threshold),
-                "scales": plots.scale_figure(history[-1]),
-                "task_map": plots.task_map_figure(history, threshold=self.threshold),
-            }
-            for name, figure in figures.items():
-                image = plots.pixels(figure)
+        with self._spared("figures"):
+            if loggers and find_spec("matplotlib"):
+                from synbench_lightning import plots
+
+                figures = {
+                    "curve": plots.robustness_accuracy_figure(history[-1], threshold=self.threshold),
+                    "scales": plots.scale_figure(history[-1]),
+                    "task_map": plots.task_map_figure(history, threshold=self.threshold),
+                }
+                images = {name: plots.pixels(figure) for name, figure in figures.items()}
                 for logger in loggers:
-                    key = f"{self.prefix}/{name}"
-                    if isinstance(logger, TensorBoardLogger):
-                        logger.experiment.add_image(key, image, step, dataformats="HWC")
-                    elif isinstance(logger, WandbLogger):
-                        logger.log_image(key, [image], step)
-                    elif isinstance(logger, MLFlowLogger):
-                        logger.experiment.log_figure(logger.run_id, figure, f"{key}/step_{step:08d}.svg")
-        except Exception as error:  # a picture is not worth a run
-            rank_zero_warn(f"The figures of {self.prefix} could not be drawn: {type(error).__name__}: {error}")
+                    with self._spared(f"figures for {type(logger).__name__}"):
+                        self._show(logger, figures, images, step)
         self._spent += time.perf_counter() - start
+
+    def _show(self, logger: Any, figures: Mapping[str, Any], images: Mapping[str, Any], step: int) -> None:
+        for name, image in images.items():
+            key = f"{self.prefix}/{name}"
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(key, image, step, dataformats="HWC")
+            elif isinstance(logger, WandbLogger):
+                logger.log_image(key, [image], step)
+            else:
+                logger.experiment.log_figure(logger.run_id, figures[name], f"{key}/step_{step:08d}.svg")
+
+    @contextmanager
+    def _spared(self, what: str) -> Iterator[None]:
+        """Go on whatever happens inside, and say once what did."""
+        try:
+            yield
+        except Exception as error:
+            if what not in self._told:
+                self._told.add(what)
+                rank_zero_warn(
+                    f"The {what} of {self.prefix} could not be shown; the run and its points go on without. "
+                    f"{type(error).__name__}: {error}"
+                )
 
 
 SHOWS_FIGURES = (TensorBoardLogger, WandbLogger, MLFlowLogger)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from synbench_lightning.callbacks.probing import ProbingCallback
+from synbench_lightning.callbacks.run import OfOneRun
 from synbench_lightning.checks import check_integer, check_number
 
 
-class SynBenchEarlyStopping(EarlyStopping):
+class SynBenchEarlyStopping(OfOneRun, EarlyStopping):
     """Stop training when a probed metric has stopped improving.
 
     Lightning's own ``EarlyStopping`` looks at the end of epochs or validations and takes a value that it has seen
@@ -67,6 +70,17 @@ class SynBenchEarlyStopping(EarlyStopping):
             monitor, min_delta, patience, verbose, mode, stopping_threshold=stopping_threshold,
             divergence_threshold=divergence_threshold, check_on_train_epoch_end=True,
         )  # fmt: skip
+        self._at_start = self.state_dict()
+
+    def _begin(self) -> None:
+        EarlyStopping.load_state_dict(self, self._at_start)
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
+        EarlyStopping.load_state_dict(self, dict(state))
+        for name in ("wait_count", "stopped_epoch", "patience"):
+            check_integer(name, getattr(self, name), 0)
+        if not isinstance(self.best_score, Tensor) or self.best_score.numel() != 1:
+            raise ValueError(f"`best_score` must be a tensor with one number, got {self.best_score!r}.")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that something logs the monitored key."""

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from synbench_lightning.callbacks.advice import interval_advice, key_advice, set_up_advice
 from synbench_lightning.callbacks.progress import probe_progress
 from synbench_lightning.callbacks.publishing import ProbeListener, notify, publish, steps_logged
+from synbench_lightning.callbacks.run import FORMAT, OfOneRun
 from synbench_lightning.callbacks.schedule import Schedule
-from synbench_lightning.checks import check_name, check_number
+from synbench_lightning.checks import check_integer, check_name, check_number
 from synbench_lightning.runtime.distributed import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder
 from synbench_lightning.runtime.isolation import isolated
@@ -39,11 +39,15 @@ class Found(Protocol):
 R = TypeVar("R", bound=Found)
 
 
-class ProbingCallback(Callback, Generic[R]):
+class ProbingCallback(OfOneRun, Generic[R]):
     """Makes probes of the module in training on a schedule, publishes what they found, and keeps it over a resume.
 
     A subclass says what a probe is (:meth:`_probe`), what it is prepared with (:meth:`_prepare`), which values are
-    logged (:meth:`metrics`), and how its state is written down.
+    logged (:meth:`metrics`), what belongs to one run (:meth:`_begin`) or to one fit (``_of_fit``), and how its state is
+    written down (:meth:`_state`) and taken up (:meth:`_take_up`).
+
+    The arguments that all of them have are named again in their signatures, for ``help``, editors and the command line,
+    and are checked here.
 
     Args:
         encoder: what to probe, see :func:`~synbench_lightning.runtime.encoder.find_encoder`.
@@ -52,6 +56,8 @@ class ProbingCallback(Callback, Generic[R]):
         probe_at_start: probe before the first step.
         probe_at_end: probe when training ends.
         max_overhead: the fraction of the time since training started that probes may take; ``None`` for no limit.
+        batch_size: examples in one forward.
+        seed: of whatever is drawn.
         prefix: of the logged keys.
         on_error: ``"warn"`` or ``"raise"``.
 
@@ -65,14 +71,19 @@ class ProbingCallback(Callback, Generic[R]):
     title: str
     """What a probe is called in messages."""
 
+    _of_fit: ClassVar[dict[str, Any]] = {**OfOneRun._of_fit, "_encoder": None, "_prepared": False}
+
     def __init__(
         self,
+        *,
         encoder: EncoderSpec,
         every_n_train_steps: int,
         every_n_epochs: int | None,
         probe_at_start: bool,
         probe_at_end: bool,
         max_overhead: float | None,
+        batch_size: int,
+        seed: int,
         prefix: str,
         on_error: Literal["warn", "raise"],
     ) -> None:
@@ -93,16 +104,21 @@ class ProbingCallback(Callback, Generic[R]):
             raise ValueError(f"`on_error` must be 'warn' or 'raise', got {on_error!r}.")
         self.encoder = encoder
         self.max_overhead = max_overhead
+        self.batch_size = check_integer("batch_size", batch_size, 1)
+        self.seed = check_integer("seed", seed, 0)
         self.prefix = check_name("prefix", prefix)
         self.on_error = on_error
-        self.history: list[R] = []
         self._encoder: Encoder | None = None
         self._prepared = False
-        self._failures = 0  # in a row
-        self._restored = False
-        self._trainer: weakref.ref[Trainer] | None = None
         self._train_start = 0.0
         self._probe_seconds = 0.0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.history: list[R] = []
+        self.schedule.begin()
+        self._fresh = True  # no probe, and no state of one, came before the first batch
+        self._failures = 0  # in a row
 
     @abstractmethod
     def metrics(self, result: R) -> dict[str, float]:
@@ -123,9 +139,22 @@ class ProbingCallback(Callback, Generic[R]):
     ) -> R:
         """Make one probe; the module is isolated. Raises on every process or on none."""
 
-    def _forget(self) -> None:
-        """Let go of what another run has left."""
-        self.history, self.schedule.last_step = [], 0
+    @abstractmethod
+    def _state(self) -> dict[str, Any]:
+        """What is kept in checkpoints besides the schedule, as tensors and plain types; ``history`` among it."""
+
+    @classmethod
+    @abstractmethod
+    def _history_of(cls, state: Any) -> list[R]:
+        """The results in a state.
+
+        Raises:
+            ValueError: if they cannot be read.
+        """
+
+    def _keep(self, result: R) -> None:
+        """A probe was made: from here on it counts."""
+        self.history.append(result)
 
     def _published(self, trainer: Trainer, result: R, metrics: Mapping[str, float], position: int) -> None:
         """What is to be done besides when a result has been published."""
@@ -135,31 +164,37 @@ class ProbingCallback(Callback, Generic[R]):
         """The key of this callback's state in a checkpoint."""
         return f"{type(self).__qualname__}{{'prefix': {self.prefix!r}}}"
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the schedule of a checkpoint; a subclass takes up the history."""
-        self.schedule.last_step = state_dict["last_step"]
-        self._restored = True
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put the state into a checkpoint.
+
+        Not in ``state_dict``: two callbacks with one prefix would then be refused by the trainer, in an error that does
+        not name the prefix.
+        """
+        state = {"format": FORMAT, **self._state(), **self.schedule.state()}
+        checkpoint.setdefault("callbacks", {})[self.state_key] = state
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
+        self.history = self._history_of(state)
+        self.schedule.take_up(state)
+        self._fresh = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a trainer of the other package, in which half of this would silently not work."""
+        """Refuse a trainer of the other package, in which half of this would silently not work, and a shared prefix."""
         if not isinstance(trainer, Trainer):
             raise TypeError(
                 f"{type(self).__name__} works with `lightning.pytorch`, and this trainer is a "
                 f"{type(trainer).__module__}.{type(trainer).__name__}: import Trainer and LightningModule from "
                 "`lightning.pytorch`."
             )
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the module, so that it is freed and the callback can be copied."""
-        self.__dict__ |= self._released()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, **self._released(), "_trainer": None}
-
-    @classmethod
-    def _released(cls) -> dict[str, Any]:
-        # Lightning itself gives every callback the module's `log` and `log_dict`.
-        return {"_encoder": None, "_prepared": False, "log": None, "log_dict": None}
+        callbacks = [c for c in trainer.callbacks if isinstance(c, ProbingCallback)]  # type: ignore[attr-defined]
+        alike = [type(callback).__name__ for callback in callbacks if callback.prefix == self.prefix]
+        if len(alike) > 1:
+            raise ValueError(
+                f"{' and '.join(alike)} of one trainer have the same `prefix={self.prefix!r}`, under which their "
+                "points and states would mix: give each of them another `prefix=`."
+            )
+        super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the encoder."""
@@ -168,11 +203,8 @@ class ProbingCallback(Callback, Generic[R]):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with a restored history, and advise on intervals that do not fit."""
+        super().on_train_start(trainer, pl_module)
         self._train_start, self._probe_seconds, self._failures = time.perf_counter(), 0.0, 0
-        goes_on = self._trainer is not None and self._trainer() is trainer and trainer.global_step > 0
-        if not self._restored and not goes_on:  # the history, if any, is that of another run
-            self._forget()
-        self._restored, self._trainer = False, weakref.ref(trainer)
         if self.history:
             publish(trainer, self.metrics(self.history[-1]), self._monitored_key, step=None)
         intervals = interval_advice(trainer, self.prefix, self.schedule, ProbeListener, type(self).__name__)
@@ -185,22 +217,22 @@ class ProbingCallback(Callback, Generic[R]):
             return
         self._prepare(trainer, pl_module, batch)
         self._prepared = True
-        due = self.schedule.due_at_first_batch(trainer, seen_before=bool(self.history))
-        self.schedule.last_step = max(self.schedule.last_step, trainer.global_step)
+        due = self.schedule.due_at_first_batch(trainer, self._fresh)
+        self._fresh = False
         if due:
-            self._run(trainer, pl_module, position=steps_logged(trainer))
+            self._make(trainer, pl_module, position=steps_logged(trainer))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Probe where one is due: `ModelCheckpoint` comes later in this step and sees the value."""
         if self._agreed(trainer, pl_module, self.schedule.due_after_batch(trainer, batch_idx)):
-            self._run(trainer, pl_module, position=steps_logged(trainer) + 1)
+            self._make(trainer, pl_module, position=steps_logged(trainer) + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the last weights where the end came unforeseen (early stopping, a time limit)."""
         if self._prepared and self._agreed(trainer, pl_module, self.schedule.due_at_end(trainer)):
-            self._run(trainer, pl_module, position=steps_logged(trainer))
+            self._make(trainer, pl_module, position=steps_logged(trainer))
         self._prepared = False
 
     def _agreed(self, trainer: Trainer, pl_module: LightningModule, due: bool) -> bool:
@@ -210,21 +242,22 @@ class ProbingCallback(Callback, Generic[R]):
         """
         if not pl_module.automatic_optimization:
             due = trainer.strategy.reduce_boolean_decision(due and trainer.is_global_zero, all=False)
-        if due:
-            self.schedule.last_step = trainer.global_step
         return due
 
     @property
     def _monitored_key(self) -> str:
         return f"{self.prefix}/{self.monitored}"
 
-    def _run(self, trainer: Trainer, pl_module: LightningModule, position: int) -> None:
+    def _make(self, trainer: Trainer, pl_module: LightningModule, position: int) -> None:
+        """Make the probe that is due. It stays due if it is cut short, by Ctrl-C or an error that ends the run."""
+        self.schedule.owed = True
         assert self._encoder is not None
         forward = reachable_forward(self._encoder, trainer.strategy, pl_module)
         precision = trainer.precision_plugin
         lockstep = is_sharded(trainer.strategy, pl_module)
         processes = StrategyProcesses(trainer.strategy, trainer.world_size, lockstep)
-        if self._failures >= MAX_FAILURES or self._exceeds_budget(processes):
+        if self._failures >= MAX_FAILURES or self._exceeds_budget(trainer, processes):
+            self.schedule.settle(trainer)
             return
         start = time.perf_counter()
 
@@ -238,12 +271,14 @@ class ProbingCallback(Callback, Generic[R]):
         except Exception as error:
             if self.on_error == "raise" or not self.history:
                 raise
+            self.schedule.settle(trainer)
             self._leave_out(trainer, error)
             return
         finally:
             self._probe_seconds += time.perf_counter() - start
         self._failures = 0
-        self.history.append(result)
+        self._keep(result)
+        self.schedule.settle(trainer)
         overhead = processes.same(self._probe_seconds / (time.perf_counter() - self._train_start))
         metrics = {**self.metrics(result), f"{self.prefix}/overhead": overhead}
         publish(trainer, metrics, on_bar=self._monitored_key, step=position)
@@ -267,7 +302,7 @@ class ProbingCallback(Callback, Generic[R]):
                 f"`{self.prefix}/...` keeps the value of step {self.history[-1].step}."
             )
 
-    def _exceeds_budget(self, processes: StrategyProcesses) -> bool:
+    def _exceeds_budget(self, trainer: Trainer, processes: StrategyProcesses) -> bool:
         """Whether a probe as long as the last one would take more of the run's time than it may."""
         if self.max_overhead is None or not self.history:
             return False
@@ -276,7 +311,7 @@ class ProbingCallback(Callback, Generic[R]):
         share = processes.same((self._probe_seconds + last) / (elapsed + last))
         if share > self.max_overhead:
             rank_zero_info(
-                f"The {self.title} after step {self.schedule.last_step} is put off; with it, probes would take "
+                f"The {self.title} after step {trainer.global_step} is put off; with it, probes would take "
                 f"{share:.1%} of the time since training started, more than max_overhead={self.max_overhead:g}."
             )
         return share > self.max_overhead

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lightning.pytorch import Trainer
 
@@ -27,7 +29,6 @@ class Schedule:
     every_n_epochs: int | None
     at_start: bool
     at_end: bool
-    last_step: int = 0  # the optimizer steps made when a probe was last due; set by who makes it
 
     def __post_init__(self) -> None:
         self.every_n_train_steps = check_integer("every_n_train_steps", self.every_n_train_steps, 1)
@@ -35,17 +36,39 @@ class Schedule:
             self.every_n_epochs = check_integer("every_n_epochs", self.every_n_epochs, 1)
         check_flag("probe_at_start", self.at_start)
         check_flag("probe_at_end", self.at_end)
+        self.begin()
+
+    def begin(self) -> None:
+        """Another run begins."""
+        self.last_step = 0  # the optimizer steps made when the last probe that was due was settled
+        self.owed = False  # whether one is due that is not settled
+
+    def settle(self, trainer: Trainer) -> None:
+        """A probe that was due has been made, put off or left out."""
+        self.last_step, self.owed = trainer.global_step, False
+
+    def state(self) -> dict[str, Any]:
+        """What is kept in checkpoints."""
+        return {"last_step": self.last_step, "owed": self.owed}
+
+    def take_up(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state` has given.
+
+        Raises:
+            ValueError: if it is not that.
+        """
+        self.last_step = check_integer("last_step", state.get("last_step"), 0)
+        self.owed = check_flag("owed", state.get("owed", False))
 
     def __str__(self) -> str:
         return f"{self.every_n_epochs} epochs" if self.every_n_epochs else f"{self.every_n_train_steps} steps"
 
-    def due_at_first_batch(self, trainer: Trainer, seen_before: bool) -> bool:
-        """Before the first step of a run; after a resume, where the saved weights should have been probed."""
-        if not seen_before:
-            due = self.at_start
-        else:
-            due = self.every_n_epochs is None and self._passed(trainer.global_step)
-        return due
+    def due_at_first_batch(self, trainer: Trainer, begins: bool) -> bool:
+        """Before the first step of a run; where one is resumed, if the saved weights should have been probed."""
+        if begins:
+            self.last_step = trainer.global_step
+            return self.at_start
+        return self.owed or (self.every_n_epochs is None and self._passed(trainer.global_step))
 
     def due_after_batch(self, trainer: Trainer, batch_idx: int) -> bool:
         """After a batch of training: at an interval, or where the run is foreseen to end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -15,7 +15,8 @@ from synbench_lightning.callbacks.dashboard import Dashboard
 from synbench_lightning.callbacks.keys import logged_values
 from synbench_lightning.callbacks.probing import ProbingCallback
 from synbench_lightning.callbacks.remarks import Remarks
-from synbench_lightning.checks import check_flag, check_input_shape, check_integer, check_number
+from synbench_lightning.callbacks.run import history_of
+from synbench_lightning.checks import check_flag, check_input_shape, check_number, shown
 from synbench_lightning.functional.gaussian.discriminant import check_epsilons
 from synbench_lightning.functional.gaussian.score import check_thresholds
 from synbench_lightning.functional.gaussian.theory import optimal_accuracy
@@ -99,8 +100,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         prefix: of the logged keys; two callbacks in one trainer need two.
         log_figures: give TensorBoard, Wandb and MLflow figures of the probes (the robustness-accuracy curve, accuracy
             and bound over the scale, the tasks over the steps), where matplotlib is installed, and TensorBoard a page
-            of charts and the score in its table of hyperparameters. Figures between the first and the last probe are
-            left out while drawing them takes more than two percent of the time.
+            of charts. Figures between the first and the last probe are left out while drawing them takes more than two
+            percent of the time; what cannot be shown is said once and costs nothing else.
         on_error: ``"warn"``: a probe that fails is left out with a warning; ``"raise"``: it ends the run. The first
             probe of a run raises in either case, so that a wrong set-up is seen at once.
 
@@ -121,6 +122,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
 
     monitored = "score"
     title = "SynBench probe"
+    _of_fit: ClassVar[dict[str, Any]] = {**ProbingCallback._of_fit, "_shown": None}
 
     def __init__(
         self,
@@ -145,9 +147,12 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         log_figures: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
+        self.threshold = check_number("threshold", threshold, "an accuracy in [0.5, 1)", 0.5, math.nextafter(1, 0))
         super().__init__(
-            encoder, every_n_train_steps, every_n_epochs, probe_at_start, probe_at_end, max_overhead, prefix, on_error
-        )
+            encoder=encoder, every_n_train_steps=every_n_train_steps, every_n_epochs=every_n_epochs,
+            probe_at_start=probe_at_start, probe_at_end=probe_at_end, max_overhead=max_overhead, batch_size=batch_size,
+            seed=seed, prefix=prefix, on_error=on_error,
+        )  # fmt: skip
         self.input_shape = None if input_shape is None else check_input_shape(input_shape)
         self.tasks = tasks
         self.plan = ProbePlan.of(plan)
@@ -158,15 +163,14 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             raise ValueError(
                 f"`epsilons` must differ in their first two decimals, which are in the keys, got {list(self.epsilons)}."
             )
-        self.threshold = check_number("threshold", threshold, "an accuracy in [0.5, 1)", 0.5, math.nextafter(1, 0))
         check_thresholds((self.threshold,), self.plan.lowest_threshold)
-        self.batch_size = check_integer("batch_size", batch_size, 1)
         self.normalize = normalize
-        if not (inputs is None or isinstance(inputs, Tensor) or inputs == "first_batch"):
-            raise ValueError(f"`inputs` must be a tensor (N, *input_shape), 'first_batch' or None, got {inputs!r}.")
+        if not (inputs is None or isinstance(inputs, Tensor) or (isinstance(inputs, str) and inputs == "first_batch")):
+            raise ValueError(
+                f"`inputs` must be a tensor (N, *input_shape), 'first_batch' or None, got {shown(inputs)}: "
+                "`torch.as_tensor` makes a tensor of an array."
+            )
         self.inputs = inputs
-        self._first_batch: Tensor | None = None  # of the run, or from its checkpoint
-        self.seed = check_integer("seed", seed, 0)
         self.log_figures = check_flag("log_figures", log_figures)
         self._dashboard = Dashboard(prefix, self.threshold) if log_figures else None
         if pretraining is not None and pretraining not in FOLLOWS:
@@ -175,18 +179,25 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             )
         self.pretraining = pretraining
         self._shown: Probe | None = None  # the samples, ready to be shown
+
+    def _begin(self) -> None:
+        super()._begin()
         self._remarks = Remarks(self.threshold)
+        self._first_batch: Tensor | None = None  # of the run, or from its checkpoint
 
-    def state_dict(self) -> dict[str, Any]:
-        """The history, as plain types, and inputs that were taken from a batch."""
-        history = [result.to_dict() for result in self.history]
-        return {"history": history, "last_step": self.schedule.last_step, "first_batch": self._first_batch}
+    def _state(self) -> dict[str, Any]:
+        return {"history": [result.to_dict() for result in self.history], "first_batch": self._first_batch}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the history of a checkpoint."""
-        self.history = [ProbeResult.from_dict(values) for values in state_dict["history"]]
-        self._first_batch = state_dict["first_batch"] if isinstance(self.inputs, str) else None
-        super().load_state_dict(state_dict)
+    @classmethod
+    def _history_of(cls, state: Any) -> list[ProbeResult]:
+        return history_of(state, ProbeResult.from_dict)
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
+        super()._take_up(state)
+        first_batch = state.get("first_batch")
+        if not (first_batch is None or isinstance(first_batch, Tensor)):
+            raise ValueError(f"its 'first_batch' must be a tensor or None, got a {type(first_batch).__name__}")
+        self._first_batch = first_batch if isinstance(self.inputs, str) else None
 
     def metrics(self, result: ProbeResult) -> dict[str, float]:
         """The logged values of a result by key, but for the overhead."""
@@ -198,7 +209,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         if self._dashboard is not None:
             callbacks = trainer.callbacks  # type: ignore[attr-defined]
             showing = [c for c in callbacks if isinstance(c, SynBenchCallback) and c._dashboard is not None]
-            self._dashboard.open(trainer, pl_module, {c.prefix: c.inputs is not None for c in showing})
+            self._dashboard.open(trainer, {c.prefix: c.inputs is not None for c in showing})
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the last weights where the end came unforeseen, and draw the last figures."""
@@ -258,10 +269,6 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             self._remarks.trained(outputs["loss"])
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
-    def _forget(self) -> None:
-        super()._forget()
-        self._remarks, self._first_batch = Remarks(self.threshold), None
-
     def _probe(
         self,
         trainer: Trainer,
@@ -277,7 +284,3 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         self._remarks.probed(result, self.history[-2] if len(self.history) > 1 else None)
         if self._dashboard is not None:
             self._dashboard.update(trainer, self.history, metrics, position)
-
-    @classmethod
-    def _released(cls) -> dict[str, Any]:
-        return {**super()._released(), "_shown": None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from synbench_lightning.callbacks.run import history_of
 from synbench_lightning.callbacks.synbench import SynBenchCallback
+from synbench_lightning.checks import check_integer
 from synbench_lightning.cli.errors import CommandError, in_one_line
 from synbench_lightning.probe.result import ProbeResult
 
@@ -86,6 +89,7 @@ def runs_in(folder: Path, prefix: str = "synbench", weights_only: bool = True) -
     roots = list(
         dict.fromkeys(path.parent.parent if path.parent.name == "checkpoints" else path.parent for path in files)
     )
+    roots = [root for root in roots if not any(other in root.parents for other in roots)]  # folders of charts
     if folder in roots or len(roots) < 2:
         roots = [folder]
     runs = [_run(root, folder, prefix, weights_only) for root in sorted(roots)]
@@ -104,10 +108,11 @@ PATTERNS = ("*.ckpt", "events.out.tfevents.*", "metrics.csv")
 
 def _run(root: Path, folder: Path, prefix: str, weights_only: bool) -> Run:
     checkpoints, history, notes = _from_checkpoints(root, prefix, weights_only)
+    logged, unread = _from_csv(root, prefix)
     found: list[tuple[str, Points]] = [
         ("the history in a checkpoint", _points_of(history, prefix)),
         ("event files", _from_events(root, prefix)),
-        ("a CSV log", _from_csv(root, prefix)),
+        ("a CSV log", logged),
     ]
     # A checkpoint has the whole history, but may be older than the log, and does not hold the overhead.
     source, points = max(found, key=lambda one: max(one[1], default=-1))
@@ -120,26 +125,33 @@ def _run(root: Path, folder: Path, prefix: str, weights_only: bool) -> Run:
         checkpoints=checkpoints,
         hyperparameters=_hyperparameters(root),
         source=source,
-        warnings=tuple(notes),
+        warnings=(*notes, *unread),
     )
 
 
 def _from_checkpoints(
     root: Path, prefix: str, weights_only: bool
 ) -> tuple[dict[int, Path], tuple[ProbeResult, ...], list[str]]:
-    checkpoints, longest, notes = dict[int, Path](), list[dict[str, Any]](), list[str]()
+    checkpoints, longest, notes = dict[int, Path](), list[ProbeResult](), list[str]()
     for path in sorted(root.rglob("*.ckpt")):
         try:
             saved = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
-            states = saved.get("callbacks", {})
-            checkpoints[saved["global_step"]] = path
+            states, step = dict(saved.get("callbacks") or {}), check_integer("global_step", saved["global_step"], 0)
+            checkpoints[step] = path
         except Exception as error:
             hint = " (--weights-only false reads it, if you trust its origin)" if "eights only" in str(error) else ""
             notes.append(f"{path.name} could not be read{hint}: {in_one_line(error)[:160]}")
             continue
-        kept = states.get(SynBenchCallback(prefix=prefix).state_key, {}).get("history", [])
-        longest = max(longest, kept, key=lambda results: results[-1]["step"] if results else -1)
-    return checkpoints, tuple(ProbeResult.from_dict(values) for values in longest), notes
+        state = states.get(SynBenchCallback(prefix=prefix).state_key)
+        if state is None:
+            continue
+        try:
+            kept = history_of(state, ProbeResult.from_dict)
+        except ValueError as error:
+            notes.append(f"{path.name}: its history cannot be read: {in_one_line(error)[:160]}")
+            continue
+        longest = max(longest, kept, key=lambda results: results[-1].step or 0 if results else -1)
+    return checkpoints, tuple(longest), notes
 
 
 def _points_of(history: tuple[ProbeResult, ...], prefix: str) -> Points:
@@ -162,17 +174,32 @@ def _from_events(root: Path, prefix: str) -> Points:
     return _of_probes(points)
 
 
-def _from_csv(root: Path, prefix: str) -> Points:
+def _from_csv(root: Path, prefix: str) -> tuple[Points, list[str]]:
     points: Points = defaultdict(dict)
+    notes = list[str]()
     for path in sorted(root.rglob("metrics.csv")):
-        with path.open(newline="") as file:
+        unread = dict[str, str]()  # the first text in each column that is no number
+        with path.open(newline="", errors="replace") as file:
             for row in csv.DictReader(file):
-                points[int(row.get("step") or 0)] |= {
-                    key.partition("/")[2]: float(value)
-                    for key, value in row.items()
-                    if value and key.startswith(f"{prefix}/")
-                }
-    return _of_probes(points)
+                values = {key: value for key, value in row.items() if value and str(key).startswith(f"{prefix}/")}
+                if not values:
+                    continue
+                numbers = {key: _number(value) for key, value in {"step": row.get("step") or "0", **values}.items()}
+                unread = {**{key: str(row.get(key)) for key, value in numbers.items() if value is None}, **unread}
+                step = numbers.pop("step")
+                if step is not None and math.isfinite(step):
+                    known = {key.partition("/")[2]: value for key, value in numbers.items() if value is not None}
+                    points[int(step)] |= known
+        name = path.relative_to(root)
+        notes += [f"{name}: the column {key!r} holds {text[:40]!r}, no number" for key, text in unread.items()]
+    return _of_probes(points), notes
+
+
+def _number(text: Any) -> float | None:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
 
 
 def _of_probes(points: Points) -> Points:

@@ -15,6 +15,9 @@ from synbench_lightning.runtime.devices import free_memory, is_memory_error, sta
 from synbench_lightning.runtime.distributed import Processes, Progress, gathered
 from synbench_lightning.runtime.features import FeatureReader
 
+LARGEST = 1e15
+"""Features of a size above it, or below one over it, are refused: their squares leave the range of float32."""
+
 
 def shares(blocks: Sequence[Block], size: int) -> list[list[Block]]:
     """The blocks of each of ``size`` processes, so that all have about as many examples: the largest blocks first.
@@ -88,6 +91,12 @@ class Encoding:
         bad = int((~torch.isfinite(whole)).any(-1).sum())
         if bad:
             raise ValueError(f"The encoder's features are NaN or infinite for {bad} of {rows * signs} examples.")
+        largest = float(whole.abs().amax())
+        if largest and not 1 / LARGEST <= largest <= LARGEST:
+            raise ValueError(
+                f"The encoder's features are of size {largest:.0e}, whose square float32 does not hold: scale them to "
+                "a size near 1 (`lambda ...: features * factor`, or a normalisation as the encoder's last layer)."
+            )
         return whole.to(statistics_device(whole.device))
 
     def _advance(self, examples: int) -> None:

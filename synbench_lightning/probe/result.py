@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from synbench_lightning.checks import check_fields
 from synbench_lightning.functional.gaussian.aggregates import FRACTION, TEMPERATURE, aggregate, aggregate_weights
 from synbench_lightning.functional.gaussian.score import synbench_score
 from synbench_lightning.probe.plan import ProbePlan
@@ -207,12 +208,25 @@ class ProbeResult:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ProbeResult:
-        """The result that :meth:`to_dict` was called on."""
-        tuples = {name: tuple(values[name]) for name in ("tasks", "epsilons", "thresholds", "labelled")}
-        tables = {name: as_table(torch.tensor(values[name], dtype=torch.float64)) for name in ("accuracy", "bound")}
-        errors = values["standard_errors"] and as_table(torch.tensor(values["standard_errors"], dtype=torch.float64))
-        changed = {**values, **tuples, **tables, "standard_errors": errors, "plan": ProbePlan(**values["plan"])}
-        return cls(**changed)
+        """The result that :meth:`to_dict` was called on.
+
+        Raises:
+            ValueError: for unknown or missing fields, or values that are none of them.
+        """
+        check_fields(cls, values)
+        check_fields(ProbePlan, values["plan"])
+        lists = {
+            name: tuple(values[name]) for name in ("tasks", "epsilons", "thresholds", "labelled") if name in values
+        }
+        tables = {name: _table(values[name]) for name in ("accuracy", "bound")}
+        errors = None if values["standard_errors"] is None else _table(values["standard_errors"])
+        plan = ProbePlan(**values["plan"])
+        found = cls(**{**values, **lists, **tables, "standard_errors": errors, "plan": plan})
+        shape = (len(found.tasks), len(found.epsilons), len(plan.scales))
+        for name, table in tables.items():
+            if torch.tensor(table).shape != shape:
+                raise ValueError(f"a ProbeResult has `{name}` of another shape than {shape}, tasks x epsilons x scales")
+        return found
 
     def at(self, step: int | None) -> ProbeResult:
         """The same result, made at a step of training."""
@@ -242,6 +256,10 @@ class ProbeResult:
 def as_table(values: torch.Tensor) -> Table:
     """A tensor with three dimensions as tuples of floats."""
     return tuple(tuple(tuple(row) for row in rows) for rows in values.tolist())
+
+
+def _table(values: Sequence[Sequence[Sequence[float]]]) -> Table:
+    return as_table(torch.tensor(values, dtype=torch.float64))
 
 
 def _position(known: Sequence[object], value: object, name: str) -> int:

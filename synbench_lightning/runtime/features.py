@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor, float64, nn
+from torch import Tensor, float64, nn, strided
 
 from synbench_lightning.runtime.layout import Layout, Widths, channel_axis
 
@@ -85,6 +85,9 @@ class FeatureReader:
         tensor = _at(output, self._path)
         if not isinstance(tensor, Tensor):
             raise TypeError(f"The encoder returned {_described(output)}, and before that something else. {_ADVICE}")
+        if tensor.is_nested or tensor.layout is not strided:
+            kind = "nested tensor: pad it" if tensor.is_nested else f"tensor of layout {tensor.layout}: make it dense"
+            raise ValueError(f"The encoder returned a {kind} (`to_padded_tensor`, `to_dense`). {_ADVICE}")
         if not tensor.is_floating_point():
             raise ValueError(
                 f"The encoder returned a tensor of {tensor.dtype}; features must be floating-point. {_ADVICE}"

@@ -156,3 +156,82 @@ def test_wrong_arguments_are_refused_by_name(tmp_path):
         select_best(candidates(1.0), TASKS, complete=0, log_likelihood=answered)
     with pytest.raises(ValueError, match=r"`folder`: .* holds no file '\*\*/\*.ckpt'"):
         select_best_checkpoint(tmp_path, Autoencoder(), TASKS)
+
+
+def unanswered(module, batch):
+    return answered(module, batch) * (torch.nan if module.skill == 9.0 else 1.0)
+
+
+@pytest.mark.parametrize("complete", [1, 2, 4])
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_a_candidate_that_gives_no_numbers_is_left_out_by_name(complete, place):
+    skills = [0.2, 0.9, 0.5]
+    given = [*skills[:place], 9.0, *skills[place:]]
+    with pytest.warns(UserWarning, match="The candidate 'skill 9.0' cannot be evaluated and is left out"):
+        found = select_best(candidates(*given), TASKS, 0.2, log_likelihood=unanswered, complete=complete)
+    assert found.best == "skill 0.9"
+    assert list(found.values) == [f"skill {skill}" for skill in skills]
+    assert list(found.left_out) == ["skill 9.0"]
+    assert "must be finite and at most 0" in found.left_out["skill 9.0"]
+    assert "Left out is skill 9.0: " in str(found)
+
+
+def raising():
+    raise OSError("the file is cut off")
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (raising, "OSError: the file is cut off"),
+        (lambda: None, "a candidate must be a module or a function that returns one, got a NoneType"),
+        (nn.Linear(3, 3), "has no attribute 'skill'"),
+    ],
+)
+def test_a_candidate_that_cannot_be_loaded_or_run_is_left_out_by_name(bad, reason):
+    given = {**candidates(0.2, 0.9), "bad": bad}
+    with pytest.warns(UserWarning, match="The candidate 'bad' cannot be evaluated"):
+        found = select_best(given, TASKS, 0.2, log_likelihood=answered, complete=1)
+    assert found.best == "skill 0.9"
+    assert reason in found.left_out["bad"]
+
+
+@pytest.mark.filterwarnings("ignore:The candidate")
+def test_where_no_candidate_can_be_evaluated_the_error_names_all():
+    with pytest.raises(ValueError, match=r"None of the `candidates` can be evaluated. 'a', 'b': OSError: the file is"):
+        select_best({"a": raising, "b": raising}, TASKS, log_likelihood=answered)
+
+
+class Augmented(Sides):
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image + torch.randn_like(image), label
+
+
+class Cut(Sides):
+    def __getitem__(self, index):
+        if index == 40:
+            raise OSError("truncated file")
+        return super().__getitem__(index)
+
+
+class Ragged(Sides):
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image[..., : 1 + index % 8], label
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (Augmented(), r"`tasks`: the example \d+ of 'sides' is another one each time it is read"),
+        (Cut(), r"`tasks`: the example 40 of 'sides' cannot be read. OSError: truncated file"),
+        (Ragged(), r"`tasks`: 60 examples of 'sides', the first of them \d+, cannot be made a batch"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The candidate")
+def test_a_benchmark_that_cannot_be_read_is_told_by_task_and_example(dataset, message):
+    with pytest.raises(ValueError, match=message):
+        select_best({"a": Autoencoder(), "b": Autoencoder()}, {"sides": dataset}, support=30)
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        trainer(BenchmarkCallback({"sides": dataset}, support=30), max_steps=1).fit(Autoencoder())

@@ -1,6 +1,7 @@
 import inspect
 import pickle
 import re
+import sys
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.util import tensor_util
+from torch.utils.tensorboard import SummaryWriter
 
 from tests.callbacks.runs import probing, steps, trainer
 from tests.encoders import Autoencoder
@@ -66,11 +68,17 @@ def layout(events):
     return layout_pb2.Layout.FromString(tensor_util.make_ndarray(tensor.tensor_proto).item())
 
 
+def charts(logger, folder="synbench_charts"):
+    events = EventAccumulator(f"{logger.log_dir}/{folder}")
+    events.Reload()
+    return layout(events)
+
+
 def test_the_page_of_charts_opens_with_the_score_in_its_band():
     logger = TensorBoardLogger("runs")
     trainer(drawing(), drawing(prefix="deep"), max_steps=5, logger=logger).fit(Autoencoder())
     events = shown(logger)
-    page = layout(events)
+    page = charts(logger)
     assert [category.title for category in page.category] == ["synbench score", "synbench", "deep score", "deep"]
     for category in page.category[::2]:
         (band,) = category.chart[0].margin.series
@@ -89,7 +97,7 @@ def test_every_chart_finds_its_keys(inputs):
     trainer(drawing(inputs=inputs), max_steps=1, logger=logger).fit(Autoencoder())
     events = shown(logger)
     found = {}
-    for chart in layout(events).category[1].chart:
+    for chart in charts(logger).category[1].chart:
         expressions = chart.multiline.tag
         found[chart.title] = {tag for tag in events.Tags()["scalars"] if any(re.match(e, tag) for e in expressions)}
     assert found["worst case"] == {f"synbench/{key}" for key in ("worst", "smoothed_worst", "cvar", "mean")}
@@ -100,26 +108,28 @@ def test_every_chart_finds_its_keys(inputs):
     assert found.get("information about inputs, nats") == informed
 
 
-@pytest.mark.parametrize("default_hp_metric", [True, False])
-def test_the_score_is_a_column_of_the_table_of_hyperparameters(default_hp_metric):
-    logger = TensorBoardLogger("runs", default_hp_metric=default_hp_metric)
-    callback = drawing()
-    trainer(callback, max_steps=10, logger=logger).fit(WithHyperparameters(options={"depth": 3}))
+@pytest.mark.parametrize("hook", ["setup", "on_fit_start", "on_train_start", "on_train_end"])
+def test_the_tables_and_the_page_of_charts_of_the_user_are_left_alone(hook):
+    class Own(WithHyperparameters):
+        def __init__(self):
+            super().__init__()
+            own = getattr(self, hook)
+
+            def logging(*given, **named):
+                own(*given, **named)
+                self.logger.log_hyperparams(self.hparams, {"accuracy": 0.5})
+                self.logger.experiment.add_custom_scalars({"mine": {"loss": ["Multiline", ["loss"]]}})
+
+            setattr(self, hook, logging)
+
+    logger = TensorBoardLogger("runs", default_hp_metric=False)
+    trainer(drawing(), max_steps=5, logger=logger).fit(Own())
     events = shown(logger)
     content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content  # the first one, as TensorBoard reads
     experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
-    assert {info.name for info in experiment.hparam_infos} == {"width", "options/depth"}
-    metrics = [info.name.tag for info in experiment.metric_infos]
-    assert metrics == ["synbench/score", *(["hp_metric"] if default_hp_metric else [])]
-    points = events.Scalars("synbench/score")
-    assert [point.step for point in points] == [0, 5, 10]  # and no placeholder among them
-    assert points[-1].value == pytest.approx(callback.history[-1].score())
-
-
-def test_a_module_that_logs_no_hyperparameters_gets_no_table():
-    logger = TensorBoardLogger("runs")
-    trainer(drawing(), max_steps=1, logger=logger).fit(Autoencoder())
-    assert "_hparams_/experiment" not in shown(logger).Tags()["tensors"]
+    assert [info.name.tag for info in experiment.metric_infos] == ["accuracy"]
+    assert [category.title for category in layout(events).category] == ["mine"]
+    assert [point.step for point in events.Scalars("synbench/score")] == [0, 5]
 
 
 def test_a_logger_without_figures_is_passed_over_in_silence(recwarn):
@@ -181,13 +191,59 @@ def test_mlflow_gets_vector_figures_by_its_own_call():
     assert all(isinstance(figure, Figure) for _, _, figure in logger.figures)
 
 
-def test_a_figure_that_cannot_be_drawn_costs_a_warning(monkeypatch):
-    def fail(*_, **__):
-        raise ZeroDivisionError("no figure")
+def broken(*_, **__):
+    raise ZeroDivisionError("broken")
 
-    monkeypatch.setattr("synbench_lightning.plots.scale_figure", fail)
-    with pytest.warns(UserWarning, match="The figures of synbench could not be drawn: ZeroDivisionError: no figure"):
-        trainer(drawing(), max_steps=1, logger=TensorBoardLogger("runs")).fit(Autoencoder())
+
+class Failing:
+    """The writer of a logger in which one call fails."""
+
+    def __init__(self, writer, call):
+        self.writer, self.call = writer, call
+
+    def __getattr__(self, name):
+        return broken if name == self.call else getattr(self.writer, name)
+
+
+@pytest.mark.parametrize("fault", ["scale_figure", "pixels", "import", "add_image", "add_scalar", "add_custom_scalars"])
+def test_what_cannot_be_shown_is_said_once_and_costs_nothing_else(fault, monkeypatch, recwarn):
+    plain, callback = probing(every=2), drawing(every=2)
+    trainer(plain, max_steps=6, logger=CSVLogger("csv")).fit(Autoencoder())
+
+    class Logger(TensorBoardLogger):
+        @property
+        def experiment(self):
+            return Failing(super().experiment, fault) if fault == "add_image" else super().experiment
+
+    class FailingImport:
+        def find_spec(self, name, *_):
+            if name == "synbench_lightning.plots":
+                broken()
+
+    monkeypatch.setattr("synbench_lightning.callbacks.dashboard.SHARE", 1.0)
+    if fault in ("scale_figure", "pixels"):
+        monkeypatch.setattr(f"synbench_lightning.plots.{fault}", broken)
+    elif fault == "import":
+        for name in [name for name in sys.modules if name.startswith("synbench_lightning.plots")]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delattr("synbench_lightning.plots", raising=False)
+        monkeypatch.setattr(sys, "meta_path", [FailingImport(), *sys.meta_path])
+    elif fault in ("add_custom_scalars", "add_scalar"):
+        whole = getattr(SummaryWriter, fault)
+
+        def call(self, name, *given, **named):
+            if fault == "add_custom_scalars" or "_band" in name:
+                broken()
+            return whole(self, name, *given, **named)
+
+        monkeypatch.setattr(SummaryWriter, fault, call)
+    logger = Logger("runs")
+    trainer(callback, max_steps=6, logger=logger).fit(Autoencoder())
+    assert steps(callback) == steps(plain) == [0, 2, 4, 6]
+    told = [str(warning.message) for warning in recwarn if "could not be shown" in str(warning.message)]
+    assert len(told) == 1
+    assert all("ZeroDivisionError: broken" in text for text in told)
+    assert [point.step for point in shown(logger).Scalars("synbench/score")] == [0, 2, 4, 6]
 
 
 def test_a_callback_with_a_dashboard_is_pickled():

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule
@@ -9,9 +10,9 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
-from synbench_lightning import GaussianTask, ProbePlan, SynBenchCallback
+from synbench_lightning import BenchmarkCallback, GaussianTask, ProbePlan, SynBenchCallback
 from synbench_lightning.callbacks.advice import pretraining_advice, set_up_advice
 from tests.callbacks.runs import probing, trainer
 from tests.encoders import Autoencoder, Batches
@@ -45,6 +46,8 @@ from tests.encoders import Autoencoder, Batches
         ({"seed": 1.5}, "`seed` must be an integer of at least 0, got 1.5"),
         ({"prefix": ""}, "`prefix` must be a non-empty text without '/'"),
         ({"prefix": "a/b"}, "`prefix` must be a non-empty text without '/'"),
+        ({"inputs": np.zeros((40, 1, 8, 8))}, r"`inputs` must be a tensor .* got a ndarray of shape \(40, 1, 8, 8\)"),
+        ({"batch_size": torch.zeros(500)}, r"`batch_size` must be an integer .* got a Tensor of shape \(500,\)"),
         ({"on_error": "ignore"}, "`on_error` must be 'warn' or 'raise', got 'ignore'"),
     ],
 )
@@ -77,6 +80,23 @@ def test_at_construction(arguments, message):
         ({"encoder": lambda module, x: (len(x), x[0])}, TypeError, r"returned a tuple of int, Tensor\(1, 8, 8\)"),
         ({"encoder": lambda module, x: x.argmax(-1)}, ValueError, "returned a tensor of torch.int64"),
         ({"encoder": lambda module, x: x.mean()}, ValueError, r"returned a tensor of shape \(\)"),
+        ({"encoder": lambda module, x: x.flatten(1).to_sparse()}, ValueError, "layout torch.sparse_coo: make it dense"),
+        (
+            {"encoder": lambda module, x: torch.nested.nested_tensor(list(x.flatten(1)), layout=torch.jagged)},
+            ValueError,
+            "returned a nested tensor: pad it",
+        ),
+        ({"encoder": lambda module, x: None}, TypeError, "The encoder returned a NoneType"),
+        (
+            {"encoder": lambda module, x: x.flatten(1) * 1e-20},
+            ValueError,
+            "features are of size [0-9]e-20, whose square",
+        ),
+        (
+            {"encoder": lambda module, x: x.flatten(1) * 1e20},
+            ValueError,
+            r"features are of size [0-9]e\+20, whose square",
+        ),
         ({"encoder": lambda module, x: x.flatten(1) * torch.nan}, ValueError, "features are NaN or infinite"),
     ],
 )
@@ -119,6 +139,23 @@ def test_an_encoder_that_is_not_initialised_yet():
     model.encoder = nn.Sequential(nn.Flatten(), nn.LazyLinear(16))
     with pytest.raises(ValueError, match=r"'encoder.1.weight' is not initialised yet.*run one batch"):
         trainer(SynBenchCallback(encoder="encoder")).fit(model)
+
+
+@pytest.mark.parametrize(
+    ("second", "names"),
+    [("synbench", "SynBenchCallback and SynBenchCallback"), ("benchmark", "SynBenchCallback and Ben")],
+)
+def test_two_callbacks_with_one_prefix(second, names):
+    x = torch.randn(40, 1, 8, 8)
+    others = {
+        "synbench": lambda: probing(prefix="mine"),
+        "benchmark": lambda: BenchmarkCallback(
+            {"a": TensorDataset(x, torch.arange(40) % 2)}, support=20, prefix="mine"
+        ),
+    }
+    run = trainer(probing(prefix="mine"), others[second](), max_steps=1)
+    with pytest.raises(ValueError, match=f"{names}.* of one trainer have the same `prefix='mine'`.*another `prefix=`"):
+        run.fit(Autoencoder())
 
 
 def test_the_trainer_of_the_other_package():

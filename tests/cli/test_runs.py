@@ -208,3 +208,32 @@ def test_names_are_shown_as_they_are_and_not_as_html(tmp_path, capsys):
     page = page_of(tmp_path, capsys, tmp_path / "<b>bold")
     assert "<b>bold" not in page
     assert "&lt;b&gt;bold" in page
+
+
+def test_a_text_in_a_log_is_a_note_and_its_row_keeps_its_other_values(tmp_path, capsys):
+    trained(tmp_path, "csv", checkpoints=False)
+    (path,) = tmp_path.rglob("metrics.csv")
+    rows = [row.split(",") for row in path.read_text().splitlines()]
+    score, worst = (rows[0].index(f"synbench/{key}") for key in ("score", "worst"))
+    rows[1][score], rows[2][worst] = "n/a", "<b>"
+    path.write_text("\n".join(map(",".join, rows)))
+    (found,) = runs_in(tmp_path)
+    assert list(found.points) == [5, 10, 15, 20]
+    assert "worst" not in found.points[5]
+    code, out, _ = run(capsys, "history", str(tmp_path))
+    assert code == 0
+    assert "metrics.csv: the column 'synbench/score' holds 'n/a', no number" in out
+
+
+@pytest.mark.parametrize("change", [{"format": 99}, {"history": [{"colour": "red"}]}, {"history": "long"}])
+def test_a_history_of_another_version_is_a_note_and_the_log_is_read(tmp_path, change):
+    trained(tmp_path)
+    for path in tmp_path.rglob("*.ckpt"):
+        saved = torch.load(path, weights_only=True)
+        (key,) = [key for key in saved["callbacks"] if key.startswith("SynBench")]
+        saved["callbacks"][key] |= change
+        torch.save(saved, path)
+    (found,) = runs_in(tmp_path)
+    assert list(found.points) == [0, 5, 10, 15, 20]
+    assert (found.source, found.history, len(found.checkpoints)) == ("event files", (), 4)
+    assert sum("its history cannot be read" in note for note in found.warnings) == 4

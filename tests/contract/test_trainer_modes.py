@@ -83,10 +83,10 @@ def test_validation_in_between_leaves_one_point_for_each_probe():
 
 def test_fit_twice_goes_on():
     callback = probing()
-    run = trainer(callback, max_steps=7)
-    run.fit(Autoencoder())
+    run, model = trainer(callback, max_steps=7), Autoencoder()
+    run.fit(model)
     run.fit_loop.epoch_loop.max_steps = 14
-    run.fit(Autoencoder())
+    run.fit(model)
     assert steps(callback) == [0, 5, 7, 10, 14]
 
 

@@ -59,6 +59,28 @@ def choose_points(curves: Tensor, tasks: Tensor, budget: int, method: Method = "
     return coefficient_clusters(curves, tasks, budget, len(curves) - 1, seed)
 
 
+def exact_tasks(values: Tensor, tasks: Tensor) -> list[Estimate]:
+    """Each task's mean where all of its points were evaluated: no error.
+
+    Args:
+        values: ``(n,)`` values of all points.
+        tasks: ``(n,)`` task of each point, integers from 0 on.
+
+    Example:
+        >>> [float(estimate.value) for estimate in exact_tasks(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1]))]
+        [2.0, 5.0]
+    """
+    none = torch.zeros((), dtype=torch.float64)
+    means = [values[(tasks == task).nonzero()[:, 0]].mean() for task in range(int(tasks.max()) + 1)]
+    return [Estimate(mean, none, torch.full_like(none, torch.inf)) for mean in means]
+
+
+def limits(estimate: Estimate) -> tuple[float, float]:
+    """Its interval of 95 percent."""
+    low, high = estimate.interval()
+    return float(low), float(high)
+
+
 class Forecast(NamedTuple):
     """What an evaluation is expected to give each point ``(n,)``, and how far off such a forecast was ``(n,)``."""
 

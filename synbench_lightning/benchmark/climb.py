@@ -1,0 +1,184 @@
+"""Evaluations of a benchmark one after the other: complete at first, then predicted from the points that tell most."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from synbench_lightning.benchmark.result import BenchmarkResult
+from synbench_lightning.benchmark.tasks import Benchmark
+from synbench_lightning.checks import check_integer, check_number
+from synbench_lightning.functional.benchmark.estimation import Estimate, mean_of_tasks, minimum_detectable_difference
+from synbench_lightning.functional.benchmark.prediction import (
+    Method,
+    change_of_benchmark,
+    choose_points,
+    exact_tasks,
+    forecast,
+    limits,
+    predict_tasks,
+)
+from synbench_lightning.functional.benchmark.residuals import aipw
+from synbench_lightning.functional.benchmark.selection import Selection, stratified
+
+
+class Climbed(NamedTuple):
+    """What evaluations leave behind for those that follow.
+
+    Args:
+        curves: log-likelihoods ``(n,)`` of all points in each complete evaluation, float32.
+        selection: the points that are evaluated after the warm-up.
+        before: their values in the evaluation before.
+    """
+
+    curves: tuple[Tensor, ...] = ()
+    selection: Selection | None = None
+    before: Tensor | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Tensors and plain types."""
+        return {
+            "curves": torch.stack(self.curves) if self.curves else None,
+            "selection": None if self.selection is None else self.selection._asdict(),
+            "before": self.before,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Climbed:
+        """What :meth:`to_dict` was called on."""
+        curves, selection, before = (values[name] for name in cls._fields)
+        if not all(isinstance(value, Tensor | None) for value in (curves, before)):
+            raise ValueError("its 'curves' and 'before' must be tensors or None")
+        if (selection is None) != (before is None):
+            raise ValueError("its 'selection' has no values in 'before', or these no selection")
+        found = None if selection is None else Selection(**selection)
+        return cls(() if curves is None else tuple(curves), found, before)
+
+
+class Climb:
+    """How a benchmark is evaluated over a run.
+
+    Args:
+        benchmark: the points.
+        budget: share of the points that is evaluated after the warm-up, in (0, 1].
+        method: how they are chosen.
+        warmup: complete evaluations before that.
+        audit_every: evaluations from one audit to the next; ``None`` for no audits.
+        audit: share of the points that an audit draws besides, in (0, 1].
+        seed: of choices and audits.
+
+    Raises:
+        ValueError: for an argument outside its range.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        *,
+        budget: float,
+        method: Method,
+        warmup: int,
+        audit_every: int | None,
+        audit: float,
+        seed: int,
+    ) -> None:
+        if method not in get_args(Method):
+            raise ValueError(f"`method` must be 'residual', 'clusters' or 'random', got {method!r}.")
+        self.benchmark, self.method, self.seed = benchmark, method, seed
+        self.budget = check_number("budget", budget, "a share of the points in (0, 1]", 0, 1, low_in=False)
+        self.audit = check_number("audit", audit, "a share of the points in (0, 1]", 0, 1, low_in=False)
+        self.audit_every = None if audit_every is None else check_integer("audit_every", audit_every, 1)
+        self.warmup = check_integer("warmup", warmup, 1)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides whether points that were chosen before are those of this climb."""
+        return {
+            "points": self.benchmark.settings, "budget": self.budget, "method": self.method, "warmup": self.warmup,
+            "seed": self.seed,
+        }  # fmt: skip
+
+    def evaluate(
+        self, climbed: Climbed, history: Sequence[BenchmarkResult], evaluated: Callable[[Tensor], Tensor], step: int
+    ) -> tuple[BenchmarkResult, Climbed]:
+        """Make the next evaluation.
+
+        Args:
+            climbed: what the evaluations before have left.
+            history: what they found.
+            evaluated: from places of points ``(B,)`` to their log-likelihoods, float64.
+            step: optimizer steps before it.
+
+        Returns:
+            What it found, and what it leaves.
+        """
+        start, tasks = time.perf_counter(), self.benchmark.tasks
+        complete, difference, audited = climbed.selection is None, None, None
+        if climbed.selection is None:
+            values = evaluated(torch.arange(len(tasks)))
+            curves = (*climbed.curves, values.float())
+            estimates = exact_tasks(values, tasks)
+            climbed = Climbed(curves)
+            if len(curves) == self.warmup:
+                points = self.benchmark.points(self.budget)
+                selection = choose_points(torch.stack(curves), tasks, points, self.method, self.seed)
+                climbed = Climbed(curves, selection, values[selection.indices])
+        else:
+            extra = self._audit_points(climbed.selection, history)
+            values = evaluated(torch.cat([climbed.selection.indices, extra]))
+            own, others = values.split([len(climbed.selection.indices), len(extra)])
+            estimates = predict_tasks(own, climbed.selection, torch.stack(climbed.curves), tasks)
+            changed = change_of_benchmark(own - climbed.before, climbed.selection, tasks)
+            difference = float(minimum_detectable_difference(changed))
+            audited = self._audited(climbed, own, extra, others) if len(extra) else None
+            climbed = climbed._replace(before=own)
+        whole = mean_of_tasks(estimates)
+        found = BenchmarkResult(
+            tasks=self.benchmark.names,
+            value=float(whole.value),
+            standard_error=float(whole.standard_error),
+            interval=limits(whole),
+            task_values=tuple(float(estimate.value) for estimate in estimates),
+            task_intervals=tuple(limits(estimate) for estimate in estimates),
+            complete=complete,
+            num_points=len(values),
+            detectable_difference=difference,
+            audit_error=None if audited is None else float(whole.value - audited.value),
+            audit_standard_error=None if audited is None else float(audited.standard_error),
+            seconds=time.perf_counter() - start,
+            step=step,
+        )
+        return found, climbed
+
+    def _audit_points(self, selection: Selection, history: Sequence[BenchmarkResult]) -> Tensor:
+        """Points that are not in the selection: others in each audit, none where none is due or left."""
+        since = 1 + sum(not result.complete for result in history)
+        left = torch.ones(len(self.benchmark.tasks), dtype=torch.bool)
+        left[selection.indices] = False
+        places, tasks = left.nonzero()[:, 0], self.benchmark.tasks[left]
+        counts = torch.bincount(tasks, minlength=len(self.benchmark.names))
+        if self.audit_every is None or since % self.audit_every or int(counts.min()) < 2:
+            return places[:0]
+        budget = min(self.benchmark.points(self.audit), len(places))
+        return places[stratified(tasks, budget, self.seed + len(history)).indices]
+
+    def _audited(self, climbed: Climbed, own: Tensor, extra: Tensor, others: Tensor) -> Estimate:
+        """The benchmark from the evaluated points and, for the rest, the audit: unbiased whatever the selection."""
+        assert climbed.selection is not None
+        indices, everything = climbed.selection.indices, torch.arange(len(self.benchmark.tasks))
+        left = ~torch.isin(everything, indices)
+        predictions = forecast(torch.stack(climbed.curves), self.benchmark.tasks).values
+        found = []
+        for task in range(len(self.benchmark.names)):
+            mine, drawn, known = (self.benchmark.tasks[chosen] == task for chosen in (everything, extra, indices))
+            rest = (mine & left).nonzero()[:, 0]
+            share = len(rest) / int(mine.sum())
+            places = torch.searchsorted(rest, extra[drawn])
+            unseen = aipw(others[drawn], predictions[rest], places)
+            value = share * unseen.value + (1 - share) * own[known].mean()
+            found.append(Estimate(value, share * unseen.standard_error, unseen.degrees_of_freedom))
+        return mean_of_tasks(found)
