@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from synbench_lightning.callbacks.advice import interval_advice, key_advice, set_up_advice
+from synbench_lightning.callbacks.looking import FirstLook
 from synbench_lightning.callbacks.progress import probe_progress
 from synbench_lightning.callbacks.publishing import ProbeListener, notify, publish, steps_logged
 from synbench_lightning.callbacks.schedule import Schedule
@@ -98,6 +99,7 @@ class ProbingCallback(Callback, Generic[R]):
         self.history: list[R] = []
         self._encoder: Encoder | None = None
         self._prepared = False
+        self._look = FirstLook(encoder)
         self._failures = 0  # in a row
         self._restored = False
         self._trainer: weakref.ref[Trainer] | None = None
@@ -125,7 +127,7 @@ class ProbingCallback(Callback, Generic[R]):
 
     def _forget(self) -> None:
         """Let go of what another run has left."""
-        self.history, self.schedule.last_step = [], 0
+        self.history, self.schedule.last_step, self._look = [], 0, FirstLook(self.encoder)
 
     def _published(self, trainer: Trainer, result: R, metrics: Mapping[str, float], position: int) -> None:
         """What is to be done besides when a result has been published."""
@@ -151,7 +153,12 @@ class ProbingCallback(Callback, Generic[R]):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the module, so that it is freed and the callback can be copied."""
+        self._look.abandon()
         self.__dict__ |= self._released()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no hook on the module."""
+        self._look.abandon()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, **self._released(), "_trainer": None}
@@ -162,8 +169,8 @@ class ProbingCallback(Callback, Generic[R]):
         return {"_encoder": None, "_prepared": False, "log": None, "log_dict": None}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the encoder."""
-        self._encoder = find_encoder(pl_module, self.encoder)
+        """Find the encoder, where it is named."""
+        self._encoder = None if self.encoder is None else find_encoder(pl_module, self.encoder)
         self._prepared = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -180,9 +187,43 @@ class ProbingCallback(Callback, Generic[R]):
             rank_zero_warn(advice)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Probe before the first step, when the first batch is known; after a resume, where one was missed."""
-        if self._prepared:
+        """Look at the first training step; probe before it where nothing has to be seen in it."""
+        if self._prepared or self._look:
             return
+        self._encoder = self._look.encoder(pl_module) or self._encoder
+        known = self._encoder is not None and (self._look.call is not None or self._needs_no_look())
+        if not known or (isinstance(self.encoder, str) and self._look.call is None):
+            self._look.begin(pl_module, batch)
+        if known:
+            self._start(trainer, pl_module, batch)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Probe before the first step is made, when it was seen what training gives the encoder."""
+        self._looked(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Probe where one is due: `ModelCheckpoint` comes later in this step and sees the value."""
+        self._looked(trainer, pl_module)  # no step was made yet where gradients are accumulated
+        if self._agreed(trainer, pl_module, self.schedule.due_after_batch(trainer, batch_idx)):
+            self._run(trainer, pl_module, position=steps_logged(trainer) + 1)
+
+    def _needs_no_look(self) -> bool:
+        """Whether a named encoder can be probed before it was seen what training gives it."""
+        return True
+
+    def _looked(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take what was seen in the first step, and probe."""
+        if not self._look:
+            return
+        batch = self._look.end(trainer.strategy, pl_module)
+        if not self._prepared:
+            self._encoder = self._look.encoder(pl_module) or find_encoder(pl_module, self.encoder)
+            self._start(trainer, pl_module, batch)
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """The first probe of a fit; after a resume, where one was missed."""
         self._prepare(trainer, pl_module, batch)
         self._prepared = True
         due = self.schedule.due_at_first_batch(trainer, seen_before=bool(self.history))
@@ -190,15 +231,9 @@ class ProbingCallback(Callback, Generic[R]):
         if due:
             self._run(trainer, pl_module, position=steps_logged(trainer))
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Probe where one is due: `ModelCheckpoint` comes later in this step and sees the value."""
-        if self._agreed(trainer, pl_module, self.schedule.due_after_batch(trainer, batch_idx)):
-            self._run(trainer, pl_module, position=steps_logged(trainer) + 1)
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the last weights where the end came unforeseen (early stopping, a time limit)."""
+        self._look.abandon()
         if self._prepared and self._agreed(trainer, pl_module, self.schedule.due_at_end(trainer)):
             self._run(trainer, pl_module, position=steps_logged(trainer))
         self._prepared = False

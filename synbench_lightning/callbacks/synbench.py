@@ -172,18 +172,28 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
                 f"`pretraining` must be None or one of {', '.join(map(repr, FOLLOWS))}, got {pretraining!r}."
             )
         self.pretraining = pretraining
+        self._shape: tuple[int, ...] | None = None  # of an input; of the run, or from its checkpoint
         self._shown: Probe | None = None  # the samples, ready to be shown
         self._remarks = Remarks(self.threshold)
 
     def state_dict(self) -> dict[str, Any]:
         """The history, as plain types, and inputs that were taken from a batch."""
         history = [result.to_dict() for result in self.history]
-        return {"history": history, "last_step": self.schedule.last_step, "first_batch": self._first_batch}
+        return {
+            "history": history,
+            "last_step": self.schedule.last_step,
+            "first_batch": self._first_batch,
+            "input_shape": None if self._shape is None else list(self._shape),
+            "call": self._look.state(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the history of a checkpoint."""
         self.history = [ProbeResult.from_dict(values) for values in state_dict["history"]]
         self._first_batch = state_dict["first_batch"] if isinstance(self.inputs, str) else None
+        shape = state_dict.get("input_shape")
+        self._shape = None if shape is None else tuple(shape)
+        self._look.take_up(state_dict.get("call"))
         super().load_state_dict(state_dict)
 
     def metrics(self, result: ProbeResult) -> dict[str, float]:
@@ -205,11 +215,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             self._dashboard.close(trainer, self.history)
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        shape = self.input_shape
-        if shape is None and pl_module.example_input_array is not None:
-            shape = example_shape(pl_module.example_input_array, "`example_input_array`")
-        if shape is None:
-            shape = example_shape(batch, "the first training batch")
+        shape = self._shape = self._decided_shape(trainer, pl_module, batch)
         assert self._encoder is not None
         best = float(optimal_accuracy(self.plan.scales[-1]))
         thresholds = sorted({self.threshold, *(t for t in OFFICIAL_THRESHOLDS if t < best)})
@@ -230,6 +236,29 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             )
         for advice in pretraining_advice(self.pretraining, probe.tasks[0].name, self.prefix, probe.noisy is not None):
             rank_zero_warn(advice)
+
+    def _needs_no_look(self) -> bool:
+        return not (isinstance(self.encoder, str) and self.input_shape is None and self._shape is None)
+
+    def _decided_shape(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> tuple[int, ...]:
+        """The shape of one input, for the whole run: the first process decides."""
+        if self.input_shape is not None:
+            return self.input_shape
+        if self._shape is not None:
+            return self._shape
+        if self._look.call is not None:
+            return self._look.call.shape
+        found: tuple[int, ...] | str
+        try:  # the other processes must hear of it before anybody leaves
+            example = pl_module.example_input_array
+            source = "the first training batch" if example is None else "`example_input_array`"
+            found = example_shape(batch if example is None else example, source)
+        except ValueError as error:
+            found = str(error)
+        found = trainer.strategy.broadcast(found)
+        if isinstance(found, str):
+            raise ValueError(found)
+        return found
 
     def _unlabelled(self, trainer: Trainer, batch: Any, shape: tuple[int, ...]) -> Tensor | None:
         """The inputs to be shown, the same on every process."""
@@ -258,7 +287,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
 
     def _forget(self) -> None:
         super()._forget()
-        self._remarks, self._first_batch = Remarks(self.threshold), None
+        self._remarks, self._first_batch, self._shape = Remarks(self.threshold), None, None
 
     def _probe(
         self,

@@ -46,6 +46,7 @@ class ProbeResult:
             :func:`.instance_information`. ``None`` without inputs.
         information_error: its standard error over the noise.
         inputs: how many inputs that was about, and a checksum of them.
+        input_shape: of one example; ``None`` where it was not kept.
         num_forwards: examples that the encoder was shown, over all processes.
         seed: of the examples.
         seconds: wall-clock time of the probe.
@@ -84,6 +85,7 @@ class ProbeResult:
     information: float | None = None
     information_error: float | None = None
     inputs: str | None = None
+    input_shape: tuple[int, ...] | None = None
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -97,9 +99,10 @@ class ProbeResult:
 
     @property
     def settings(self) -> str:
-        """What decides whether two results compare: the tasks, the plan, the epsilons, the seed, the inputs."""
+        """What decides whether two results compare: tasks, shape of the input, plan, epsilons, seed, inputs."""
+        shape = "" if self.input_shape is None else f" on {self.input_shape}"
         inputs = "" if self.inputs is None else f"; inputs {self.inputs}"
-        return f"tasks {', '.join(self.tasks)}; {self.plan}; epsilons {self.epsilons}; seed {self.seed}{inputs}"
+        return f"tasks {', '.join(self.tasks)}{shape}; {self.plan}; epsilons {self.epsilons}; seed {self.seed}{inputs}"
 
     @property
     def collapsed(self) -> bool:
@@ -201,6 +204,7 @@ class ProbeResult:
         )
         plain = {name: getattr(self, name) for name in numbers}
         lists = {name: list(getattr(self, name)) for name in ("tasks", "epsilons", "thresholds", "labelled")}
+        lists["input_shape"] = None if self.input_shape is None else list(self.input_shape)
         tables = {name: [[list(row) for row in rows] for rows in getattr(self, name)] for name in ("accuracy", "bound")}
         errors = self.standard_errors and [[list(row) for row in rows] for rows in self.standard_errors]
         return {**lists, **tables, "standard_errors": errors, "plan": asdict(self.plan), **plain}
@@ -209,6 +213,8 @@ class ProbeResult:
     def from_dict(cls, values: Mapping[str, Any]) -> ProbeResult:
         """The result that :meth:`to_dict` was called on."""
         tuples = {name: tuple(values[name]) for name in ("tasks", "epsilons", "thresholds", "labelled")}
+        shape = values.get("input_shape")
+        tuples["input_shape"] = None if shape is None else tuple(shape)
         tables = {name: as_table(torch.tensor(values[name], dtype=torch.float64)) for name in ("accuracy", "bound")}
         errors = values["standard_errors"] and as_table(torch.tensor(values["standard_errors"], dtype=torch.float64))
         changed = {**values, **tuples, **tables, "standard_errors": errors, "plan": ProbePlan(**values["plan"])}
