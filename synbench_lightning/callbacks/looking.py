@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
-from synbench_lightning.runtime.choice import is_head, ranked
+from synbench_lightning.runtime.choice import ranked
 from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder, walk
 from synbench_lightning.runtime.observation import Call, Observation
 
@@ -38,6 +38,10 @@ class FirstLook:
         """Whether a step is being looked at."""
         return self._observation is not None
 
+    def possible(self, pl_module: LightningModule) -> bool:
+        """Whether a step can be looked at: not where it is compiled as a whole, as by `fit(torch.compile(module))`."""
+        return not callable(self.named) and not hasattr(pl_module.training_step, "_torchdynamo_orig_callable")
+
     def begin(self, pl_module: LightningModule, batch: Any) -> None:
         """Look at the step that begins."""
         self._observation, self.batch = Observation(pl_module), batch
@@ -53,7 +57,7 @@ class FirstLook:
             found, *others = [*ranked(calls, pl_module), None]
         if self.call is None:  # else it was probed before the step
             self.call = strategy.broadcast(found)
-            self._say(pl_module, calls, paths, [call.name for call in others if call is not None and not is_head(call.path)])
+            self._say(pl_module, calls, paths, [call.name for call in others if call is not None])
         return batch
 
     def abandon(self) -> None:

@@ -191,10 +191,10 @@ class ProbingCallback(Callback, Generic[R]):
         if self._prepared or self._look:
             return
         self._encoder = self._look.encoder(pl_module) or self._encoder
-        known = self._encoder is not None and (self._look.call is not None or self._needs_no_look())
-        if not known or (isinstance(self.encoder, str) and self._look.call is None):
+        unseen = self._look.call is None and self._look.possible(pl_module)
+        if unseen:
             self._look.begin(pl_module, batch)
-        if known:
+        if not unseen or (self.encoder is not None and self._needs_no_look()):
             self._start(trainer, pl_module, batch)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
@@ -219,11 +219,13 @@ class ProbingCallback(Callback, Generic[R]):
             return
         batch = self._look.end(trainer.strategy, pl_module)
         if not self._prepared:
-            self._encoder = self._look.encoder(pl_module) or find_encoder(pl_module, self.encoder)
+            self._encoder = self._look.encoder(pl_module)
             self._start(trainer, pl_module, batch)
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         """The first probe of a fit; after a resume, where one was missed."""
+        if self._encoder is None:
+            self._encoder = find_encoder(pl_module, self.encoder)
         self._prepare(trainer, pl_module, batch)
         self._prepared = True
         due = self.schedule.due_at_first_batch(trainer, seen_before=bool(self.history))

@@ -238,7 +238,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             rank_zero_warn(advice)
 
     def _needs_no_look(self) -> bool:
-        return not (isinstance(self.encoder, str) and self.input_shape is None and self._shape is None)
+        return self.input_shape is not None or self._shape is not None
 
     def _decided_shape(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> tuple[int, ...]:
         """The shape of one input, for the whole run: the first process decides."""

@@ -23,14 +23,14 @@ STEMS = {"embed", "embedding", "embeddings", "embedder", "stem", "tokenizer", "p
 """Words in the name of what stands before it."""
 AVERAGES = {"teacher", "momentum", "ema", "target", "average", "averaged", "key", "slow", "k"}
 """Words in the name of a copy that follows the one that is trained."""
-SMALL = 0.1
+SMALL = 0.03
 """A module with a smaller share of the parameters of the largest one beside it is not the encoder."""
 
 
 def ranked(calls: Mapping[str, Call], root: nn.Module) -> list[Call]:
     """The calls of modules that give features, the most plausible encoder first.
 
-    A head comes last, and what needs more than an input before it. What is trained goes before its frozen or averaged
+    Heads are none, and what needs more than an input comes last. What is trained goes before its frozen or averaged
     copy, a name that says encoder before one that says nothing, the outer before the inner, and what is called earlier
     before what is called later.
 
@@ -38,7 +38,7 @@ def ranked(calls: Mapping[str, Call], root: nn.Module) -> list[Call]:
         calls: of a training step, by path, in their order (see :class:`.Observation`).
         root: the module that the paths start from.
     """
-    found = {path: call for path, call in calls.items() if call.features and _may_be(path, root)}
+    found = {path: call for path, call in calls.items() if call.features and not is_head(path) and _may_be(path, root)}
     sizes = {path: sum(p.numel() for p in root.get_submodule(path).parameters()) for path in found}
     order = {path: place for place, path in enumerate(found)}
 
@@ -46,10 +46,9 @@ def ranked(calls: Mapping[str, Call], root: nn.Module) -> list[Call]:
         path = call.path
         words = _words(path)
         depth = path.count(".") + 1 if path else 0
-        beside = [sizes[other] for other in found if other and other.count(".") + 1 == depth and not is_head(other)]
+        beside = [sizes[other] for other in found if other and other.count(".") + 1 == depth]
         documented = CANDIDATES.index(path) if path in CANDIDATES else len(CANDIDATES)
         return (
-            is_head(path),
             bool(call.missing),
             not call.trained,
             bool(words & AVERAGES),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -58,7 +58,8 @@ class Call:
 class Observation:
     """Hooks on the modules of a LightningModule, from now until :meth:`end`; they keep shapes and no tensors.
 
-    Modules inside compiled ones are not looked at, and code that is being compiled does not see the hooks.
+    Modules inside compiled ones are not looked at, and what is compiled in the meantime does not contain the hooks. (A
+    compiled function that is no module, but runs some, is compiled once more afterwards: torch guards their hooks.)
 
     Example:
         >>> class Module(LightningModule):
@@ -81,18 +82,32 @@ class Observation:
         seen = list(_open_modules(root))
         self.paths = {id(part): path for path, part in seen}
         """The modules that are looked at."""
-        self._hooks = [part.register_forward_hook(partial(self._see, path), with_kwargs=True) for path, part in seen]
+        self._ends: list[Callable[[], None]] = [self._watch(path, part) for path, part in seen]
 
     def end(self) -> dict[str, Call]:
         """Take the hooks away; the calls by path, in the order in which modules were first called."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        for end in self._ends:
+            end()
+        self._ends = []
         found: dict[str, Call] = {}
         for call in self._calls:
             other = found.get(call.path)
             found[call.path] = call if other is None else _joined(other, call)
         return {**found, **self._reached(found)}
+
+    def _watch(self, path: str, part: nn.Module) -> Callable[[], None]:
+        """Hear of a module's calls until what is returned is called."""
+        compiled = part._compiled_call_impl
+        if compiled is None:
+            return part.register_forward_hook(partial(self._see, path), with_kwargs=True).remove
+
+        def call(*args: Any, **kwargs: Any) -> Any:  # of a module that `compile()` was called on: hooks are within
+            output = compiled(*args, **kwargs)
+            self._see(path, part, args, kwargs, output)
+            return output
+
+        part._compiled_call_impl = call
+        return partial(setattr, part, "_compiled_call_impl", compiled)
 
     def _see(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
@@ -130,8 +145,8 @@ def _open_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             continue
         yield path, part
         compiled = isinstance(part, (torch._dynamo.OptimizedModule, torch.jit.ScriptModule))
-        if path and (compiled or part._compiled_call_impl is not None):
-            closed.append(f"{path}.")
+        if compiled or part._compiled_call_impl is not None:
+            closed.append(f"{path}." if path else "")
 
 
 def _read(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Call | None:
