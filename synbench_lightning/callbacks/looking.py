@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -15,6 +16,8 @@ from torch import nn
 from synbench_lightning.runtime.choice import ranked
 from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder, walk
 from synbench_lightning.runtime.observation import Call, Observation
+from synbench_lightning.runtime.sharding import is_sharded
+from synbench_lightning.runtime.statistics import RunningStatistics
 
 MOST_NAMES = 4
 """Other modules that a message names."""
@@ -33,18 +36,25 @@ class FirstLook:
         self.batch: Any = None
         """The first batch, while the step is made."""
         self._observation: Observation | None = None
+        self._before: RunningStatistics | None = None
 
     def __bool__(self) -> bool:
         """Whether a step is being looked at."""
         return self._observation is not None
 
-    def possible(self, pl_module: LightningModule) -> bool:
-        """Whether a step can be looked at: not where it is compiled as a whole, as by `fit(torch.compile(module))`."""
-        return not callable(self.named) and not hasattr(pl_module.training_step, "_torchdynamo_orig_callable")
+    def possible(self, strategy: Strategy, pl_module: LightningModule) -> bool:
+        """Whether the first step can be looked at, and a probe be made before it is carried out.
+
+        Not where it is compiled as a whole, as by `fit(torch.compile(module))`, and not where weights are sharded: a
+        forward between backward and step would spoil the gradients.
+        """
+        compiled = hasattr(pl_module.training_step, "_torchdynamo_orig_callable")
+        return not (callable(self.named) or compiled or is_sharded(strategy, pl_module))
 
     def begin(self, pl_module: LightningModule, batch: Any) -> None:
         """Look at the step that begins."""
         self._observation, self.batch = Observation(pl_module), batch
+        self._before = RunningStatistics(pl_module)
 
     def end(self, strategy: Strategy, pl_module: LightningModule) -> Any:
         """Take what was seen, and return the batch. Every process makes this call."""
@@ -52,19 +62,28 @@ class FirstLook:
         calls, batch, paths = self._observation.end(), self.batch, self._observation.paths
         self._observation = self.batch = None
         if isinstance(self.named, str):
-            found, others = _named(pl_module, self.named, calls, paths), []
+            seen = _named(pl_module, self.named, calls, paths)
+            plausible = [] if seen is None else [seen]
         else:
-            found, *others = [*ranked(calls, pl_module), None]
+            plausible = ranked(calls, pl_module)
+        found = plausible[0] if plausible else None
         if self.call is None:  # else it was probed before the step
             self.call = strategy.broadcast(found)
-            self._say(pl_module, calls, paths, [call.name for call in others if call is not None])
+            self._say(pl_module, calls, paths, [call.name for call in plausible[1:]])
         return batch
+
+    @contextmanager
+    def as_before_the_step(self) -> Iterator[None]:
+        """The step's forward has changed the statistics of BatchNorm: have those from before it, once."""
+        before, self._before = self._before, None
+        with nullcontext() if before is None else before.in_place():
+            yield
 
     def abandon(self) -> None:
         """Leave no hook on the module."""
         if self._observation is not None:
             self._observation.end()
-        self._observation = self.batch = None
+        self._observation = self._before = self.batch = None
 
     def encoder(self, pl_module: LightningModule) -> Encoder | None:
         """The encoder, called as training does; ``None`` where that is not known (any more)."""

@@ -191,11 +191,11 @@ class ProbingCallback(Callback, Generic[R]):
         if self._prepared or self._look:
             return
         self._encoder = self._look.encoder(pl_module) or self._encoder
-        unseen = self._look.call is None and self._look.possible(pl_module)
-        if unseen:
-            self._look.begin(pl_module, batch)
+        unseen = self._look.call is None and self._look.possible(trainer.strategy, pl_module)
         if not unseen or (self.encoder is not None and self._needs_no_look()):
             self._start(trainer, pl_module, batch)
+        if unseen:
+            self._look.begin(pl_module, batch)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Probe before the first step is made, when it was seen what training gives the encoder."""
@@ -220,7 +220,8 @@ class ProbingCallback(Callback, Generic[R]):
         batch = self._look.end(trainer.strategy, pl_module)
         if not self._prepared:
             self._encoder = self._look.encoder(pl_module)
-            self._start(trainer, pl_module, batch)
+            with self._look.as_before_the_step():
+                self._start(trainer, pl_module, batch)
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         """The first probe of a fit; after a resume, where one was missed."""

@@ -204,7 +204,7 @@ class ProbeResult:
         )
         plain = {name: getattr(self, name) for name in numbers}
         lists = {name: list(getattr(self, name)) for name in ("tasks", "epsilons", "thresholds", "labelled")}
-        lists["input_shape"] = None if self.input_shape is None else list(self.input_shape)
+        plain["input_shape"] = None if self.input_shape is None else list(self.input_shape)
         tables = {name: [[list(row) for row in rows] for rows in getattr(self, name)] for name in ("accuracy", "bound")}
         errors = self.standard_errors and [[list(row) for row in rows] for rows in self.standard_errors]
         return {**lists, **tables, "standard_errors": errors, "plan": asdict(self.plan), **plain}
@@ -214,10 +214,10 @@ class ProbeResult:
         """The result that :meth:`to_dict` was called on."""
         tuples = {name: tuple(values[name]) for name in ("tasks", "epsilons", "thresholds", "labelled")}
         shape = values.get("input_shape")
-        tuples["input_shape"] = None if shape is None else tuple(shape)
         tables = {name: as_table(torch.tensor(values[name], dtype=torch.float64)) for name in ("accuracy", "bound")}
         errors = values["standard_errors"] and as_table(torch.tensor(values["standard_errors"], dtype=torch.float64))
         changed = {**values, **tuples, **tables, "standard_errors": errors, "plan": ProbePlan(**values["plan"])}
+        changed["input_shape"] = None if shape is None else tuple(shape)
         return cls(**changed)
 
     def at(self, step: int | None) -> ProbeResult:

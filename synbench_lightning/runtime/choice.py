@@ -77,7 +77,8 @@ def _kind(call: Call, found: Mapping[str, Call], calls: Mapping[str, Call]) -> f
 
 def _is_part(call: Call, found: Mapping[str, Call], calls: Mapping[str, Call]) -> bool:
     """Whether an inner "encoder" is a part of one, as the blocks of a vision transformer are: its input is not its
-    owner's, and no decoder follows in there."""
+    owner's, and no decoder follows in there.
+    """
     for depth in range(call.path.count("."), 0, -1):
         owner = found.get(".".join(call.path.split(".")[:depth]))
         if owner is not None and owner.direct and not owner.missing:

@@ -59,7 +59,9 @@ def inputs_of_shape(batch: Any, shape: Sequence[int]) -> Tensor | None:
 
 
 def _inputs(batch: Any) -> list[Tensor]:
-    return [tensor for tensor in tensors_in(batch) if tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel()]
+    return [
+        tensor for tensor in tensors_in(batch) if tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel()
+    ]
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

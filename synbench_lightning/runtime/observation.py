@@ -110,7 +110,7 @@ class Observation:
         return partial(setattr, part, "_compiled_call_impl", compiled)
 
     def _see(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not self._root.training:  # in a probe, of another callback
             return
         call = _read(path, module, args, kwargs, output)
         if call is None:
@@ -151,7 +151,7 @@ def _open_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _read(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Call | None:
     """A call with floating-point inputs ``(N, ...)``; ``None`` for any other."""
-    arguments = [*enumerate(args), *kwargs.items()]
+    arguments: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
     place, value = next(((key, value) for key, value in arguments if _tensors(value)), (0, None))
     inputs = _tensors(value)
     if not inputs or not all(x.is_floating_point() and x.ndim >= 2 and x.numel() for x in inputs):
