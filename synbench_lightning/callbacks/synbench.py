@@ -62,13 +62,14 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     ================================ =====================================================================
 
     Args:
-        encoder: what to probe. ``None``: the first module among the attributes ``encoder``, ``backbone``,
-            ``model.encoder``, ``model.backbone``, ``model``, else the LightningModule's ``forward``; a dotted attribute
-            as ``"student.trunk"``; or a callable ``(pl_module, x) -> features``. Features are ``(N, D)``, tokens
+        encoder: what to probe. ``None``: what the first training step calls and trains, by its name and place an
+            encoder rather than a head or an averaged copy (the log names it and the others); a dotted attribute as ``"student.trunk"``; or a callable ``(pl_module, x) -> features``. Features are ``(N, D)``, tokens
             ``(N, T, D)`` or maps ``(N, C, H, W)`` (their mean is taken), or an object or dict with ``pooler_output`` or
             ``last_hidden_state``.
-        input_shape: shape of one input of the encoder, without the batch dimension. ``None``: that of
-            ``example_input_array``, else of the largest floating-point tensor in the first training batch.
+        input_shape: shape of one input of the encoder, without the batch dimension. ``None``: what the first training
+            step gives it, on the first process and for the whole run, resumed or not. Where that cannot be seen (the
+            encoder is a callable, the step is compiled, weights are sharded): the shape of ``example_input_array``,
+            else of the largest floating-point tensor in the first batch.
         tasks: ``"default"`` (the paper's task and smooth variations of it), ``"dc"`` (the paper's alone), another
             family of :func:`task_family`, or a sequence of :class:`GaussianTask` and, for real examples,
             :class:`LabelledTask`; the first is the one that is monitored.

@@ -110,7 +110,7 @@ def test_no_encoder_at_all():
             return self.layer.weight.square().mean()
 
     with pytest.raises(ValueError, match=r"No encoder was found in Nothing.*one of 'layer' or a callable"):
-        trainer(SynBenchCallback()).fit(Nothing())
+        trainer(SynBenchCallback(), limit_val_batches=0).fit(Nothing())
 
 
 class Masked(Autoencoder):
