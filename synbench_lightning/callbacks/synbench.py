@@ -63,7 +63,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
 
     Args:
         encoder: what to probe. ``None``: what the first training step calls and trains, by its name and place an
-            encoder rather than a head or an averaged copy (the log names it and the others); a dotted attribute as ``"student.trunk"``; or a callable ``(pl_module, x) -> features``. Features are ``(N, D)``, tokens
+            encoder rather than a head or an averaged copy (the log names it and the others); a dotted attribute as
+            ``"student.trunk"``; or a callable ``(pl_module, x) -> features``. Features are ``(N, D)``, tokens
             ``(N, T, D)`` or maps ``(N, C, H, W)`` (their mean is taken), or an object or dict with ``pooler_output`` or
             ``last_hidden_state``.
         input_shape: shape of one input of the encoder, without the batch dimension. ``None``: what the first training
