@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from synbench_lightning.callbacks.advice import interval_advice, key_advice, set_up_advice
+from synbench_lightning.callbacks.looking import FirstLook
 from synbench_lightning.callbacks.progress import probe_progress
 from synbench_lightning.callbacks.publishing import ProbeListener, notify, publish, steps_logged
 from synbench_lightning.callbacks.run import FORMAT, OfOneRun
@@ -117,6 +118,7 @@ class ProbingCallback(OfOneRun, Generic[R]):
     def _begin(self) -> None:
         self.history: list[R] = []
         self.schedule.begin()
+        self._look = FirstLook(self.encoder)
         self._fresh = True  # no probe, and no state of one, came before the first batch
         self._failures = 0  # in a row
 
@@ -196,9 +198,19 @@ class ProbingCallback(OfOneRun, Generic[R]):
             )
         super().setup(trainer, pl_module, stage)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the module, with no hook left on it."""
+        self._look.abandon()
+        super().teardown(trainer, pl_module, stage)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no hook on the module."""
+        self._look.abandon()
+        super().on_exception(trainer, pl_module, exception)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the encoder."""
-        self._encoder = find_encoder(pl_module, self.encoder)
+        """Find the encoder, where it is named."""
+        self._encoder = None if self.encoder is None else find_encoder(pl_module, self.encoder)
         self._prepared = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -212,9 +224,46 @@ class ProbingCallback(OfOneRun, Generic[R]):
             rank_zero_warn(advice)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Probe before the first step, when the first batch is known; after a resume, where one was missed."""
-        if self._prepared:
+        """Look at the first training step; probe before it where nothing has to be seen in it."""
+        if self._prepared or self._look:
             return
+        self._encoder = self._look.encoder(pl_module) or self._encoder
+        unseen = self._look.call is None and self._look.possible(trainer.strategy, pl_module)
+        if not unseen or (self.encoder is not None and self._needs_no_look()):
+            self._start(trainer, pl_module, batch)
+        if unseen:
+            self._look.begin(pl_module, batch)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Probe before the first step is made, when it was seen what training gives the encoder."""
+        self._looked(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Probe where one is due: `ModelCheckpoint` comes later in this step and sees the value."""
+        self._looked(trainer, pl_module)  # no step was made yet where gradients are accumulated
+        if self._agreed(trainer, pl_module, self.schedule.due_after_batch(trainer, batch_idx)):
+            self._make(trainer, pl_module, position=steps_logged(trainer) + 1)
+
+    def _needs_no_look(self) -> bool:
+        """Whether a named encoder can be probed before it was seen what training gives it."""
+        return True
+
+    def _looked(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take what was seen in the first step, and probe."""
+        if not self._look:
+            return
+        batch = self._look.end(trainer.strategy, pl_module)
+        if not self._prepared:
+            self._encoder = self._look.encoder(pl_module)
+            with self._look.as_before_the_step():
+                self._start(trainer, pl_module, batch)
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """The first probe of a fit; after a resume, where one was missed."""
+        if self._encoder is None:
+            self._encoder = find_encoder(pl_module, self.encoder)
         self._prepare(trainer, pl_module, batch)
         self._prepared = True
         due = self.schedule.due_at_first_batch(trainer, self._fresh)
@@ -222,15 +271,9 @@ class ProbingCallback(OfOneRun, Generic[R]):
         if due:
             self._make(trainer, pl_module, position=steps_logged(trainer))
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Probe where one is due: `ModelCheckpoint` comes later in this step and sees the value."""
-        if self._agreed(trainer, pl_module, self.schedule.due_after_batch(trainer, batch_idx)):
-            self._make(trainer, pl_module, position=steps_logged(trainer) + 1)
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the last weights where the end came unforeseen (early stopping, a time limit)."""
+        self._look.abandon()
         if self._prepared and self._agreed(trainer, pl_module, self.schedule.due_at_end(trainer)):
             self._make(trainer, pl_module, position=steps_logged(trainer))
         self._prepared = False

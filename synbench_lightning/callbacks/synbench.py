@@ -64,14 +64,16 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     ================================ =====================================================================
 
     Args:
-        encoder: what to probe. ``None``: the first module among the attributes ``encoder``, ``backbone``,
-            ``model.encoder``, ``model.backbone``, ``model``, else the LightningModule's ``forward``; a dotted attribute
-            as ``"student.trunk"``; or a callable ``(pl_module, x) -> features``. Features are ``(N, D)``, tokens
+        encoder: what to probe. ``None``: what the first training step calls and trains, by its name and place an
+            encoder rather than a head or an averaged copy (the log names it and the others); a dotted attribute as
+            ``"student.trunk"``; or a callable ``(pl_module, x) -> features``. Features are ``(N, D)``, tokens
             ``(N, T, D)`` or maps ``(N, C, ...)``, whose mean is taken, or an object, dict or list of these. Channels
             that are elsewhere, as in ``(N, H, W, C)``, are found from the encoder's layers and the shapes; the log says
             where another reading is possible.
-        input_shape: shape of one input of the encoder, without the batch dimension. ``None``: that of
-            ``example_input_array``, else of the largest floating-point tensor in the first training batch.
+        input_shape: shape of one input of the encoder, without the batch dimension. ``None``: what the first training
+            step gives it, on the first process and for the whole run, resumed or not. Where that cannot be seen (the
+            encoder is a callable, the step is compiled, weights are sharded): the shape of ``example_input_array``,
+            else of the largest floating-point tensor in the first batch.
         tasks: ``"default"`` (the paper's task and smooth variations of it), ``"dc"`` (the paper's alone), another
             family of :func:`task_family`, or a sequence of :class:`GaussianTask` and, for real examples,
             :class:`LabelledTask`; the first is the one that is monitored.
@@ -184,9 +186,15 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         super()._begin()
         self._remarks = Remarks(self.threshold)
         self._first_batch: Tensor | None = None  # of the run, or from its checkpoint
+        self._shape: tuple[int, ...] | None = None  # of an input, likewise
 
     def _state(self) -> dict[str, Any]:
-        return {"history": [result.to_dict() for result in self.history], "first_batch": self._first_batch}
+        return {
+            "history": [result.to_dict() for result in self.history],
+            "first_batch": self._first_batch,
+            "input_shape": None if self._shape is None else list(self._shape),
+            "call": self._look.state(),
+        }
 
     @classmethod
     def _history_of(cls, state: Any) -> list[ProbeResult]:
@@ -198,6 +206,9 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         if not (first_batch is None or isinstance(first_batch, Tensor)):
             raise ValueError(f"its 'first_batch' must be a tensor or None, got a {type(first_batch).__name__}")
         self._first_batch = first_batch if isinstance(self.inputs, str) else None
+        shape = state.get("input_shape")
+        self._shape = None if shape is None else check_input_shape(shape)
+        self._look.take_up(state.get("call"))
 
     def metrics(self, result: ProbeResult) -> dict[str, float]:
         """The logged values of a result by key, but for the overhead."""
@@ -218,11 +229,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             self._dashboard.close(trainer, self.history)
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        shape = self.input_shape
-        if shape is None and pl_module.example_input_array is not None:
-            shape = example_shape(pl_module.example_input_array, "`example_input_array`")
-        if shape is None:
-            shape = example_shape(batch, "the first training batch")
+        shape = self._shape = self._decided_shape(trainer, pl_module, batch)
         assert self._encoder is not None
         best = float(optimal_accuracy(self.plan.scales[-1]))
         thresholds = sorted({self.threshold, *(t for t in OFFICIAL_THRESHOLDS if t < best)})
@@ -243,6 +250,29 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             )
         for advice in pretraining_advice(self.pretraining, probe.tasks[0].name, self.prefix, probe.noisy is not None):
             rank_zero_warn(advice)
+
+    def _needs_no_look(self) -> bool:
+        return self.input_shape is not None or self._shape is not None
+
+    def _decided_shape(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> tuple[int, ...]:
+        """The shape of one input, for the whole run: the first process decides."""
+        if self.input_shape is not None:
+            return self.input_shape
+        if self._shape is not None:
+            return self._shape
+        if self._look.call is not None:
+            return self._look.call.shape
+        found: tuple[int, ...] | str
+        try:  # the other processes must hear of it before anybody leaves
+            example = pl_module.example_input_array
+            source = "the first training batch" if example is None else "`example_input_array`"
+            found = example_shape(batch if example is None else example, source)
+        except ValueError as error:
+            found = str(error)
+        found = trainer.strategy.broadcast(found)
+        if isinstance(found, str):
+            raise ValueError(found)
+        return found
 
     def _unlabelled(self, trainer: Trainer, batch: Any, shape: tuple[int, ...]) -> Tensor | None:
         """The inputs to be shown, the same on every process."""

@@ -202,6 +202,7 @@ class Probe:
             information=information,
             information_error=its_error,
             inputs=None if self.noisy is None else self.noisy.identity,
+            input_shape=self.samples.input_shape,
             num_forwards=self.num_forwards,
             seed=self.samples.seed,
             seconds=time.perf_counter() - start,

@@ -47,6 +47,7 @@ class ProbeResult:
             :func:`.instance_information`. ``None`` without inputs.
         information_error: its standard error over the noise.
         inputs: how many inputs that was about, and a checksum of them.
+        input_shape: of one example; ``None`` where it was not kept.
         num_forwards: examples that the encoder was shown, over all processes.
         seed: of the examples.
         seconds: wall-clock time of the probe.
@@ -85,6 +86,7 @@ class ProbeResult:
     information: float | None = None
     information_error: float | None = None
     inputs: str | None = None
+    input_shape: tuple[int, ...] | None = None
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -98,9 +100,10 @@ class ProbeResult:
 
     @property
     def settings(self) -> str:
-        """What decides whether two results compare: the tasks, the plan, the epsilons, the seed, the inputs."""
+        """What decides whether two results compare: tasks, shape of the input, plan, epsilons, seed, inputs."""
+        shape = "" if self.input_shape is None else f" on {self.input_shape}"
         inputs = "" if self.inputs is None else f"; inputs {self.inputs}"
-        return f"tasks {', '.join(self.tasks)}; {self.plan}; epsilons {self.epsilons}; seed {self.seed}{inputs}"
+        return f"tasks {', '.join(self.tasks)}{shape}; {self.plan}; epsilons {self.epsilons}; seed {self.seed}{inputs}"
 
     @property
     def collapsed(self) -> bool:
@@ -202,6 +205,7 @@ class ProbeResult:
         )
         plain = {name: getattr(self, name) for name in numbers}
         lists = {name: list(getattr(self, name)) for name in ("tasks", "epsilons", "thresholds", "labelled")}
+        plain["input_shape"] = None if self.input_shape is None else list(self.input_shape)
         tables = {name: [[list(row) for row in rows] for rows in getattr(self, name)] for name in ("accuracy", "bound")}
         errors = self.standard_errors and [[list(row) for row in rows] for rows in self.standard_errors]
         return {**lists, **tables, "standard_errors": errors, "plan": asdict(self.plan), **plain}
@@ -216,7 +220,9 @@ class ProbeResult:
         check_fields(cls, values)
         check_fields(ProbePlan, values["plan"])
         lists = {
-            name: tuple(values[name]) for name in ("tasks", "epsilons", "thresholds", "labelled") if name in values
+            name: tuple(values[name])
+            for name in ("tasks", "epsilons", "thresholds", "labelled", "input_shape")
+            if values.get(name) is not None
         }
         tables = {name: _table(values[name]) for name in ("accuracy", "bound")}
         errors = None if values["standard_errors"] is None else _table(values["standard_errors"])

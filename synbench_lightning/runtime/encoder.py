@@ -38,7 +38,7 @@ def find_encoder(pl_module: LightningModule, encoder: EncoderSpec = None) -> Enc
     """
     if encoder is None:
         for path in CANDIDATES:
-            *owners, found = _walk(pl_module, path)
+            *owners, found = walk(pl_module, path)
             exists = len(owners) == path.count(".") + 1
             if exists and callable(found) and not isinstance(found, (nn.ModuleList, nn.ModuleDict)):
                 return Encoder(f"`{path}`, a {type(found).__name__}", found, tuple(owners))
@@ -50,7 +50,7 @@ def find_encoder(pl_module: LightningModule, encoder: EncoderSpec = None) -> Enc
             )
         return Encoder(f"the `forward` of {type(pl_module).__name__}", pl_module, ())
     if isinstance(encoder, str):
-        *owners, found = _walk(pl_module, encoder)
+        *owners, found = walk(pl_module, encoder)
         if len(owners) < len(encoder.split(".")):
             parent, missing = ".".join(encoder.split(".")[: len(owners)]), encoder.split(".")[len(owners)]
             raise ValueError(
@@ -63,7 +63,7 @@ def find_encoder(pl_module: LightningModule, encoder: EncoderSpec = None) -> Enc
     return Encoder("the given callable", partial(encoder, pl_module), (pl_module,))
 
 
-def _walk(pl_module: LightningModule, path: str) -> list[Any]:
+def walk(pl_module: LightningModule, path: str) -> list[Any]:
     """The module and what the names of a dotted path lead to, as far as they do."""
     found: list[Any] = [pl_module]
     for name in path.split("."):

@@ -34,7 +34,7 @@ def example_shape(batch: Any, source: str) -> tuple[int, ...]:
     candidates = _inputs(batch)
     if not candidates:
         found = (
-            ", ".join(f"{str(t.dtype).removeprefix('torch.')}{tuple(t.shape)}" for t in _tensors(batch))
+            ", ".join(f"{str(t.dtype).removeprefix('torch.')}{tuple(t.shape)}" for t in tensors_in(batch))
             or type(batch).__name__
         )
         raise ValueError(
@@ -59,18 +59,21 @@ def inputs_of_shape(batch: Any, shape: Sequence[int]) -> Tensor | None:
 
 
 def _inputs(batch: Any) -> list[Tensor]:
-    return [tensor for tensor in _tensors(batch) if tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel()]
+    return [
+        tensor for tensor in tensors_in(batch) if tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel()
+    ]
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in tuples, lists, mappings and dataclasses, in their order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
         for inner in value.values():
-            yield from _tensors(inner)
+            yield from tensors_in(inner)
     elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         for inner in value:
-            yield from _tensors(inner)
+            yield from tensors_in(inner)
     elif is_dataclass(value):
         for item in fields(value):
-            yield from _tensors(getattr(value, item.name))
+            yield from tensors_in(getattr(value, item.name))

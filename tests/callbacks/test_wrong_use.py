@@ -106,39 +106,74 @@ def test_before_the_first_step(arguments, error, message):
 
 
 def test_token_ids_as_inputs():
-    class Tokens(Autoencoder):
+    class Ids(Autoencoder):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Embedding(10, 16)
+
+        def training_step(self, batch, batch_idx):
+            return self.encoder(batch["input_ids"]).square().mean()
+
         def train_dataloader(self):
             return DataLoader(Batches(lambda g: {"input_ids": torch.ones(6).long(), "labels": 1}), batch_size=8)
 
     message = r"`input_shape` could not be read off the first training batch.*int64\(8, 6\), int64\(8,\).*inputs_embeds"
     with pytest.raises(ValueError, match=message):
-        trainer(SynBenchCallback()).fit(Tokens())
+        trainer(SynBenchCallback()).fit(Ids())
 
 
 def test_no_encoder_at_all():
     class Nothing(BoringModel):
         forward = LightningModule.forward
 
+        def training_step(self, batch, batch_idx):
+            return self.layer.weight.square().mean()
+
     with pytest.raises(ValueError, match=r"No encoder was found in Nothing.*one of 'layer' or a callable"):
-        trainer(SynBenchCallback()).fit(Nothing())
+        trainer(SynBenchCallback(), limit_val_batches=0).fit(Nothing())
+
+
+class Masked(Autoencoder):
+    """Its encoder needs a mask, and nothing in it is an encoder by itself."""
+
+    def __init__(self):
+        super().__init__()
+
+        class Two(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.weight = nn.Parameter(torch.ones(8))
+
+            def forward(self, x, mask):
+                return (x * mask).flatten(1)
+
+        self.encoder = Two()
+
+    def training_step(self, batch, batch_idx):
+        return self.decoder(self.encoder(batch[0], torch.ones_like(batch[0]))[:, :16]).square().mean()
 
 
 def test_an_encoder_that_needs_more_arguments():
-    class Two(nn.Module):
-        def forward(self, x, mask):
-            return x
-
-    model = Autoencoder()
-    model.encoder = Two()
-    with pytest.raises(RuntimeError, match=r"missing 1 required positional argument: 'mask'.*pass a callable"):
+    message = r"The encoder, `encoder`, needs 'mask' beside its input.*pl_module.encoder\(x, ...\)"
+    model = Masked()
+    with pytest.raises(ValueError, match=message):
         trainer(SynBenchCallback()).fit(model)
+    assert not any(part._forward_hooks for part in model.modules())
 
 
-def test_an_encoder_that_is_not_initialised_yet():
+def test_a_named_encoder_that_training_does_not_call_is_told_with_what_it_calls():
+    model = Autoencoder()
+    model.backbone = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    for arguments in ({}, {"input_shape": (1, 8, 8)}):
+        with pytest.warns(UserWarning, match=r"did not call `encoder='backbone'`. It called `encoder`"):
+            trainer(probing(encoder="backbone", **arguments), max_steps=2).fit(model)
+
+
+def test_an_encoder_that_is_not_initialised_before_the_first_batch():
     model = Autoencoder()
     model.encoder = nn.Sequential(nn.Flatten(), nn.LazyLinear(16))
     with pytest.raises(ValueError, match=r"'encoder.1.weight' is not initialised yet.*run one batch"):
-        trainer(SynBenchCallback(encoder="encoder")).fit(model)
+        trainer(SynBenchCallback(encoder="encoder", input_shape=(1, 8, 8))).fit(model)
 
 
 @pytest.mark.parametrize(

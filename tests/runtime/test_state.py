@@ -140,12 +140,8 @@ WRITES = {
 def test_parameters_that_a_forward_writes_are_put_back_and_nothing_is_said(write):
     layer = nn.Linear(2, 3)
     layer(torch.ones(1, 2)).sum().backward()
-    weight, gradient, kept, version = (
-        layer.weight,
-        layer.weight.grad,
-        layer.weight.detach().clone(),
-        layer.weight._version,
-    )
+    weight, gradient, version = layer.weight, layer.weight.grad, layer.weight._version
+    kept, kept_gradient = weight.detach().clone(), gradient.clone()
     place = weight.data_ptr()
     with isolated(layer):
         WRITES[write](layer)
