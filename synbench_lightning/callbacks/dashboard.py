@@ -36,21 +36,21 @@ class Dashboard:
         self._drawn: int | None = None  # and of the probe in the figures drawn last
         self._started = self._spent = 0.0
 
-    def open(self, trainer: Trainer, pl_module: LightningModule, informed: Mapping[str, bool]) -> None:
+    def open(self, trainer: Trainer, pl_module: LightningModule, further: Mapping[str, Sequence[str]]) -> None:
         """Lay out the charts, and give the score a column in the table; the first of several callbacks does for all.
 
-        They are given by their prefixes, with whether information about inputs is logged.
+        They are given by their prefixes, with the keys ("information", "readout") that are logged beside the score.
 
         This comes before Lightning logs the hyperparameters: TensorBoard takes the first of several tables.
         """
         self._drawn, self._started, self._spent = None, time.perf_counter(), 0.0
-        if self.prefix == next(iter(informed)):
+        if self.prefix == next(iter(further)):
             try:
-                self._lay_out(trainer, pl_module, informed)
+                self._lay_out(trainer, pl_module, further)
             except Exception as error:  # a page is not worth a run, and the table is written past Lightning's own call
                 rank_zero_warn(f"The charts of {self.prefix} could not be laid out: {type(error).__name__}: {error}")
 
-    def _lay_out(self, trainer: Trainer, pl_module: LightningModule, informed: Mapping[str, bool]) -> None:
+    def _lay_out(self, trainer: Trainer, pl_module: LightningModule, further: Mapping[str, Sequence[str]]) -> None:
         parameters: dict[str, Any] = {}
         for holder in (pl_module, getattr(trainer, "datamodule", None)):
             if holder is not None and holder._log_hyperparams:
@@ -58,12 +58,12 @@ class Dashboard:
         parameters.pop("_class_path", None)
         for logger in _of_first_process(trainer):
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_custom_scalars(_layout(informed))
+                logger.experiment.add_custom_scalars(_layout(further))
                 if parameters:
                     flat = logger._sanitize_params(_flatten_dict(_convert_params(parameters)))
                     metrics = [
-                        *(f"{prefix}/score" for prefix in informed),
-                        *(f"{prefix}/information" for prefix, told in informed.items() if told),
+                        *(f"{prefix}/score" for prefix in further),
+                        *(f"{prefix}/{key}" for prefix, keys in further.items() for key in keys),
                         *(["hp_metric"] if logger._default_hp_metric else []),
                     ]
                     for summary in hparams(flat, dict.fromkeys(metrics, 0.0)):
@@ -122,16 +122,18 @@ def _of_first_process(trainer: Trainer) -> list[Any]:
     return list(trainer.loggers) if trainer.is_global_zero else []
 
 
-def _layout(informed: Mapping[str, bool]) -> dict[str, dict[str, list[Any]]]:
+CHARTS = {"information": "information about inputs, nats", "readout": "readout of a few labels"}
+
+
+def _layout(further: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[Any]]]:
     """Charts of TensorBoard's page "Custom scalars": the title, the kind, and regular expressions of the keys."""
     pages: dict[str, dict[str, list[Any]]] = {}
-    for prefix, told in informed.items():
+    for prefix, keys in further.items():
         # In a category of its own, since TensorBoard shows the charts with a margin after all others.
         band = [f"{prefix}/score", f"{prefix}_band/low", f"{prefix}_band/high"]
         pages[f"{prefix} score"] = {"score, ± 1 standard error": ["Margin", band]}
-        information = {"information about inputs, nats": ["Multiline", [f"{prefix}/information$"]]}
         pages[prefix] = {
-            **(information if told else {}),
+            **{CHARTS[key]: ["Multiline", [f"{prefix}/{key}$"]] for key in keys},
             "worst case": ["Multiline", [f"{prefix}/{key}$" for key in ("worst", "smoothed_worst", "cvar", "mean")]],
             "tasks": ["Multiline", [f"{prefix}/task/.*"]],
             "robustness": ["Multiline", [f"{prefix}/score$", rf"{prefix}/score_eps_[\d.]+$"]],

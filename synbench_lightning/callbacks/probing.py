@@ -123,6 +123,11 @@ class ProbingCallback(Callback, Generic[R]):
     ) -> R:
         """Make one probe; the module is isolated. Raises on every process or on none."""
 
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Keys that are not logged yet, but will be."""
+        return ()
+
     def _forget(self) -> None:
         """Let go of what another run has left."""
         self.history, self.schedule.last_step = [], 0
@@ -248,7 +253,7 @@ class ProbingCallback(Callback, Generic[R]):
         metrics = {**self.metrics(result), f"{self.prefix}/overhead": overhead}
         publish(trainer, metrics, on_bar=self._monitored_key, step=position)
         if len(self.history) == 1:
-            for advice in key_advice(trainer, self.prefix, metrics, ProbeListener):
+            for advice in key_advice(trainer, self.prefix, [*metrics, *self.pending], ProbeListener):
                 rank_zero_warn(advice)
         start = time.perf_counter()
         self._published(trainer, result, metrics, position)

@@ -42,10 +42,16 @@ class ProbeResult:
         alpha_req: how fast the eigenvalues of that covariance fall, the exponent of a power law; ``None`` where the
             features vary in fewer than two directions.
         feature_std: standard deviation of the features within a class, averaged over the dimensions.
-        information: what the features of noisy versions of the ``inputs`` tell about which one it was, in nats; see
-            :func:`.instance_information`. ``None`` without inputs.
-        information_error: its standard error over the noise.
-        inputs: how many inputs that was about, and a checksum of them.
+        information: what the features of noisy versions or views of the ``inputs`` tell about which one it was, in
+            nats; see :func:`.instance_information`. ``None`` without inputs.
+        information_error: its standard error over noise or views and over the inputs.
+        information_kind: what the inputs were shown with: ``"noise"``, ``"views"`` that a function drew, ``"pairs"`` of
+            views that were given; ``None`` without inputs.
+        inputs: how many inputs that was about, and a checksum of them and of their views.
+        readout: the share of the variance of a few labels that a ridge regression tells of left-out examples; see
+            :func:`.few_label_readout`. ``None`` without labels.
+        readout_error: its standard error over the labelled examples.
+        labels: how many labelled examples that was about, and checksums of them.
         num_forwards: examples that the encoder was shown, over all processes.
         seed: of the examples.
         seconds: wall-clock time of the probe.
@@ -84,6 +90,10 @@ class ProbeResult:
     information: float | None = None
     information_error: float | None = None
     inputs: str | None = None
+    information_kind: str | None = None
+    readout: float | None = None
+    readout_error: float | None = None
+    labels: str | None = None
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -97,9 +107,40 @@ class ProbeResult:
 
     @property
     def settings(self) -> str:
-        """What decides whether two results compare: the tasks, the plan, the epsilons, the seed, the inputs."""
+        """What a result was made with: the tasks, the plan, the epsilons, the seed, the inputs, the labels."""
         inputs = "" if self.inputs is None else f"; inputs {self.inputs}"
-        return f"tasks {', '.join(self.tasks)}; {self.plan}; epsilons {self.epsilons}; seed {self.seed}{inputs}"
+        labels = "" if self.labels is None else f"; labels {self.labels}"
+        return f"{self._settings_of_score}{inputs}{labels}"
+
+    @property
+    def _settings_of_score(self) -> str:
+        return f"tasks {', '.join(self.tasks)}; {self.plan}; epsilons {self.epsilons}; seed {self.seed}"
+
+    @property
+    def best_key(self) -> str:
+        """Which logged key to watch, of those that are there: that which was made with most knowledge of what matters.
+
+        ``"information"`` under views; then ``"readout"``; then ``"information"`` with white noise; then ``"score"``.
+        """
+        if self.information_kind in ("views", "pairs"):
+            return "information"
+        if self.readout is not None:
+            return "readout"
+        return "score" if self.information is None else "information"
+
+    def compares(self, other: ProbeResult) -> bool:
+        """Whether each value that both results have was made alike; one may have values that the other has not.
+
+        Example:
+            >>> from synbench_lightning import evaluate
+            >>> plain = evaluate(torch.nn.Flatten(), (4,))
+            >>> informed, other = (evaluate(torch.nn.Flatten(), (4,), inputs=torch.randn(32, 4)) for _ in range(2))
+            >>> plain.compares(informed), informed.compares(other)
+            (True, False)
+        """
+        kinds = ((self.inputs, other.inputs), (self.labels, other.labels))
+        alike = all(own is None or its is None or own == its for own, its in kinds)
+        return alike and self._settings_of_score == other._settings_of_score
 
     @property
     def collapsed(self) -> bool:
@@ -193,7 +234,11 @@ class ProbeResult:
             "feature_std",
             "information",
             "information_error",
+            "information_kind",
             "inputs",
+            "readout",
+            "readout_error",
+            "labels",
             "num_forwards",
             "seed",
             "seconds",
@@ -211,8 +256,9 @@ class ProbeResult:
         tuples = {name: tuple(values[name]) for name in ("tasks", "epsilons", "thresholds", "labelled")}
         tables = {name: as_table(torch.tensor(values[name], dtype=torch.float64)) for name in ("accuracy", "bound")}
         errors = values["standard_errors"] and as_table(torch.tensor(values["standard_errors"], dtype=torch.float64))
+        noise = {} if values.get("information") is None else {"information_kind": "noise"}  # was all that there was
         changed = {**values, **tuples, **tables, "standard_errors": errors, "plan": ProbePlan(**values["plan"])}
-        return cls(**changed)
+        return cls(**{**noise, **changed})
 
     def at(self, step: int | None) -> ProbeResult:
         """The same result, made at a step of training."""
