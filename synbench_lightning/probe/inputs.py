@@ -110,7 +110,8 @@ class NoisyInputs:
 
     def by_input(self, features: Tensor) -> Tensor:
         """``(inputs, draws, D)``."""
-        return features.unflatten(0, (-1, self.draws))
+        grouped: Tensor = features.unflatten(0, (-1, self.draws))
+        return grouped
 
     def write(self, block: Block, out: Tensor) -> None:
         """Write the examples of a block into ``(block.vectors, *input_shape)``."""
@@ -158,7 +159,8 @@ class DrawnViews:
 
     def by_input(self, features: Tensor) -> Tensor:
         """``(inputs, draws, D)``."""
-        return features.unflatten(0, (self.draws, -1)).transpose(0, 1)
+        grouped: Tensor = features.unflatten(0, (self.draws, -1))
+        return grouped.transpose(0, 1)
 
     def write(self, block: Block, out: Tensor) -> None:
         """Write the draw that is the block into ``(inputs, *input_shape)``."""
@@ -207,7 +209,8 @@ class GivenViews:
 
     def by_input(self, features: Tensor) -> Tensor:
         """``(inputs, draws, D)``."""
-        return features.unflatten(0, (-1, self.draws))
+        grouped: Tensor = features.unflatten(0, (-1, self.draws))
+        return grouped
 
     def write(self, block: Block, out: Tensor) -> None:
         """Write the examples of a block into ``(block.vectors, *input_shape)``."""

@@ -40,7 +40,7 @@ class LabelledInputs:
             x = x[:, 0]  # of several views of each
         name = "inputs" if self.of_inputs else "labels[0]"
         self.inputs = check_inputs(name, x, input_shape, FEWEST_LABELLED, MOST_LABELLED)
-        if len(y) != len(x):
+        if x is not None and len(y) != len(x):
             raise ValueError(f"`labels` must be one for each input, got {len(y)} labels for {len(x)} inputs.")
         self.labels, self.device = y[: len(self.inputs)].detach().cpu(), device
         counts = self.labels.unique(return_counts=True)[1]

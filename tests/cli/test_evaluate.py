@@ -35,6 +35,12 @@ def needs(width: int):
 def function():
     return lambda x: x.flatten(1)
 
+def shifted(batch):
+    return batch + torch.randn(len(batch), 1, 1, 1)
+
+def halved(batch):
+    return batch[::2]
+
 def broken():
     raise KeyError("out of luck")
 
@@ -125,6 +131,33 @@ def test_settings_reach_the_probe(capsys):
     )
     assert found["models"][0]["score"] == pytest.approx(result.score(threshold=0.8))
     assert found["models"][0]["result"]["accuracy"] == result.to_dict()["accuracy"]
+
+
+def test_views_and_labels_are_those_of_a_function_and_a_file(capsys):
+    x = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = (x.mean((1, 2, 3)) > 0).long()
+    torch.save(x, "x.pt")
+    torch.save(labels, "y.pt")
+    views = importlib.import_module("encoders").shifted
+    arguments = ["--encoder", "encoders:make", *QUICK, "--inputs", "x.pt", "--labels", "y.pt"]
+    assert main([*arguments, "--views", "encoders:shifted", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["models"]
+    result = evaluate(
+        make(), (1, 8, 8), tasks="default", plan=ProbePlan(forwards=768), inputs=x, views=views, labels=labels
+    )
+    assert (found["information"], found["information_kind"]) == (pytest.approx(result.information), "views")
+    assert found["readout"] == pytest.approx(result.readout)
+    assert main([*arguments, "--views", "encoders:shifted"]) == 0
+    table = capsys.readouterr().out
+    assert "Information about the inputs in random views" in table
+    assert "cached" in table
+    assert f"{result.readout:.3f} ± {result.readout_error:.3f}" in table
+    assert main(arguments) == 0  # the same inputs with noise are another question
+    table = capsys.readouterr().out
+    assert "with white noise" in table
+    assert "cached" not in table
+    assert main([*arguments, "--views", "encoders:halved"]) == 2
+    assert "argument --views: must return a floating-point tensor of the shape" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["inputs.pt", "inputs.npy"])
@@ -335,6 +368,8 @@ MISUSE = [
     ([*ENCODER, *SHAPE, "--threshold", "1"], r"argument --threshold: must be accuracies in [0.5, 1)"),
     ([*ENCODER, *SHAPE, "--mean", "0.5"], "--mean and --std must be given together"),
     ([*ENCODER, *SHAPE, "--mean", "0.5", "--std", "0"], "argument --std: must be positive, got 0"),
+    ([*ENCODER, *SHAPE, "--views", "encoders:shifted"], "argument --views: needs --inputs"),
+    ([*ENCODER, *SHAPE, "--labels", "none.pt"], "argument --labels: none.pt could not be read: "),
     ([*ENCODER, *SHAPE, "--inputs", "none.pt"], "argument --inputs: none.pt could not be read: "),
     ([*ENCODER, *SHAPE, "--seed", "-1"], "argument --seed: must be an integer of at least 0, got -1"),
     ([*ENCODER, *SHAPE, "--device", "abacus"], "argument --device: 'abacus' is not available here"),

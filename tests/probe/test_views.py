@@ -69,8 +69,11 @@ def test_views_leave_no_trace_in_generators_and_are_the_same_in_each_draw(monkey
         assert torch.equal(kept.drawn(draw), drawn_again.drawn(draw))
     assert not torch.equal(kept.drawn(0), kept.drawn(1))
     assert drawn_again.identity == kept.identity != DrawnViews(images(), transform, (1, 6, 6), 1, CPU).identity
-    assert torch.equal(states[0], transform.own.get_state()) and states[1] == transform.numpy.bit_generator.state
-    assert states[2] == random.getstate() and torch.equal(states[3], torch.get_rng_state()) and transform.calls == 0
+    assert torch.equal(states[0], transform.own.get_state())
+    assert states[1] == transform.numpy.bit_generator.state
+    assert states[2] == random.getstate()
+    assert torch.equal(states[3], torch.get_rng_state())
+    assert transform.calls == 0
 
 
 def test_views_next_to_nothing_are_told():

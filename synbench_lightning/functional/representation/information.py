@@ -89,7 +89,8 @@ def information_error(features: Tensor, floor: float = FLOOR, groups: int = 4) -
             kept = [(group != left).nonzero()[:, 0] for left in range(groups)]
             without = torch.stack([_log_ratio(features.index_select(dim, places), ridge) for places in kept])
             errors.append(jackknife_error(without.mean(), without))
-    return torch.stack(errors).norm()
+    combined: Tensor = torch.stack(errors).square().sum().sqrt()
+    return combined
 
 
 def _readout_noise(features: Tensor, floor: float) -> Tensor:

@@ -33,7 +33,8 @@ def test_it_does_not_depend_on_rotation_scale_shift_or_the_names_of_classes():
     turn = torch.linalg.qr(torch.randn(60, 60, generator=torch.Generator().manual_seed(1)).double()).Q
     expected = few_label_readout(features, labels)
     found = few_label_readout(5 * features @ turn + 2, 10 - 3 * labels)
-    assert found.value == pytest.approx(expected.value) and found.error == pytest.approx(expected.error)
+    assert found.value == pytest.approx(expected.value)
+    assert found.error == pytest.approx(expected.error)
 
 
 def test_features_that_know_nothing_tell_nothing_and_constant_ones_neither():
