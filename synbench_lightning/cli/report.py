@@ -87,8 +87,8 @@ def _comparisons(runs: Sequence[Run]) -> Iterator[str]:
     if any(not one.compares(other) for one, other in combinations(last, 2)):
         kinds = ", ".join(sorted({result.information_kind or "none" for result in last}))
         yield (
-            "The runs were probed with different tasks, plans, epsilons, seeds, inputs, views or labels: their "
-            f"values do not compare. Their information is about: {kinds}."
+            "The runs were probed with different tasks, plans, epsilons or seeds, or other inputs, views or labels: "
+            f"their scores do not compare. Their information is about: {kinds}."
         )
     ranked = sorted(runs, key=lambda run: -run.points[run.last_step]["score"])
     for one, other in pairwise(ranked):
@@ -102,7 +102,7 @@ def _warnings(run: Run) -> Iterator[str]:
     yield from run.warnings
     for before, result in pairwise(run.history):
         if not before.compares(result):
-            yield f"From step {result.step} on the probes had other arguments: values do not compare across it."
+            yield f"From step {result.step} on the probes had other arguments: scores do not compare across it."
         if result.collapsed and not before.collapsed:
             yield f"At step {result.step} the representation had collapsed: the features were constant."
     scores = list(run.points.values())

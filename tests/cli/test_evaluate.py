@@ -138,12 +138,12 @@ def test_views_and_labels_are_those_of_a_function_and_a_file(capsys):
     labels = (x.mean((1, 2, 3)) > 0).long()
     torch.save(x, "x.pt")
     torch.save(labels, "y.pt")
-    views = importlib.import_module("encoders").shifted
-    arguments = ["--encoder", "encoders:make", *QUICK, "--inputs", "x.pt", "--labels", "y.pt"]
+    own = importlib.import_module("encoders")
+    arguments = ["evaluate", "--encoder", "encoders:make", *QUICK, "--inputs", "x.pt", "--labels", "y.pt"]
     assert main([*arguments, "--views", "encoders:shifted", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["models"]
     result = evaluate(
-        make(), (1, 8, 8), tasks="default", plan=ProbePlan(forwards=768), inputs=x, views=views, labels=labels
+        own.make(), (1, 8, 8), tasks="default", plan=ProbePlan(forwards=768), inputs=x, views=own.shifted, labels=labels
     )
     assert (found["information"], found["information_kind"]) == (pytest.approx(result.information), "views")
     assert found["readout"] == pytest.approx(result.readout)
