@@ -40,7 +40,7 @@ class Remarks:
             self._first(result)
         elif not before.compares(result):
             rank_zero_warn(
-                f"The SynBench values up to step {before.step}, from the checkpoint, were made with other arguments "
+                f"The SynBench scores up to step {before.step}, from the checkpoint, were made with other arguments "
                 "and do not compare with those from here on, nor does a best score among them. "
                 f"Before: {before.settings}. Now: {result.settings}."
             )
