@@ -18,7 +18,8 @@ def shown(value: Any) -> str:
     """A value in an error: arrays by their shape, and nothing at length."""
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple) and len(shape):
-        return f"a {type(value).__name__} of shape {tuple(shape)}"
+        kind = getattr(value, "dtype", None)
+        return f"a {type(value).__name__}{'' if kind is None else f' ({kind})'} of shape {tuple(shape)}"
     text = repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 

@@ -16,31 +16,6 @@ UNTRIED = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)
 """Strategies under which no probe was ever made."""
 
 
-FOLLOWS = {
-    "supervised": ((-0.66, -0.62, -0.83), (0.75, 0.88, -0.30)),
-    "contrastive": ((-0.01, 0.03, -0.48), (0.90, 0.93, -0.25)),
-    "non-contrastive": ((0.37, 0.33, -0.01), (0.86, 0.87, -0.50)),
-    "denoising": ((-0.13, 0.42, 0.30), (0.90, 0.59, 0.29)),
-    "masked": ((-0.33, -0.64, -0.32), (0.65, 0.70, -0.37)),
-    "rotation": ((0.41, -0.10, -0.90), (0.34, 0.32, -0.88)),
-    "jigsaw": ((0.71, 0.46, -0.83), (0.73, 0.58, -0.90)),
-}
-"""How the paper's task, and the information about inputs, follow the linear probe in kinds of pretraining: median
-Spearman within runs on digits, patches of photographs and letters, ``examples/validity_study.py``."""
-
-
-def pretraining_advice(kind: str | None, task: str, prefix: str, informed: bool) -> Iterator[str]:
-    """A sentence about how the score, and the information, followed downstream accuracy in this kind of pretraining."""
-    if kind is not None and (task == "dc" or informed):
-        paper, information = ("{:+.2f}, {:+.2f} and {:+.2f}".format(*found) for found in FOLLOWS[kind])
-        key = f"`{prefix}/information`" if informed else "information about inputs (`inputs=`)"
-        yield (
-            f"In {kind} pretraining on digits, patches of photographs and coloured letters the score of the task dc "
-            f"followed a linear probe with a median Spearman of {paper} within runs, {key} with {information}. Do not "
-            "stop or select on the score, nor on the information where labels are not about what mostly varies."
-        )
-
-
 def set_up_advice(trainer: Trainer) -> Iterator[str]:
     """Sentences about what a probe sees under this trainer, where that may not be what is expected."""
     if isinstance(trainer.strategy, UNTRIED):
@@ -98,6 +73,16 @@ def key_advice(
             yield (
                 f"{type(callback).__name__}(monitor={monitor!r}): that key is not logged, and the callback will do "
                 f"nothing. Did you mean {close!r}? Logged are {', '.join(keys)}."
+            )
+
+
+def best_key_advice(trainer: Trainer, prefix: str, best: str) -> Iterator[str]:
+    """Sentences about callbacks that monitor the score where a key is logged that knows more of what matters."""
+    for callback, monitor in _monitors(trainer, prefix):
+        if monitor == f"{prefix}/score" and best != "score":
+            yield (
+                f"{type(callback).__name__}(monitor={monitor!r}): the score knows nothing of your inputs. "
+                f"`{prefix}/{best}` is logged too, and is the one to monitor."
             )
 
 

@@ -37,24 +37,24 @@ class Dashboard:
         self._started = self._spent = 0.0
         self._told: set[str] = set()  # what has failed
 
-    def open(self, trainer: Trainer, informed: Mapping[str, bool]) -> None:
+    def open(self, trainer: Trainer, further: Mapping[str, Sequence[str]]) -> None:
         """Lay out the charts; the first of several callbacks does for all.
 
-        They are given by their prefixes, with whether information about inputs is logged.
+        They are given by their prefixes, with the keys ("information", "readout") that are logged beside the score.
         """
         self._drawn, self._started, self._spent, self._told = None, time.perf_counter(), 0.0, set()
-        if self.prefix == next(iter(informed)):
+        if self.prefix == next(iter(further)):
             for logger in _of_first_process(trainer):
                 if isinstance(logger, TensorBoardLogger):
                     with self._spared("charts"):
-                        self._lay_out(logger, informed)
+                        self._lay_out(logger, further)
 
-    def _lay_out(self, logger: TensorBoardLogger, informed: Mapping[str, bool]) -> None:
+    def _lay_out(self, logger: TensorBoardLogger, further: Mapping[str, Sequence[str]]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         # In a folder of its own: TensorBoard shows the layouts of all runs, but one for each, which may be the user's.
         with SummaryWriter(os.path.join(logger.log_dir, f"{self.prefix}_charts")) as writer:
-            writer.add_custom_scalars(_layout(informed))
+            writer.add_custom_scalars(_layout(further))
 
     def update(self, trainer: Trainer, history: Sequence[ProbeResult], metrics: Mapping[str, float], step: int) -> None:
         """Show a new probe: its band, and figures of it if they do not take too much of the time."""
@@ -124,16 +124,18 @@ def _of_first_process(trainer: Trainer) -> list[Any]:
     return list(trainer.loggers) if trainer.is_global_zero else []
 
 
-def _layout(informed: Mapping[str, bool]) -> dict[str, dict[str, list[Any]]]:
+CHARTS = {"information": "information about inputs, nats", "readout": "readout of a few labels"}
+
+
+def _layout(further: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[Any]]]:
     """Charts of TensorBoard's page "Custom scalars": the title, the kind, and regular expressions of the keys."""
     pages: dict[str, dict[str, list[Any]]] = {}
-    for prefix, told in informed.items():
+    for prefix, keys in further.items():
         # In a category of its own, since TensorBoard shows the charts with a margin after all others.
         band = [f"{prefix}/score", f"{prefix}_band/low", f"{prefix}_band/high"]
         pages[f"{prefix} score"] = {"score, ± 1 standard error": ["Margin", band]}
-        information = {"information about inputs, nats": ["Multiline", [f"{prefix}/information$"]]}
         pages[prefix] = {
-            **(information if told else {}),
+            **{CHARTS[key]: ["Multiline", [f"{prefix}/{key}$"]] for key in keys},
             "worst case": ["Multiline", [f"{prefix}/{key}$" for key in ("worst", "smoothed_worst", "cvar", "mean")]],
             "tasks": ["Multiline", [f"{prefix}/task/.*"]],
             "robustness": ["Multiline", [f"{prefix}/score$", rf"{prefix}/score_eps_[\d.]+$"]],

@@ -28,7 +28,8 @@ class SynBenchEarlyStopping(OfOneRun, EarlyStopping):
 
     Args:
         monitor: a logged key of a :class:`SynBenchCallback` or :class:`BenchmarkCallback`, as ``"synbench/score"``,
-            ``"synbench/worst"`` or ``"benchmark/value"``.
+            ``"synbench/information"`` (where ``inputs`` are given), ``"synbench/worst"`` or
+            ``"benchmark/value"``.
         patience: number of probes in a row without improvement after which the run ends, at least 1.
         min_delta: how much higher than the best a value must be to count as an improvement, at least 0.
         mode: ``"max"``, or ``"min"`` for keys where lower is better (``synbench/gap``).
@@ -103,6 +104,9 @@ class SynBenchEarlyStopping(OfOneRun, EarlyStopping):
     def on_probe_end(self, trainer: Trainer, pl_module: LightningModule, metrics: Mapping[str, float]) -> None:
         """Judge the value that a probe has just found."""
         if self.monitor not in metrics:
+            callbacks = trainer.callbacks  # type: ignore[attr-defined]
+            if any(isinstance(one, ProbingCallback) and self.monitor in one.pending for one in callbacks):
+                return  # not measured yet
             if any(key.split("/")[0] == self.monitor.split("/")[0] for key in metrics):
                 raise ValueError(
                     f"SynBenchEarlyStopping(monitor={self.monitor!r}): the probe does not log that key. It logs "

@@ -24,6 +24,8 @@ def logged_values(result: ProbeResult, threshold: float) -> dict[str, float]:
         "alpha_req": result.alpha_req,
         "information": result.information,
         "information_se": result.information_error,
+        "readout": result.readout,
+        "readout_se": result.readout_error,
     }
     values |= {key: value for key, value in optional.items() if value is not None}
     values |= {"effective_rank": result.effective_rank, "feature_std": result.feature_std}

@@ -158,6 +158,11 @@ class ProbingCallback(OfOneRun, Generic[R]):
         """A probe was made: from here on it counts."""
         self.history.append(result)
 
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Keys that are not logged yet, but will be."""
+        return ()
+
     def _published(self, trainer: Trainer, result: R, metrics: Mapping[str, float], position: int) -> None:
         """What is to be done besides when a result has been published."""
 
@@ -326,7 +331,7 @@ class ProbingCallback(OfOneRun, Generic[R]):
         metrics = {**self.metrics(result), f"{self.prefix}/overhead": overhead}
         publish(trainer, metrics, on_bar=self._monitored_key, step=position)
         if len(self.history) == 1:
-            for advice in key_advice(trainer, self.prefix, metrics, ProbeListener):
+            for advice in key_advice(trainer, self.prefix, [*metrics, *self.pending], ProbeListener):
                 rank_zero_warn(advice)
         start = time.perf_counter()
         self._published(trainer, result, metrics, position)

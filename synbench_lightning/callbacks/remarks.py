@@ -26,6 +26,7 @@ class Remarks:
         self.threshold = threshold
         self._losses: tuple[Tensor | float, int] = (0.0, 0)  # sum and number of those since the last probe
         self._best: tuple[float, float, float | None] | None = None  # value, its standard error, training loss
+        self._name = ""
         self._fallen = False
 
     def trained(self, loss: Tensor) -> None:
@@ -37,7 +38,7 @@ class Remarks:
         """A probe was made, and that before it, if it was not the first one."""
         if before is None:
             self._first(result)
-        elif before.settings != result.settings:
+        elif not before.compares(result):
             rank_zero_warn(
                 f"The SynBench scores up to step {before.step}, from the checkpoint, were made with other arguments "
                 "and do not compare with those from here on, nor does a best score among them. "
@@ -62,15 +63,18 @@ class Remarks:
     def _fall(self, result: ProbeResult) -> None:
         """Say when the score falls below its best, by more than noise, while the training loss improves.
 
-        Where the information about inputs is measured, it takes the score's place.
+        Where the information about inputs or the readout of labels is measured, the better takes the score's place.
         """
         total, count = self._losses
         loss, self._losses = float(total) / count if count else None, (0.0, 0)
-        if result.information is None:
-            name, value = "the score", result.score(threshold=self.threshold)
-            error = result.standard_error(threshold=self.threshold) or 0.0
-        else:
-            name, value, error = "the information", result.information, result.information_error or 0.0
+        value, error = {
+            "score": (result.score(threshold=self.threshold), result.standard_error(threshold=self.threshold)),
+            "information": (result.information or 0.0, result.information_error),
+            "readout": (result.readout or 0.0, result.readout_error),
+        }[result.best_key]
+        name, error = f"the {result.best_key}", error or 0.0
+        if name != self._name:
+            self._name, self._best = name, None
         if self._best is None or value > self._best[0]:
             self._best, self._fallen = (value, error, loss), False
             return

@@ -10,8 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from synbench_lightning.callbacks.advice import FOLLOWS, pretraining_advice
+from synbench_lightning.callbacks.advice import best_key_advice
 from synbench_lightning.callbacks.dashboard import Dashboard
+from synbench_lightning.callbacks.first_batches import FirstBatches
 from synbench_lightning.callbacks.keys import logged_values
 from synbench_lightning.callbacks.probing import ProbingCallback
 from synbench_lightning.callbacks.remarks import Remarks
@@ -21,14 +22,16 @@ from synbench_lightning.functional.gaussian.discriminant import check_epsilons
 from synbench_lightning.functional.gaussian.score import check_thresholds
 from synbench_lightning.functional.gaussian.theory import optimal_accuracy
 from synbench_lightning.probe.families import Task
+from synbench_lightning.probe.inputs import FEWEST_INPUTS, MOST_INPUTS, Views, shown_inputs
+from synbench_lightning.probe.labels import Labels, check_labels
 from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, Probe
 from synbench_lightning.probe.result import ProbeResult
-from synbench_lightning.probe.samples import FEWEST_INPUTS, MOST_INPUTS, Normalize
+from synbench_lightning.probe.samples import Normalize
 from synbench_lightning.runtime.distributed import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
 from synbench_lightning.runtime.features import module_behind
-from synbench_lightning.runtime.input_shape import example_shape, inputs_of_shape
+from synbench_lightning.runtime.input_shape import example_shape, inputs_of_shape, views_of_shape
 
 
 class SynBenchCallback(ProbingCallback[ProbeResult]):
@@ -56,9 +59,12 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     ``synbench/effective_rank``      in how many directions the features vary (RankMe's entropy of their covariance)
     ``synbench/alpha_req``           how fast the eigenvalues of that covariance fall (exponent of a power law)
     ``synbench/feature_std``         standard deviation of the features, averaged over the dimensions
-    ``synbench/information``         with ``inputs``, the one to monitor: what the features of noisy versions of them
-                                     tell about which one it was, in nats; higher is better
-    ``synbench/information_se``      its standard error over the noise
+    ``synbench/information``         with ``inputs``: what the features of views or noisy versions of them tell about
+                                     which one it was, in nats; higher is better; with ``views`` the one to monitor
+    ``synbench/information_se``      its standard error over the views or the noise, and over the inputs
+    ``synbench/readout``             with ``labels``: the share of their variance that a ridge regression tells of
+                                     left-out examples, at most 1; the one to monitor where there are no views
+    ``synbench/readout_se``          its standard error over the labelled examples
     ``synbench/probe_seconds``       wall-clock time of the probe
     ``synbench/overhead``            time spent in probes so far, as a fraction of the time since training started
     ================================ =====================================================================
@@ -91,13 +97,21 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         normalize: mean and standard deviation, numbers or one per channel: the encoder then sees
             ``(x + 0.5 - mean) / std``, as in the paper. ``None`` shows it the standard normal examples themselves.
         inputs: unlabelled inputs ``(N, *input_shape)``, as the encoder takes them, for ``synbench/information``: at
-            least 32, of which the first 128 are shown with noise (2,048 forwards more). Always give the same ones:
-            values for others do not compare. ``"first_batch"`` takes those of the first training batch, in half
-            precision, and keeps them **in the checkpoints**, so that a resumed run goes on with them; where batches are
-            augmented, give others: about augmented inputs it follows less well. ``None``: the key is not logged.
-        pretraining: what kind of pretraining this is, for a warning of how score and information followed labels there:
-            ``"supervised"``, ``"contrastive"``, ``"non-contrastive"``, ``"denoising"``, ``"masked"``, ``"rotation"`` or
-            ``"jigsaw"``. It changes nothing else.
+            least 32, of which the first 128 are shown (2,048 forwards more). Always give the same ones: values for
+            others do not compare. ``(N, V, *input_shape)`` holds V views of each. ``"first_batch"`` takes them from the
+            first training batches, in half precision, and keeps them **in the checkpoints**, so that a resumed run goes
+            on with them: where batches hold several views of each example, pairs of views from as many batches as are
+            needed for 1,024 examples (for large inputs fewer), with information from the next probe on; else the
+            inputs of the first batch, with noise. ``None``: the key is not logged.
+        views: a function from a batch of inputs ``(N, *input_shape)``, on the CPU, to a random view of each, such as
+            the augmentations of the pretraining. What it changes is what must not matter to the labels that will be
+            asked for: where it changes that which they are about, information misleads. It is called once for each of
+            16 draws or more, with a seed of its own and without traces in random states: whether it draws for the whole
+            batch or for each example does not matter. For a transform of single examples:
+            ``lambda batch: torch.stack([transform(x) for x in batch])``. Noise may be added in it. ``None``: white
+            noise, which follows badly where labels are not about what mostly varies.
+        labels: a few labels for ``synbench/readout``: integers ``(N,)``, those of ``inputs``, or a pair (x, y) of
+            labelled inputs and their labels; at least 20, of which the first 512 are shown.
         seed: of the examples, which are the same in every probe of a run.
         prefix: of the logged keys; two callbacks in one trainer need two.
         log_figures: give TensorBoard, Wandb and MLflow figures of the probes (the robustness-accuracy curve, accuracy
@@ -124,7 +138,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
 
     monitored = "score"
     title = "SynBench probe"
-    _of_fit: ClassVar[dict[str, Any]] = {**ProbingCallback._of_fit, "_shown": None}
+    _of_fit: ClassVar[dict[str, Any]] = {**ProbingCallback._of_fit, "_shown": None, "_gathering": None}
 
     def __init__(
         self,
@@ -143,7 +157,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         batch_size: int = 256,
         normalize: Normalize | None = None,
         inputs: Tensor | Literal["first_batch"] | None = None,
-        pretraining: str | None = None,
+        views: Views | None = None,
+        labels: Labels | None = None,
         seed: int = 0,
         prefix: str = "synbench",
         log_figures: bool = True,
@@ -172,14 +187,16 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
                 f"`inputs` must be a tensor (N, *input_shape), 'first_batch' or None, got {shown(inputs)}: "
                 "`torch.as_tensor` makes a tensor of an array."
             )
-        self.inputs = inputs
+        if views is not None and (inputs is None or not callable(views)):
+            needed = "needs `inputs`, a tensor or 'first_batch', of which views are drawn" if callable(views) else (
+                f"must be a function from a batch of inputs to views of them, or None, got {shown(views)}"
+            )  # fmt: skip
+            raise ValueError(f"`views` {needed}.")
+        if labels is not None:
+            check_labels(labels, inputs)
+        self.inputs, self.views, self.labels = inputs, views, labels
         self.log_figures = check_flag("log_figures", log_figures)
         self._dashboard = Dashboard(prefix, self.threshold) if log_figures else None
-        if pretraining is not None and pretraining not in FOLLOWS:
-            raise ValueError(
-                f"`pretraining` must be None or one of {', '.join(map(repr, FOLLOWS))}, got {pretraining!r}."
-            )
-        self.pretraining = pretraining
         self._shown: Probe | None = None  # the samples, ready to be shown
 
     def _begin(self) -> None:
@@ -187,6 +204,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         self._remarks = Remarks(self.threshold)
         self._first_batch: Tensor | None = None  # of the run, or from its checkpoint
         self._shape: tuple[int, ...] | None = None  # of an input, likewise
+        self._gathering: FirstBatches | None = None  # until there are enough views
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -220,7 +238,29 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         if self._dashboard is not None:
             callbacks = trainer.callbacks  # type: ignore[attr-defined]
             showing = [c for c in callbacks if isinstance(c, SynBenchCallback) and c._dashboard is not None]
-            self._dashboard.open(trainer, {c.prefix: c.inputs is not None for c in showing})
+            self._dashboard.open(trainer, {c.prefix: c._further_keys for c in showing})
+
+    @property
+    def _further_keys(self) -> list[str]:
+        given = {"information": self.inputs, "readout": self.labels}
+        return [key for key, value in given.items() if value is not None]
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The information, while views are still taken from batches."""
+        keys = ("information", "information_se") if self._gathering is not None else ()
+        return tuple(f"{self.prefix}/{key}" for key in keys)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Take views from the batch where they are still needed, and probe where the first probe is due."""
+        if self._gathering is not None:
+            self._take(trainer, batch)
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make do with the views of one epoch: in the next one the examples come again."""
+        if self._gathering is not None:
+            self._taken(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the last weights where the end came unforeseen, and draw the last figures."""
@@ -235,21 +275,22 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         thresholds = sorted({self.threshold, *(t for t in OFFICIAL_THRESHOLDS if t < best)})
         self._shown = probe = Probe(
             self.tasks, self.plan, shape, epsilons=self.epsilons, thresholds=thresholds, batch_size=self.batch_size,
-            normalize=self.normalize, inputs=self._unlabelled(trainer, batch, shape), seed=self.seed,
-            device=trainer.strategy.root_device, module=module_behind(self._encoder.forward),
+            normalize=self.normalize, inputs=self._unlabelled(trainer, batch, shape), views=self.views,
+            labels=self.labels, seed=self.seed, device=trainer.strategy.root_device,
+            module=module_behind(self._encoder.forward),
         )  # fmt: skip
-        about = "" if probe.noisy is None else f" and information about {len(probe.noisy.inputs)} inputs"
+        about = "" if probe.with_labels is None else f" and {len(probe.with_labels.inputs)} labelled inputs"
         rank_zero_info(
             f"SynBench probes {self._encoder.name}, with inputs of shape {shape}, every {self.schedule}: "
             f"{probe.num_forwards} forwards for the tasks {', '.join(task.name for task in probe.tasks)}{about}."
         )
-        if probe.noisy is None:
+        if probe.shown is not None:
+            self._tell(probe)
+        elif self.inputs is None:
             rank_zero_info(
-                "SynBench: `inputs=` adds information about unlabelled inputs. On three sets of images it followed "
-                "downstream accuracy better than the score did; the README says where neither did."
+                "SynBench: the tasks know nothing of your data. `inputs=` with `views=`, your augmentations, or "
+                "`labels=` of a few inputs follow downstream accuracy better."
             )
-        for advice in pretraining_advice(self.pretraining, probe.tasks[0].name, self.prefix, probe.noisy is not None):
-            rank_zero_warn(advice)
 
     def _needs_no_look(self) -> bool:
         return self.input_shape is not None or self._shape is not None
@@ -275,10 +316,18 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         return found
 
     def _unlabelled(self, trainer: Trainer, batch: Any, shape: tuple[int, ...]) -> Tensor | None:
-        """The inputs to be shown, the same on every process."""
+        """The inputs to be shown, the same on every process; ``None`` where there are none, or not all of them yet."""
         if not isinstance(self.inputs, str):
             return self.inputs
         if self._first_batch is None:
+            if self.views is None and trainer.strategy.broadcast(views_of_shape(batch, shape) is not None):
+                self._gathering = FirstBatches(shape)
+                rank_zero_info(
+                    f"SynBench: the batches hold several views of each example. The first two of shape {shape} are "
+                    f"taken, of the first {self._gathering.wanted} examples; information is measured from then on."
+                )
+                self._take(trainer, batch)
+                return None if self._first_batch is None else self._first_batch.float()
             found = inputs_of_shape(batch, shape)
             own = None if found is None else found[:MOST_INPUTS].detach().cpu().half()
             self._first_batch = trainer.strategy.broadcast(own)
@@ -290,6 +339,46 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
                 "needed: pass a tensor of them."
             )
         return self._first_batch.float()
+
+    def _take(self, trainer: Trainer, batch: Any) -> None:
+        """Take the views of a batch; the first process decides when there are enough."""
+        assert self._gathering is not None
+        if trainer.strategy.broadcast(self._gathering.add(batch)):
+            self._taken(trainer)
+
+    def _taken(self, trainer: Trainer) -> None:
+        """Show the views that were found, from the next probe on."""
+        assert self._gathering is not None
+        gathered, self._gathering = self._gathering, None
+        pairs = trainer.strategy.broadcast(gathered.pairs)
+        if pairs is None or len(pairs) < FEWEST_INPUTS:
+            rank_zero_warn(
+                f"`inputs='first_batch'`: the first {gathered.batches} batches hold views of "
+                f"{0 if pairs is None else len(pairs)} examples, at least {FEWEST_INPUTS} are needed: information is "
+                "not measured. Pass a tensor of inputs."
+            )
+            return
+        self._first_batch = pairs
+        if self._shown is not None:
+            self._shown.shown = shown_inputs(pairs.float(), None, gathered.shape, self.seed, self._shown.samples.device)
+            self._tell(self._shown)
+
+    def _tell(self, probe: Probe) -> None:
+        """Say what information is measured with, and where that may mislead."""
+        shown = probe.shown
+        assert shown is not None
+        what = {
+            "views": f"{shown.num_inputs} inputs in {shown.draws} random views each, from `views`",
+            "pairs": f"{shown.num_inputs} inputs in {shown.draws} views each, which were given"
+            + (" in the first batches" if isinstance(self.inputs, str) else ""),
+            "noise": f"{shown.num_inputs} inputs with white noise in {shown.draws} draws each. Noise stands for what "
+            "must not matter; where labels are not about what mostly varies, that misleads: give `views`, your "
+            "augmentations"
+            + (" (the first batch holds no two views of an example)" if isinstance(self.inputs, str) else ""),
+        }[shown.kind]
+        rank_zero_info(f"SynBench: `{self.prefix}/information` is about {what}.")
+        for doubt in probe.doubts:
+            rank_zero_warn(doubt)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -311,6 +400,10 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         return self._shown(encoder, processes, progress).at(step=processes.same(trainer.global_step))
 
     def _published(self, trainer: Trainer, result: ProbeResult, metrics: Mapping[str, float], position: int) -> None:
-        self._remarks.probed(result, self.history[-2] if len(self.history) > 1 else None)
+        before = self.history[-2] if len(self.history) > 1 else None
+        self._remarks.probed(result, before)
+        if before is None or before.best_key != result.best_key:
+            for advice in best_key_advice(trainer, self.prefix, result.best_key):
+                rank_zero_info(advice)
         if self._dashboard is not None:
             self._dashboard.update(trainer, self.history, metrics, position)

@@ -18,11 +18,13 @@ from tqdm.auto import tqdm
 
 from synbench_lightning.cli.cache import cache_key, cached_result, default_folder, keep_result
 from synbench_lightning.cli.errors import CommandError, UsageError, in_one_line
-from synbench_lightning.cli.sources import Candidate, candidates
+from synbench_lightning.cli.sources import Candidate, Source, candidates, imported
 from synbench_lightning.cli.tables import aligned
 from synbench_lightning.functional.gaussian.discriminant import check_epsilons
 from synbench_lightning.functional.gaussian.score import check_thresholds
 from synbench_lightning.functional.gaussian.theory import optimal_accuracy
+from synbench_lightning.probe.inputs import DrawnViews, Views
+from synbench_lightning.probe.labels import check_labels
 from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, evaluate
 from synbench_lightning.probe.result import ProbeResult
@@ -47,7 +49,7 @@ def evaluate_command(given: Namespace) -> int:
     """
     if not given.sources:
         raise UsageError("at least one --encoder or --module is needed")
-    plan, normalize, inputs = _plan(given), _normalize(given), _inputs(given.inputs)
+    plan, normalize, about = _plan(given), _normalize(given), _about(given)
     listed = [one for source in given.sources for one in candidates(source, given.weights_only == "true")]
     names = [candidate.name for candidate in listed]
     found, failures = list[Evaluated](), 0
@@ -57,7 +59,7 @@ def evaluate_command(given: Namespace) -> int:
             name += f" #{names[:place].count(name) + 1}"
         try:
             with redirect_stdout(sys.stderr):  # what encoders print does not belong to the table or the JSON
-                found.append(_evaluated(candidate._replace(name=name), given, plan, normalize, inputs))
+                found.append(_evaluated(candidate._replace(name=name), given, plan, normalize, about))
         except UsageError:
             raise
         except (CommandError, ValueError, TypeError, RuntimeError, NotImplementedError) as error:
@@ -119,7 +121,38 @@ def _normalize(given: Namespace) -> Normalize | None:
     return mean, std
 
 
-def _inputs(path: Path | None) -> torch.Tensor | None:
+class About(NamedTuple):
+    """The inputs that information and readout are about, and what identifies them."""
+
+    inputs: torch.Tensor | None
+    views: Views | None
+    labels: torch.Tensor | None
+    identity: tuple[object, ...]
+
+
+def _about(given: Namespace) -> About:
+    inputs, labels = _tensor("inputs", given.inputs), _tensor("labels", given.labels)
+    views = None if given.views is None else imported(Source("views", given.views))
+    if inputs is None and (views is not None or labels is not None):
+        raise UsageError(f"argument --{'labels' if views is None else 'views'}: needs --inputs, the inputs themselves")
+    identity: tuple[object, ...] = ()
+    try:
+        if inputs is not None:
+            identity = (inputs.shape, checksum(inputs))
+        if inputs is not None and views is not None:  # what they draw tells whether they are the same views
+            identity += (DrawnViews(inputs, views, inputs.shape[1:], given.seed, torch.device("cpu")).identity,)
+        if labels is not None:
+            check_labels(labels, inputs)
+            identity += (checksum(labels),)
+    except ValueError as error:
+        words = in_one_line(error)
+        for name in ("inputs", "views", "labels"):
+            words = words.replace(f"`{name}`", f"argument --{name}:", 1) if words.startswith(f"`{name}`") else words
+        raise UsageError(words) from error
+    return About(inputs, views, labels, identity)
+
+
+def _tensor(option: str, path: Path | None) -> torch.Tensor | None:
     if path is None:
         return None
     try:
@@ -129,14 +162,14 @@ def _inputs(path: Path | None) -> torch.Tensor | None:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:
-        raise UsageError(f"argument --inputs: {path} could not be read: {in_one_line(error)}") from error
+        raise UsageError(f"argument --{option}: {path} could not be read: {in_one_line(error)}") from error
     if not isinstance(found, torch.Tensor):
-        raise UsageError(f"argument --inputs: {path} must hold a tensor, holds a {type(found).__name__}")
+        raise UsageError(f"argument --{option}: {path} must hold a tensor, holds a {type(found).__name__}")
     return found
 
 
 def _evaluated(
-    candidate: Candidate, given: Namespace, plan: ProbePlan, normalize: Normalize | None, inputs: torch.Tensor | None
+    candidate: Candidate, given: Namespace, plan: ProbePlan, normalize: Normalize | None, about: About
 ) -> Evaluated:
     name, loaded = candidate.name, candidate.load()
     shape = loaded.input_shape if given.input_shape is None else tuple(given.input_shape)
@@ -153,8 +186,7 @@ def _evaluated(
     key = None
     if loaded.module is not None:
         if not given.no_cache:
-            content = None if inputs is None else (inputs.shape, checksum(inputs))
-            probed = (candidate.identity, shape, settings, device.type, content)
+            probed = (candidate.identity, shape, settings, device.type, about.identity)
             key = cache_key(loaded.module, repr(probed))
             if (kept := cached_result(folder, key)) is not None:
                 return Evaluated(name, kept, shape, cached=True)
@@ -166,8 +198,8 @@ def _evaluated(
             bar.update(done - bar.n)
 
         result = evaluate(
-            loaded.encoder, shape, batch_size=given.batch_size, device=device, progress=advance, inputs=inputs,
-            **settings,
+            loaded.encoder, shape, batch_size=given.batch_size, device=device, progress=advance,
+            inputs=about.inputs, views=about.views, labels=about.labels, **settings,
         )  # fmt: skip
     if key is not None:
         keep_result(folder, key, result)
@@ -193,6 +225,8 @@ def _as_json(found: Sequence[Evaluated], threshold: float) -> dict[str, object]:
                 "standard_error": one.result.standard_error(threshold=threshold),
                 "tasks": one.result.task_scores(threshold=threshold),
                 "information": one.result.information,
+                "information_kind": one.result.information_kind,
+                "readout": one.result.readout,
                 "best_epsilon": one.result.best_epsilon(threshold=threshold),
                 "input_shape": one.input_shape,
                 "cached": one.cached,
@@ -208,7 +242,9 @@ def _as_text(found: Sequence[Evaluated], threshold: float) -> list[str]:
     epsilons = [epsilon for epsilon in found[0].result.epsilons if epsilon]
     header = ["rank", "encoder", "score", *(f"eps {epsilon:g}" for epsilon in epsilons), "worst task", "eff. rank"]
     informed = found[0].result.information is not None
-    rows = [[*header, *(["information"] if informed else []), "forwards", "seconds"]]
+    labelled = found[0].result.readout is not None
+    further = [*(["information"] if informed else []), *(["readout"] if labelled else [])]
+    rows = [[*header, *further, "forwards", "seconds"]]
     for rank, (name, result, _, cached) in enumerate(found, 1):
         error = result.standard_error(threshold=threshold)
         score = f"{result.score(threshold=threshold):.3f}" + ("" if error is None else f" ± {error:.3f}")
@@ -217,6 +253,7 @@ def _as_text(found: Sequence[Evaluated], threshold: float) -> list[str]:
         breadth = f"{result.effective_rank:.1f} of {result.feature_dim}"
         seconds = "cached" if cached else f"{result.seconds:.1f}"
         told = [f"{result.information:.2f} ± {result.information_error:.2f}"] if informed else []
+        told += [f"{result.readout:.3f} ± {result.readout_error:.3f}"] if labelled else []
         cells = [score, *robust, f"{worst:.3f} {task}", breadth, *told, f"{result.num_forwards:,}", seconds]
         rows.append([str(rank), name, *cells])
     lines = aligned(rows, left={1})
@@ -226,7 +263,13 @@ def _as_text(found: Sequence[Evaluated], threshold: float) -> list[str]:
         f"Score of the task {first.tasks[0]} at threshold {threshold:g}; ± one standard error over the noise.",
     ]
     if informed:
-        lines.append("Information about the inputs in nats: compare checkpoints of one architecture with it.")
+        kind = {"noise": "with white noise", "views": "in random views", "pairs": "in the views that were given"}
+        shown = kind[first.information_kind or "noise"]
+        lines.append(f"Information about the inputs {shown}, in nats: compare checkpoints of one architecture with it.")
+    if labelled:
+        lines.append("Readout: the share of the labels' variance that a ridge regression tells of left-out inputs.")
+    if len({(one.result.inputs, one.result.labels) for one in found}) > 1:
+        lines.append("The encoders were shown different inputs or labels: information and readout do not compare.")
     if len({one.input_shape for one in found}) > 1:
         lines.append("The encoders have inputs of different shapes: their tasks are not the same.")
     if len(found) > 1 and first.standard_errors is None:

@@ -35,16 +35,17 @@ def history_command(given: Namespace) -> int:
 
 
 def _as_text(run: Run) -> list[str]:
-    informed = run.monitored == "information"
-    rows = [["step", "score", "", "worst task", "eff. rank", *(["information"] if informed else [])]]
+    further = [key for key in ("information", "readout") if run.series(key)[0]]
+    rows = [["step", "score", "", "worst task", "eff. rank", *further]]
     for step, values in run.points.items():
         error = f" ± {values['score_se']:.3f}" if "score_se" in values else ""
         rows.append([f"{step:,}", f"{values['score']:.3f}{error}", _bar(values["score"]), *_cells(values)])
-        if informed:
-            rows[-1].append(f"{values['information']:.2f} ± {values['information_se']:.2f}")
+        told = [(values[key], values[f"{key}_se"]) if key in values else None for key in further]
+        rows[-1] += ["-" if both is None else "{:.2f} ± {:.2f}".format(*both) for both in told]
     lines = [f"{run.name}, from {run.source}", "", *aligned(rows, left={2}), ""]
     best = run.points[run.best_step][run.monitored]
-    lines.append(f"Best {run.monitored} {best:.{2 if informed else 3}f} after {run.best_step:,} steps.")
+    digits = 2 if run.monitored == "information" else 3
+    lines.append(f"Best {run.monitored} {best:.{digits}f} after {run.best_step:,} steps.")
     if run.best_checkpoint is not None:
         step, path = run.best_checkpoint
         lines.append(f"Best checkpoint, after {step:,} steps: {path}")

@@ -154,6 +154,14 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--inputs", type=Path, metavar="FILE", help="a .pt or .npy file of unlabelled inputs (N, *shape), at least 32: "
         "what the encoder tells about them is measured too",
     )  # fmt: skip
+    parser.add_argument(
+        "--views", metavar="MODULE:FUNCTION", help="from a batch of --inputs to a random view of each, such as the "
+        "augmentations of the pretraining: takes the place of noise",
+    )  # fmt: skip
+    parser.add_argument(
+        "--labels", type=Path, metavar="FILE", help="a .pt or .npy file of integers (N,), the labels of --inputs, at "
+        "least 20: how well a readout tells them is measured too",
+    )  # fmt: skip
     parser.add_argument("--plan", choices=("fast", "official"), default="fast", help="default: %(default)s")
     parser.add_argument("--forwards", type=integer, metavar="N", help="of the fast plan, default: 8192")
     parser.add_argument(

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from html import escape
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import synbench_lightning
@@ -82,10 +82,14 @@ def _cost(run: Run) -> str:
 
 
 def _comparisons(runs: Sequence[Run]) -> Iterator[str]:
-    """Caveats for comparing curves of different runs."""
-    settings = {run.history[-1].settings for run in runs if run.history}
-    if len(settings) > 1:
-        yield "The runs were probed with different tasks, plans, epsilons or seeds: their scores do not compare."
+    """What must be known before curves of different runs are compared."""
+    last = [run.history[-1] for run in runs if run.history]
+    if any(not one.compares(other) for one, other in combinations(last, 2)):
+        kinds = ", ".join(sorted({result.information_kind or "none" for result in last}))
+        yield (
+            "The runs were probed with different tasks, plans, epsilons or seeds, or other inputs, views or labels: "
+            f"their scores do not compare. Their information is about: {kinds}."
+        )
     ranked = sorted(runs, key=lambda run: -run.points[run.last_step]["score"])
     for one, other in pairwise(ranked):
         first, second = (run.points[run.last_step] for run in (one, other))
@@ -97,7 +101,7 @@ def _comparisons(runs: Sequence[Run]) -> Iterator[str]:
 def _warnings(run: Run) -> Iterator[str]:
     yield from run.warnings
     for before, result in pairwise(run.history):
-        if before.settings != result.settings:
+        if not before.compares(result):
             yield f"From step {result.step} on the probes had other arguments: scores do not compare across it."
         if result.collapsed and not before.collapsed:
             yield f"At step {result.step} the representation had collapsed: the features were constant."
@@ -142,7 +146,8 @@ def _settings(run: Run) -> dict[str, Any]:
         probed |= {
             "tasks": ", ".join(last.tasks), "plan": last.plan, "epsilons": ", ".join(f"{e:g}" for e in last.epsilons),
             "seed of the examples": last.seed, "forwards of a probe": f"{last.num_forwards:,}",
-            "dimensions of the features": last.feature_dim,
+            "dimensions of the features": last.feature_dim, "information with": last.information_kind or "-",
+            "inputs": last.inputs or "-", "labels": last.labels or "-",
         }  # fmt: skip
     return {**probed, **run.hyperparameters}
 

@@ -48,13 +48,16 @@ class Run:
 
     @property
     def monitored(self) -> str:
-        """What tells checkpoints apart: the information about inputs where all probes have it, else the score."""
-        return "information" if all("information" in values for values in self.points.values()) else "score"
+        """What tells checkpoints apart: of what the last probe has logged, that with most knowledge of what matters."""
+        if self.history:
+            return self.history[-1].best_key
+        return next((key for key in ("readout", "information") if key in self.points[self.last_step]), "score")
 
     @property
     def best_step(self) -> int:
         """The step with the highest value of what is monitored; the first of equal ones."""
-        return max(self.points, key=lambda step: self.points[step][self.monitored])
+        steps = self.series(self.monitored)[0]
+        return max(steps, key=lambda step: self.points[step][self.monitored])
 
     @property
     def last_step(self) -> int:
@@ -64,7 +67,7 @@ class Run:
     @property
     def best_checkpoint(self) -> tuple[int, Path] | None:
         """The checkpoint with the highest value among those that were made in the step of a probe."""
-        probed = [step for step in self.checkpoints if step in self.points]
+        probed = [step for step in self.checkpoints if self.monitored in self.points.get(step, {})]
         best = max(probed, key=lambda step: self.points[step][self.monitored], default=None)
         return None if best is None else (best, self.checkpoints[best])
 

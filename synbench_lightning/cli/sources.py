@@ -82,7 +82,7 @@ def candidates(source: Source, weights_only: bool) -> Iterator[Candidate]:
 
 
 def _from_factory(source: Source, checkpoint: str | None, weights_only: bool) -> Loaded:
-    factory = _imported(source)
+    factory = imported(source)
     if isinstance(factory, nn.Module):
         encoder: Any = factory
     elif callable(factory):
@@ -102,7 +102,7 @@ def _from_factory(source: Source, checkpoint: str | None, weights_only: bool) ->
 
 def _from_checkpoint(source: Source, checkpoint: str | None, weights_only: bool) -> Loaded:
     assert checkpoint is not None
-    kind = _imported(source)
+    kind = imported(source)
     if not (inspect.isclass(kind) and issubclass(kind, LightningModule)):
         raise CommandError(f"{source.option}: must be a LightningModule class of `lightning.pytorch`, is {kind!r}")
     _read(checkpoint, weights_only)
@@ -173,7 +173,8 @@ def _package(name: str) -> Any:
         raise CommandError(f"{name} is not installed: pip install {name}") from error
 
 
-def _imported(source: Source) -> Any:
+def imported(source: Source) -> Any:
+    """What a source names, as ``module:name``."""
     package, _, attribute = source.spec.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` has it

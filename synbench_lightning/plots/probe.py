@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -39,9 +39,8 @@ class Drawn(Protocol):
     @property
     def information_error(self) -> float | None: ...
     @property
-    def settings(self) -> str: ...
-    @property
     def step(self) -> int | None: ...
+    def compares(self, other: Any, /) -> bool: ...
     def score(self, task: str | None = None, epsilon: float = 0.0, threshold: float = 0.7) -> float: ...
     def standard_error(self, task: str | None = None, epsilon: float = 0.0, threshold: float = 0.7) -> float | None: ...
     def task_scores(self, epsilon: float = 0.0, threshold: float = 0.7) -> dict[str, float]: ...
@@ -153,7 +152,7 @@ def history_figure(history: Sequence[Drawn], threshold: float = 0.7) -> Figure:
     errors = [result.standard_error(threshold=threshold) or 0.0 for result in history]
     _draw_tasks(axes, steps, tasks, errors, [result.worst(threshold=threshold)[1] for result in history])
     for before, result in pairwise(history):
-        if before.settings != result.settings:  # a run resumed with other arguments: the scores do not compare
+        if not before.compares(result):  # a run resumed with other arguments: the scores do not compare
             for each in figure.axes:
                 each.axvline(result.step or 0, color=OPTIMUM, linestyle=":", linewidth=1.0)
     axes.set_ylabel(f"SynBench score (threshold {threshold:g})")
@@ -203,12 +202,12 @@ def comparison_figure(runs: Mapping[str, Mapping[int, Mapping[str, float]]]) -> 
     """
     if not runs:
         raise ValueError("`runs` holds no run.")
-    informed = all("information" in values for points in runs.values() for values in points.values())
+    informed = all(any("information" in values for values in points.values()) for points in runs.values())
     labels = {"score": "SynBench score", **({"information": INFORMATION} if informed else {})}
     figure, rows = new_figure(rows=len(labels))
     for axes, (key, label) in zip(rows, labels.items(), strict=True):
         for index, (name, points) in enumerate(runs.items()):
-            scores = [values[key] for values in points.values()]
+            scores = [values.get(key, math.nan) for values in points.values()]
             errors = [values.get(f"{key}_se", 0.0) for values in points.values()]
             _draw_score(axes, list(points), scores, errors, COLOURS[index % len(COLOURS)], name)
         axes.set_ylabel(label)

@@ -20,12 +20,15 @@ from synbench_lightning.functional.gaussian.score import check_thresholds, synbe
 from synbench_lightning.functional.gaussian.theory import optimal_accuracy
 from synbench_lightning.functional.jackknife import jackknife_error
 from synbench_lightning.functional.representation.information import information_error, instance_information
+from synbench_lightning.functional.representation.ridge import few_label_readout
 from synbench_lightning.functional.representation.spectrum import spectrum_statistics
 from synbench_lightning.probe.encoding import Encoding
 from synbench_lightning.probe.families import Task, resolve_tasks
+from synbench_lightning.probe.inputs import Views, shown_inputs
+from synbench_lightning.probe.labels import LabelledInputs, Labels
 from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.result import ProbeResult, as_table
-from synbench_lightning.probe.samples import NoisyInputs, Normalize, ProxySamples, labelled_examples
+from synbench_lightning.probe.samples import Normalize, ProxySamples, labelled_examples
 from synbench_lightning.probe.tasks import GaussianTask, LabelledTask
 from synbench_lightning.runtime.distributed import Processes, Progress, SingleProcess
 from synbench_lightning.runtime.features import FeatureReader, module_behind
@@ -47,6 +50,8 @@ def evaluate(
     batch_size: int = 256,
     normalize: Normalize | None = None,
     inputs: Tensor | None = None,
+    views: Views | None = None,
+    labels: Labels | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
@@ -70,8 +75,15 @@ def evaluate(
         normalize: mean and standard deviation, numbers or one per channel (the first dimension of an input): the
             encoder then sees ``(x + 0.5 - mean) / std``, as in the paper.
         inputs: ``(N, *input_shape)`` unlabelled inputs as the encoder takes them, at least 32, of which the first 128
-            are shown with noise for :attr:`ProbeResult.information`.
-        seed: of the noise; the same seed shows every encoder the same examples.
+            are shown with noise for :attr:`ProbeResult.information`; or ``(N, V, *input_shape)``, V views of each, of
+            which as many are shown as 2,048 forwards allow.
+        views: a function from a batch of inputs ``(N, *input_shape)``, on the CPU, to a random view of each, such as
+            the augmentations of the pretraining. It takes the place of noise, and is called once for each of 16 draws
+            or more with a seed of its own: whether it draws for a batch or for each example does not matter. For a
+            transform of single examples: ``lambda batch: torch.stack([transform(x) for x in batch])``.
+        labels: a few labels for :attr:`ProbeResult.readout`: integers ``(N,)``, those of ``inputs``, or a pair
+            (x, y) of labelled inputs and their labels; at least 20, of which the first 512 are shown.
+        seed: of noise and views; the same seed shows every encoder the same examples.
         device: where to draw the examples; ``None`` for where the module's parameters are.
         progress: called now and then with the number of examples done and their total.
 
@@ -101,8 +113,10 @@ def evaluate(
     dtype = torch.float32 if parameter is None else parameter.dtype
     probe = Probe(
         tasks, plan, input_shape, epsilons=epsilons, thresholds=thresholds, batch_size=batch_size, normalize=normalize,
-        inputs=inputs, seed=seed, device=chosen, module=module,
+        inputs=inputs, views=views, labels=labels, seed=seed, device=chosen, module=module,
     )  # fmt: skip
+    for doubt in probe.doubts:
+        warnings.warn(doubt, stacklevel=2)
     with isolated(module):
         return probe(lambda x: encoder(x.to(dtype)), progress=progress)
 
@@ -125,6 +139,8 @@ class Probe:
         batch_size: int,
         normalize: Normalize | None,
         inputs: Tensor | None,
+        views: Views | None = None,
+        labels: Labels | None = None,
         seed: int,
         device: torch.device,
         module: nn.Module | None = None,
@@ -140,19 +156,28 @@ class Probe:
                 f"`plan`: at its largest scale, {self.plan.scales[-1]:g}, the best possible accuracy is {reached:.3f}, "
                 f"below the threshold {max(self.thresholds):g}: no score exists there. Raise `max_scale`."
             )
-        self._warned = self._announced = False
+        self._warned = self._announced = self._judged = False
         self._read = FeatureReader(module)
         gaussian = [task for task in self.tasks if isinstance(task, GaussianTask)]
         self.labelled = [task for task in self.tasks if isinstance(task, LabelledTask)]
         self.samples = ProxySamples(gaussian, self.plan, normalize=normalize, seed=seed, device=device)
-        self.noisy = None if inputs is None else NoisyInputs(inputs, self.samples.input_shape, seed, device)
+        self.shown = shown_inputs(inputs, views, self.samples.input_shape, seed, device)
+        self.with_labels = None
+        if labels is not None:
+            self.with_labels = LabelledInputs(labels, inputs, self.samples.input_shape, device)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Sentences about views that may not be what was meant."""
+        return () if self.shown is None else self.shown.doubts
 
     @property
     def num_forwards(self) -> int:
         """Examples that one probe shows the encoder, over all processes."""
-        noisy = 0 if self.noisy is None else self.noisy.num_examples
+        shown = 0 if self.shown is None else self.shown.num_inputs * self.shown.draws
         labelled = sum(task.num_examples for task in self.labelled)
-        return self.plan.num_forwards(len(self.samples.tasks)) + labelled + noisy
+        few = 0 if self.with_labels is None else len(self.with_labels.inputs)
+        return self.plan.num_forwards(len(self.samples.tasks)) + labelled + shown + few
 
     def __call__(
         self,
@@ -182,7 +207,7 @@ class Probe:
             found = self._limit(encoding) if self.plan.protocol == "fast" else self._official(encoding)
             if self.labelled:
                 found = self._with_labelled(found, encoding)
-            information, its_error = self._information(encoding)
+            told = self._told_by_inputs(encoding)
         finally:
             self.batch_size = encoding.batch_size
         rank, alpha, deviation = spectrum_statistics(found.eigenvalues, found.variances)
@@ -199,9 +224,7 @@ class Probe:
             effective_rank=rank,
             alpha_req=alpha,
             feature_std=deviation,
-            information=information,
-            information_error=its_error,
-            inputs=None if self.noisy is None else self.noisy.identity,
+            **told,
             input_shape=self.samples.input_shape,
             num_forwards=self.num_forwards,
             seed=self.samples.seed,
@@ -230,11 +253,24 @@ class Probe:
         errors = jackknife_error(scores(accuracy, bound), scores(*replicates))
         return _Found(accuracy, bound, errors, dim, found[0].eigenvalues, found[0].variances)
 
-    def _information(self, encoding: Encoding) -> tuple[float | None, float | None]:
-        if self.noisy is None:
-            return None, None
-        features = encoding.features(self.noisy.examples)[:, 0].unflatten(0, (-1, self.noisy.draws))
-        return float(instance_information(features)), float(information_error(features))
+    def _told_by_inputs(self, encoding: Encoding) -> dict[str, Any]:
+        """What of a result is about inputs and labels, by its name there; nothing where there are none."""
+        told: dict[str, Any] = {}
+        if self.shown is not None:
+            of_inputs = self.shown.by_input(encoding.features(self.shown.examples)[:, 0])
+            told["information"] = float(instance_information(of_inputs))
+            told["information_error"] = float(information_error(of_inputs))
+            told["information_kind"], told["inputs"] = self.shown.kind, self.shown.identity
+        if self.with_labels is not None:
+            features = encoding.features(self.with_labels.examples)[:, 0]
+            readout = few_label_readout(features, self.with_labels.labels)
+            told["readout"], told["readout_error"] = readout.value, readout.error
+            told["labels"] = self.with_labels.identity
+            if self.shown is not None and not self._judged and encoding.processes.rank == 0:
+                self._judged = True
+                if (words := self.with_labels.lost_under_views(features, self.shown, of_inputs)) is not None:
+                    warnings.warn(words, stacklevel=4)
+        return told
 
     @cached_property
     def _groups(self) -> list[list[int]]:

@@ -43,10 +43,16 @@ class ProbeResult:
         alpha_req: how fast the eigenvalues of that covariance fall, the exponent of a power law; ``None`` where the
             features vary in fewer than two directions.
         feature_std: standard deviation of the features within a class, averaged over the dimensions.
-        information: what the features of noisy versions of the ``inputs`` tell about which one it was, in nats; see
-            :func:`.instance_information`. ``None`` without inputs.
-        information_error: its standard error over the noise.
-        inputs: how many inputs that was about, and a checksum of them.
+        information: what the features of noisy versions or views of the ``inputs`` tell about which one it was, in
+            nats; see :func:`.instance_information`. ``None`` without inputs.
+        information_error: its standard error over noise or views and over the inputs.
+        information_kind: what the inputs were shown with: ``"noise"``, ``"views"`` that a function drew, ``"pairs"`` of
+            views that were given; ``None`` without inputs.
+        inputs: how many inputs that was about, and a checksum of them and of their views.
+        readout: the share of the variance of a few labels that a ridge regression tells of left-out examples; see
+            :func:`.few_label_readout`. ``None`` without labels.
+        readout_error: its standard error over the labelled examples.
+        labels: how many labelled examples that was about, and checksums of them.
         input_shape: of one example; ``None`` where it was not kept.
         num_forwards: examples that the encoder was shown, over all processes.
         seed: of the examples.
@@ -86,6 +92,10 @@ class ProbeResult:
     information: float | None = None
     information_error: float | None = None
     inputs: str | None = None
+    information_kind: str | None = None
+    readout: float | None = None
+    readout_error: float | None = None
+    labels: str | None = None
     input_shape: tuple[int, ...] | None = None
 
     @property
@@ -100,10 +110,41 @@ class ProbeResult:
 
     @property
     def settings(self) -> str:
-        """What decides whether two results compare: tasks, shape of the input, plan, epsilons, seed, inputs."""
-        shape = "" if self.input_shape is None else f" on {self.input_shape}"
+        """What a result was made with: tasks, plan, epsilons, seed, shape of the input, inputs, labels."""
+        shape = "" if self.input_shape is None else f"; input shape {self.input_shape}"
         inputs = "" if self.inputs is None else f"; inputs {self.inputs}"
-        return f"tasks {', '.join(self.tasks)}{shape}; {self.plan}; epsilons {self.epsilons}; seed {self.seed}{inputs}"
+        labels = "" if self.labels is None else f"; labels {self.labels}"
+        return f"{self._settings_of_score}{shape}{inputs}{labels}"
+
+    @property
+    def _settings_of_score(self) -> str:
+        return f"tasks {', '.join(self.tasks)}; {self.plan}; epsilons {self.epsilons}; seed {self.seed}"
+
+    @property
+    def best_key(self) -> str:
+        """Which logged key to watch, of those that are there: that which was made with most knowledge of what matters.
+
+        ``"information"`` under views; then ``"readout"``; then ``"information"`` with white noise; then ``"score"``.
+        """
+        if self.information_kind in ("views", "pairs"):
+            return "information"
+        if self.readout is not None:
+            return "readout"
+        return "score" if self.information is None else "information"
+
+    def compares(self, other: ProbeResult) -> bool:
+        """Whether each value that both results have was made alike; one may have values that the other has not.
+
+        Example:
+            >>> from synbench_lightning import evaluate
+            >>> plain = evaluate(torch.nn.Flatten(), (4,))
+            >>> informed, other = (evaluate(torch.nn.Flatten(), (4,), inputs=torch.randn(32, 4)) for _ in range(2))
+            >>> plain.compares(informed), informed.compares(other)
+            (True, False)
+        """
+        kinds = ((getattr(self, name), getattr(other, name)) for name in ("input_shape", "inputs", "labels"))
+        alike = all(own is None or its is None or own == its for own, its in kinds)
+        return alike and self._settings_of_score == other._settings_of_score
 
     @property
     def collapsed(self) -> bool:
@@ -197,7 +238,11 @@ class ProbeResult:
             "feature_std",
             "information",
             "information_error",
+            "information_kind",
             "inputs",
+            "readout",
+            "readout_error",
+            "labels",
             "num_forwards",
             "seed",
             "seconds",
@@ -227,7 +272,8 @@ class ProbeResult:
         tables = {name: _table(values[name]) for name in ("accuracy", "bound")}
         errors = None if values["standard_errors"] is None else _table(values["standard_errors"])
         plan = ProbePlan(**values["plan"])
-        found = cls(**{**values, **lists, **tables, "standard_errors": errors, "plan": plan})
+        noise = {} if values.get("information") is None else {"information_kind": "noise"}  # was all that there was
+        found = cls(**{**noise, **values, **lists, **tables, "standard_errors": errors, "plan": plan})
         shape = (len(found.tasks), len(found.epsilons), len(plan.scales))
         for name, table in tables.items():
             if torch.tensor(table).shape != shape:

@@ -16,13 +16,6 @@ from synbench_lightning.probe.tasks import NOISE_BLOCK, GaussianTask, LabelledTa
 NOISE_BUDGET_BYTES = 2**28
 """Noise that fits is kept on the device between probes; more is drawn again, block by block."""
 
-FEWEST_INPUTS, MOST_INPUTS = 32, 128
-"""How many inputs are shown with noise: with fewer there are too few directions between them."""
-INPUT_FORWARDS = 2048
-"""Examples made of them, at most."""
-INPUT_NOISE = 0.7
-"""Standard deviation of their noise, in units of their own; chosen in ``examples/validity_study.py``."""
-
 Normalize = tuple[float | Sequence[float], float | Sequence[float]]
 
 
@@ -71,60 +64,6 @@ def labelled_examples(task: LabelledTask) -> Examples:
 def checksum(inputs: Tensor) -> str:
     """A sum that changes with the values of a tensor, as text."""
     return f"{zlib.crc32(inputs.detach().cpu().float().contiguous().numpy().tobytes()):08x}"
-
-
-class NoisyInputs:
-    """Unlabelled inputs, each of which is shown several times with white noise.
-
-    Args:
-        inputs: ``(N, *input_shape)``, as the encoder takes them; the first 128 are shown, and at least 32 are needed.
-        input_shape: shape of one input of the encoder.
-        seed: of the noise.
-        device: where the noise is drawn.
-
-    ``identity`` is their number and a sum that changes with them.
-
-    Raises:
-        ValueError: for inputs of another shape, too few of them, or such as are not finite or do not vary.
-    """
-
-    def __init__(self, inputs: Tensor, input_shape: Sequence[int], seed: int, device: torch.device) -> None:
-        shape = tuple(input_shape)
-        if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.shape[1:] != shape:
-            found = f"{inputs.dtype} of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else repr(inputs)
-            raise ValueError(
-                f"`inputs` must be a floating-point tensor (N, {', '.join(map(str, shape))}), as the encoder takes "
-                f"them, got {found}."
-            )
-        if len(inputs) < FEWEST_INPUTS:
-            raise ValueError(f"`inputs` must be at least {FEWEST_INPUTS}, got {len(inputs)}.")
-        self.inputs = inputs[:MOST_INPUTS].detach().cpu().float()
-        self.noise = INPUT_NOISE * float(self.inputs.double().std())
-        if not 0 < self.noise < float("inf"):
-            raise ValueError(f"`inputs` must be finite and vary; their standard deviation is {self.noise:g}.")
-        self.identity = f"{len(self.inputs)} ({checksum(self.inputs)})"
-        self.seed, self.device = seed, device
-        self.draws = NOISE_BLOCK
-        while self.draws * len(self.inputs) > INPUT_FORWARDS:
-            self.draws //= 2
-
-    @property
-    def num_examples(self) -> int:
-        """How many examples the encoder is shown."""
-        return len(self.inputs) * self.draws
-
-    @property
-    def examples(self) -> Examples:
-        """All of them, those of one input after those of another."""
-        return Examples(in_blocks(self.num_examples), self.num_examples, 1, self.write)
-
-    def write(self, block: Block, out: Tensor) -> None:
-        """Write the examples of a block into ``(block.vectors, *input_shape)``."""
-        shape, place = tuple(self.inputs.shape[1:]), block.first // NOISE_BLOCK
-        noise = noise_block(self.seed, "inputs", 0.0, place, shape, self.device)[: block.vectors]
-        first = block.first // self.draws
-        shown = self.inputs[first : first + block.vectors // self.draws].to(self.device)
-        torch.add(shown.repeat_interleave(self.draws, 0), noise, alpha=self.noise, out=out)
 
 
 class ProxySamples:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -56,6 +57,30 @@ def inputs_of_shape(batch: Any, shape: Sequence[int]) -> Tensor | None:
         torch.Size([8, 3, 32, 32])
     """
     return next((tensor for tensor in _inputs(batch) if tensor.shape[1:] == tuple(shape)), None)
+
+
+def views_of_shape(batch: Any, shape: Sequence[int]) -> Tensor | None:
+    """Views ``(N, V, *shape)`` of the examples of a batch of any layout; ``None`` where it holds one of each, or none.
+
+    They are one tensor of that shape, or the first floating-point tensors ``(N, *shape)`` with as many examples: which
+    belong together is told by their place in the batch. Views of another size (local crops) are passed over. Tensors
+    that are equal are one view.
+
+    Example:
+        >>> import torch
+        >>> crops = [torch.rand(8, 3, 32, 32), torch.rand(8, 3, 32, 32), torch.rand(8, 3, 16, 16)]
+        >>> views_of_shape((crops, torch.arange(8)), (3, 32, 32)).shape
+        torch.Size([8, 2, 3, 32, 32])
+    """
+    shape = tuple(shape)
+    inputs = _inputs(batch)
+    for tensor in inputs:
+        if tensor.shape[2:] == shape and tensor.ndim == len(shape) + 2 and tensor.shape[1] > 1:
+            return tensor
+    views = [tensor for tensor in inputs if tensor.shape[1:] == shape]
+    views = [view for view in views if len(view) == len(views[0])]
+    different = [view for place, view in enumerate(views) if not any(torch.equal(view, one) for one in views[:place])]
+    return torch.stack(different, 1) if len(different) > 1 else None
 
 
 def _inputs(batch: Any) -> list[Tensor]:

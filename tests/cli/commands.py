@@ -24,6 +24,12 @@ def needs(width: int):
 def function():
     return lambda x: x.flatten(1)
 
+def shifted(batch):
+    return batch + torch.randn(len(batch), 1, 1, 1)
+
+def halved(batch):
+    return batch[::2]
+
 def broken():
     raise KeyError("out of luck")
 

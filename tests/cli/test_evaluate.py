@@ -1,3 +1,5 @@
+import importlib
+import json
 import math
 
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 import torch
 
 from synbench_lightning import ProbePlan, evaluate
+from synbench_lightning.cli import main
 from tests.cli.commands import QUICK, SHAPE, run, scores
 
 pytestmark = pytest.mark.usefixtures("a_folder_with_encoders")
@@ -34,6 +37,33 @@ def test_settings_reach_the_probe(capsys):
     )
     assert found["models"][0]["score"] == pytest.approx(result.score(threshold=0.8))
     assert found["models"][0]["result"]["accuracy"] == result.to_dict()["accuracy"]
+
+
+def test_views_and_labels_are_those_of_a_function_and_a_file(capsys):
+    x = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = (x.mean((1, 2, 3)) > 0).long()
+    torch.save(x, "x.pt")
+    torch.save(labels, "y.pt")
+    own = importlib.import_module("encoders")
+    arguments = ["evaluate", "--encoder", "encoders:make", *QUICK, "--inputs", "x.pt", "--labels", "y.pt"]
+    assert main([*arguments, "--views", "encoders:shifted", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["models"]
+    result = evaluate(
+        own.make(), (1, 8, 8), tasks="default", plan=ProbePlan(forwards=768), inputs=x, views=own.shifted, labels=labels
+    )
+    assert (found["information"], found["information_kind"]) == (pytest.approx(result.information), "views")
+    assert found["readout"] == pytest.approx(result.readout)
+    assert main([*arguments, "--views", "encoders:shifted"]) == 0
+    table = capsys.readouterr().out
+    assert "Information about the inputs in random views" in table
+    assert "cached" in table
+    assert f"{result.readout:.3f} ± {result.readout_error:.3f}" in table
+    assert main(arguments) == 0  # the same inputs with noise are another question
+    table = capsys.readouterr().out
+    assert "with white noise" in table
+    assert "cached" not in table
+    assert main([*arguments, "--views", "encoders:halved"]) == 2
+    assert "argument --views: must return a floating-point tensor of the shape" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["inputs.pt", "inputs.npy"])

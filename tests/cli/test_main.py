@@ -26,6 +26,8 @@ MISUSE = [
     ([*ENCODER, *SHAPE, "--threshold", "1"], r"argument --threshold: must be accuracies in [0.5, 1)"),
     ([*ENCODER, *SHAPE, "--mean", "0.5"], "--mean and --std must be given together"),
     ([*ENCODER, *SHAPE, "--mean", "0.5", "--std", "0"], "argument --std: must be positive, got 0"),
+    ([*ENCODER, *SHAPE, "--views", "encoders:shifted"], "argument --views: needs --inputs"),
+    ([*ENCODER, *SHAPE, "--labels", "none.pt"], "argument --labels: none.pt could not be read: "),
     ([*ENCODER, *SHAPE, "--inputs", "none.pt"], "argument --inputs: none.pt could not be read: "),
     ([*ENCODER, *SHAPE, "--seed", "-1"], "argument --seed: must be an integer of at least 0, got -1"),
     ([*ENCODER, *SHAPE, "--device", "abacus"], "argument --device: 'abacus' is not available here"),

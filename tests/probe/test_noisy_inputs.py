@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from synbench_lightning import ProbePlan, ProbeResult, evaluate
+from synbench_lightning.probe.inputs import INPUT_NOISE, NoisyInputs
 from synbench_lightning.probe.probe import Probe
-from synbench_lightning.probe.samples import INPUT_NOISE, NoisyInputs
 
 SMALL = ProbePlan(forwards=768)
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ def test_every_input_is_shown_as_often_with_other_noise(number, draws):
     for block in examples.blocks:
         examples.write(block, out[block.row : block.row + block.vectors])
     shown = min(number, 128)
-    assert noisy.num_examples == shown * draws <= 2048
+    assert examples.rows == shown * draws <= 2048
     noise = out.unflatten(0, (shown, draws)) - x[:shown, None]
     assert noise.std().item() == pytest.approx(0.7 * x[:shown].std().item(), rel=0.02)
     assert len(noise.flatten(0, 1).flatten(1).unique(dim=0)) == shown * draws

@@ -1,0 +1,142 @@
+"""Call a function that draws at random so that a seed decides what it draws, and nothing else notices."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from synbench_lightning.runtime.isolation import isolated
+
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+@contextmanager
+def seeded(function: Callable[..., Any], seed: int) -> Iterator[None]:
+    """Inside, what a function draws depends on the seed alone; afterwards it and all random states are as before.
+
+    That holds for the global generators of Python, numpy and torch, and for generators and attributes of the function
+    itself: those of an object, of the transforms in its lists, of what a closure or a partial refers to, and of the
+    module-level names that the function's code mentions.
+
+    Example:
+        >>> generator = np.random.default_rng(0)
+        >>> def draw() -> float:
+        ...     return generator.random()
+        >>> with seeded(draw, 3):
+        ...     first = draw()
+        >>> with seeded(draw, 3):
+        ...     draw() == first
+        True
+        >>> draw() == np.random.default_rng(0).random()
+        True
+    """
+    reached = list(_reached(function))
+    generators = [value for value in reached if isinstance(value, GENERATORS)]
+    states = [(generator, _state(generator)) for generator in generators]
+    attributes = [(value, dict(value.__dict__)) for value in reached if not isinstance(value, GENERATORS)]
+    with isolated(None):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)
+        for generator in generators:
+            _seed(generator, seed)
+        try:
+            yield
+        finally:
+            for value, kept in attributes:
+                value.__dict__.clear()
+                value.__dict__.update(kept)
+            for generator, state in states:
+                _set_state(generator, state)
+
+
+MOST_ITEMS = 1000
+"""Of longer lists, which hold data and no transforms, nothing is looked at."""
+
+
+def _reached(function: Any) -> Iterator[Any]:
+    """Generators, and objects with attributes of their own, that a function leads to."""
+    seen, rest = set[int](), [function]
+    while rest:
+        value = rest.pop()
+        if id(value) not in seen and not isinstance(value, PASSED_OVER):
+            seen.add(id(value))
+            if isinstance(value, GENERATORS) or _has_attributes(value):
+                yield value
+            rest += _inner(value)
+
+
+PASSED_OVER = (type, ModuleType, Trainer, Tensor, np.ndarray, str, bytes, int, float)
+
+
+def _has_attributes(value: Any) -> bool:
+    return not isinstance(value, FunctionType) and isinstance(getattr(value, "__dict__", None), dict)
+
+
+def _inner(value: Any) -> list[Any]:
+    if isinstance(value, GENERATORS):
+        return []
+    if isinstance(value, FunctionType):
+        named = [value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__]
+        # Other functions of a module lead too far.
+        objects = [one for one in named if not isinstance(one, FunctionType)]
+        return [*_contents(value), *(value.__defaults__ or ()), *objects]
+    if isinstance(value, MethodType):
+        return [value.__self__, value.__func__]
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, (dict, list, tuple, set)):
+        return list(value.values() if isinstance(value, dict) else value) if len(value) <= MOST_ITEMS else []
+    code = [getattr(type(value), name, None) for name in ("__call__", "forward")]
+    attributes = list(value.__dict__.values()) if _has_attributes(value) else []
+    return [*(one for one in code if isinstance(one, FunctionType)), *attributes]
+
+
+def _contents(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # of a name that is not assigned yet
+            yield cell.cell_contents
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    if isinstance(generator, np.random.RandomState):
+        return generator.get_state()
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)
+
+
+def _seed(generator: Any, seed: int) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = type(generator.bit_generator)(seed).state
+    elif isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+    else:
+        generator.seed(seed % 2**32)
