@@ -47,11 +47,11 @@ from tests.encoders import Autoencoder, Batches
         ({"prefix": "a/b"}, "`prefix` must be a non-empty text without '/'"),
         (
             {"inputs": np.zeros((40, 1, 8, 8))},
-            r"`inputs` must be a tensor .* got a ndarray \(float64\) of shape \(40, 1, 8, 8\)",
+            r"`inputs` must be a tensor .* got a ndarray \(float64\)",
         ),
         (
             {"batch_size": torch.zeros(500)},
-            r"`batch_size` must be an integer .* got a Tensor \(torch.float32\) of shape \(500,\)",
+            r"`batch_size` must be an integer .* got a Tensor \(torch.float32\) of",
         ),
         ({"on_error": "ignore"}, "`on_error` must be 'warn' or 'raise', got 'ignore'"),
     ],
