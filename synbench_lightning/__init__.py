@@ -2,6 +2,7 @@
 
 from synbench_lightning.benchmark.best import Comparison as Comparison
 from synbench_lightning.benchmark.best import select_best as select_best
+from synbench_lightning.benchmark.harness import harness_task as harness_task
 from synbench_lightning.benchmark.prompts import Prompts as Prompts
 from synbench_lightning.benchmark.proxies import labelled_proxies as labelled_proxies
 from synbench_lightning.benchmark.result import BenchmarkResult as BenchmarkResult

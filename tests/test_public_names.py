@@ -30,6 +30,7 @@ from synbench_lightning.functional.representation import readout, spectrum
 
 NAMES = [name for name in vars(synbench_lightning) if not name.startswith("_") and name[0].isupper()] + [
     "evaluate",
+    "harness_task",
     "labelled_proxies",
     "select_best",
     "task_family",
