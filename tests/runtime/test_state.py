@@ -205,7 +205,7 @@ def test_memory_that_is_mapped_for_reading_is_not_written(tmp_path):
     np.arange(6.0).tofile(tmp_path / "table")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that such a tensor is not to be written
-        module = holder(torch.from_numpy(np.memmap(tmp_path / "table", mode="r")))
+        module = holder(torch.from_numpy(np.memmap(tmp_path / "table", np.float64, "r")))
     with isolated(module):
         module.value = None
     assert module.value.tolist() == list(range(6))
