@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -19,9 +20,9 @@ def probing(every: int = 5, **arguments: Any) -> SynBenchCallback:
 
 
 def trainer(*callbacks: Any, max_steps: int = 20, **arguments: Any) -> Trainer:
-    """A quiet trainer on one CPU process, without logger and checkpoints unless asked for."""
+    """A quiet trainer on one process, of the CPU if the environment says nothing else, without logger and checkpoints unless asked for."""
     quiet = {
-        "accelerator": "cpu",
+        "accelerator": os.environ.get("TEST_ACCELERATOR", "cpu"),
         "devices": 1,
         "logger": False,
         "enable_checkpointing": False,

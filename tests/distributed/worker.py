@@ -126,7 +126,8 @@ def train(
     if sharded in PARTS:
         strategy = ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1)
     elif sharded:
-        strategy = FSDP1OnCPU(auto_wrap_policy={nn.Linear} if sharded == "fsdp1, layers" else None)
+        of_lightning = FSDPStrategy if torch.cuda.is_available() else FSDP1OnCPU
+        strategy = of_lightning(auto_wrap_policy={nn.Linear} if sharded == "fsdp1, layers" else None)
     plan = ProbePlan(forwards=forwards, num_scales=num_scales)
     through: Any = "encoder" if sharded else encoder
     callback: Any = probing(
