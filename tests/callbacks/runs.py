@@ -20,7 +20,7 @@ def probing(every: int = 5, **arguments: Any) -> SynBenchCallback:
 
 
 def trainer(*callbacks: Any, max_steps: int = 20, **arguments: Any) -> Trainer:
-    """A quiet trainer on one process, of the CPU if the environment says nothing else, without logger and checkpoints unless asked for."""
+    """A quiet trainer on one process, without logger and checkpoints unless asked for; `TEST_ACCELERATOR` moves it."""
     quiet = {
         "accelerator": os.environ.get("TEST_ACCELERATOR", "cpu"),
         "devices": 1,
