@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -20,9 +19,9 @@ def probing(every: int = 5, **arguments: Any) -> SynBenchCallback:
 
 
 def trainer(*callbacks: Any, max_steps: int = 20, **arguments: Any) -> Trainer:
-    """A quiet trainer on one process, without logger and checkpoints unless asked for; `TEST_ACCELERATOR` moves it."""
+    """A quiet trainer on one CPU process, without logger and checkpoints unless asked for."""
     quiet = {
-        "accelerator": os.environ.get("TEST_ACCELERATOR", "cpu"),
+        "accelerator": "cpu",
         "devices": 1,
         "logger": False,
         "enable_checkpointing": False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -39,7 +41,6 @@ HERE: dict[str, tuple[type[modules.Plain], dict[str, Any]]] = {
     **{name: row for name, row in ROWS.items() if name not in ON_THE_HOST},
     "augmentation on the device": (DrawingThere, {}),
     "16-mixed": (modules.Plain, {"precision": "16-mixed"}),
-    "16-true": (modules.Plain, {"precision": "16-true"}),
     "cudagraphs": (CudaGraphs, {}),
     "cudagraphs, 16-mixed": (CudaGraphs, {"precision": "16-mixed"}),
     "cudnn.benchmark": (modules.Plain, {"benchmark": True}),
@@ -86,58 +87,59 @@ def test_scores_are_those_of_the_cpu(precision):
     encoder = Autoencoder().encoder
     x = torch.randn(64, 1, 8, 8)
     labels = (x[:, 0, 0, 0] > 0).long()
-    arguments: dict[str, Any] = {"plan": ProbePlan(forwards=2048), "inputs": x, "labels": labels}
-    cpu = evaluate(encoder, (1, 8, 8), **arguments)
+    arguments: dict[str, Any] = {"inputs": x, "views": lambda batch: batch + 0.1 * torch.randn_like(batch)}
+    cpu = evaluate(encoder, (1, 8, 8), labels=labels, **arguments)
     with torch.autocast("cuda", precision, enabled=precision is not None):
-        gpu = evaluate(encoder.cuda(), (1, 8, 8), **arguments)
+        gpu = evaluate(encoder.cuda(), (1, 8, 8), labels=labels, **arguments)
+    assert gpu.score() == pytest.approx(cpu.score(), abs=4 * 2**0.5 * cpu.standard_error())  # of other noise vectors
     tolerance = 1e-3 if precision is None else 0.03
-    assert gpu.score() == pytest.approx(cpu.score(), abs=tolerance)
-    assert gpu.information == pytest.approx(cpu.information, rel=tolerance)
+    assert gpu.information == pytest.approx(cpu.information, rel=tolerance)  # views and labelled inputs are the same
     assert gpu.readout == pytest.approx(cpu.readout, abs=tolerance)
 
 
 class Watched(SynBenchCallback):
-    """Raises where a hook of a step waits for the device."""
+    """Raises where a hook of the second step or a later one waits for the device."""
 
-    def on_train_batch_start(self, *arguments: Any) -> None:
-        with waiting_raises():
-            super().on_train_batch_start(*arguments)
+    def on_train_batch_start(self, trainer: Any, *arguments: Any) -> None:
+        with waiting_raises(trainer.global_step):
+            super().on_train_batch_start(trainer, *arguments)
 
-    def on_before_optimizer_step(self, *arguments: Any) -> None:
-        with waiting_raises():
-            super().on_before_optimizer_step(*arguments)
+    def on_before_optimizer_step(self, trainer: Any, *arguments: Any) -> None:
+        with waiting_raises(trainer.global_step):
+            super().on_before_optimizer_step(trainer, *arguments)
 
-    def on_train_batch_end(self, *arguments: Any) -> None:
-        with waiting_raises():
-            super().on_train_batch_end(*arguments)
+    def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+        with waiting_raises(trainer.global_step):
+            super().on_train_batch_end(trainer, *arguments)
 
 
-class waiting_raises:  # noqa: N801
-    def __enter__(self) -> None:
-        torch.cuda.set_sync_debug_mode("error")
-
-    def __exit__(self, *_: object) -> None:
+@contextmanager
+def waiting_raises(step: int) -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error" if step > 0 else "default")
+    try:
+        yield
+    finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 def test_steps_without_a_probe_never_wait_for_the_device():
-    def fit(**arguments: Any) -> None:
-        callback = Watched(input_shape=(12,), encoder="encoder", log_figures=False, on_error="raise", **arguments)
+    def fit(every: int) -> list[int | None]:
+        callback = Watched(encoder="encoder", every_n_train_steps=every, probe_at_end=False, log_figures=False)
         trainer(callback, max_steps=10, accelerator="gpu").fit(modules.Plain())
+        return steps(callback)
 
-    fit(every_n_train_steps=1000, probe_at_start=False, probe_at_end=False)
-    with pytest.raises(RuntimeError, match="synchroniz"):
-        fit(every_n_train_steps=5)
+    assert fit(1000) == [0]
+    with pytest.warns(UserWarning, match="synchronizing"):
+        fit(5)
 
 
 @pytest.mark.parametrize("parts", [None, "all", "root", "fsdp1", "fsdp1, layers"], ids=str)
-def test_strategies_train_undisturbed(tmp_path, monkeypatch, parts):
-    monkeypatch.setenv("TEST_ACCELERATOR", "gpu")
+def test_strategies_train_undisturbed(tmp_path, parts):
     weights = []
     for probes in (False, True):
         folder = tmp_path / str(probes)
         folder.mkdir()
-        (found,), _ = run(folder, world=1, sharded=parts, probes=probes)
+        (found,), _ = run(folder, world=1, sharded=parts, probes=probes, accelerator="gpu")
         assert not found["error"]
         weights.append(found["weights"])
     assert [result["step"] for result in found["history"]] == [0, 5, 10, 15]

@@ -105,6 +105,7 @@ def train(
     skipping: bool = False,
     benchmark: bool = False,
     inputs: bool = False,
+    accelerator: str = "cpu",
 ) -> None:
     """Train an autoencoder; with ``fails_on`` the encoder raises on that rank at step ``fails_at``.
 
@@ -126,7 +127,7 @@ def train(
     if sharded in PARTS:
         strategy = ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1)
     elif sharded:
-        of_lightning = FSDPStrategy if torch.cuda.is_available() else FSDP1OnCPU
+        of_lightning = FSDP1OnCPU if accelerator == "cpu" else FSDPStrategy
         strategy = of_lightning(auto_wrap_policy={nn.Linear} if sharded == "fsdp1, layers" else None)
     plan = ProbePlan(forwards=forwards, num_scales=num_scales)
     through: Any = "encoder" if sharded else encoder
@@ -142,7 +143,10 @@ def train(
     weights = Weights()
     callbacks = [weights, callback] if probes else [weights]
     length: dict[str, Any] = {"max_steps": -1, "max_epochs": 3} if skipping else {"max_steps": 15}
-    run = trainer(*callbacks, limit_train_batches=5, strategy=strategy, devices=world, logger=logger, **length)
+    run = trainer(
+        *callbacks, limit_train_batches=5, strategy=strategy, devices=world, logger=logger, accelerator=accelerator,
+        **length,
+    )  # fmt: skip
     start = time.monotonic()
     error = None
     try:
