@@ -152,4 +152,4 @@ def test_a_probe_gives_its_memory_back():
     evaluate(encoder, (1, 8, 8), plan=plan)
     before = torch.cuda.memory_allocated()
     evaluate(encoder, (1, 8, 8), plan=plan)
-    assert torch.cuda.memory_allocated() == before
+    assert torch.cuda.memory_allocated() <= before
