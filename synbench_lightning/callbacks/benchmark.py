@@ -12,6 +12,7 @@ from torch import Tensor
 from synbench_lightning.benchmark.climb import Climb, Climbed
 from synbench_lightning.benchmark.result import BenchmarkResult
 from synbench_lightning.benchmark.tasks import Benchmark, Tasks
+from synbench_lightning.callbacks.keys import keys_of
 from synbench_lightning.callbacks.probing import ProbingCallback
 from synbench_lightning.callbacks.run import history_of
 from synbench_lightning.checks import check_integer
@@ -33,22 +34,24 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
 
     Logged, one point for each evaluation, over the number of training steps made before it:
 
-    ======================================= ==============================================================
-    ``benchmark/value``                     the benchmark, predicted after the warm-up: the one to monitor, higher is
-                                            better
-    ``benchmark/value_se``                  its standard error; 0 where all points were evaluated
-    ``benchmark/low``, ``benchmark/high``   its interval of 95 percent
-    ``benchmark/task/<name>``               value of each task
-    ``benchmark/task/<name>_low``, _high    its interval of 95 percent
-    ``benchmark/points``                    points evaluated
-    ``benchmark/detectable_difference``     the smallest change since the last evaluation that would be seen; after the
-                                            warm-up
-    ``benchmark/audit_error``               prediction minus what the audit found; at audits
-    ``benchmark/audit_error_se``            its standard error, from the audit
-    ``benchmark/probe_seconds``             wall-clock time of the evaluation
-    ``benchmark/overhead``                  time spent in evaluations so far, as a fraction of the time since training
-                                            started
-    ======================================= ==============================================================
+    =========================================== ==========================================================
+    ``benchmark/value``                         the benchmark, predicted after the warm-up: the one to monitor, higher
+                                                is better
+    ``benchmark/value_low``, ``_high``          its interval of 95 percent
+    ``benchmark/value_se``                      its standard error; 0 where all points were evaluated
+    ``benchmark_details/audit_error``           prediction minus what the audit found; at audits
+    ``benchmark_details/audit_error_se``        its standard error, from the audit
+    ``benchmark_details/detectable_difference`` the smallest change since the last evaluation that would be seen; after
+                                                the warm-up
+    ``benchmark_details/overhead``              time spent in evaluations so far, as a fraction of the time since
+                                                training started
+    ``benchmark_details/points``                points evaluated
+    ``benchmark_details/probe_seconds``         wall-clock time of the evaluation
+    ``benchmark_tasks/<name>``                  value of each task
+    ``benchmark_tasks/<name>_low``, ``_high``   its interval of 95 percent
+    =========================================== ==========================================================
+
+    The progress bar shows the value by the name of the prefix.
 
     Args:
         tasks: a dataset for each task, by name, whose items are pairs ``(input, label)`` with labels from 0 on; or a
@@ -97,7 +100,6 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         [(0, 300), (10, 300), (20, 60), (30, 60)]
     """
 
-    monitored = "value"
     title = "benchmark evaluation"
 
     def __init__(
@@ -182,7 +184,8 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
     def metrics(self, result: BenchmarkResult) -> dict[str, float]:
         """The logged values of a result by key, but for the overhead."""
         low, high = result.interval
-        values = {"value": result.value, "value_se": result.standard_error, "low": low, "high": high}
+        values = {"value": result.value, "value_se": result.standard_error, "value_low": low, "value_high": high}
+        watched = list(values)
         for name, value, limits in zip(result.tasks, result.task_values, result.task_intervals, strict=True):
             values |= {f"task/{name}": value, f"task/{name}_low": limits[0], f"task/{name}_high": limits[1]}
         values["points"] = result.num_points
@@ -191,7 +194,11 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         if result.audit_error is not None and result.audit_standard_error is not None:
             values |= {"audit_error": result.audit_error, "audit_error_se": result.audit_standard_error}
         values["probe_seconds"] = result.seconds
-        return {f"{self.prefix}/{key}": float(value) for key, value in values.items()}
+        return keys_of(self.prefix, {name: float(value) for name, value in values.items()}, watched)
+
+    def monitored(self, result: BenchmarkResult) -> str:
+        """The logged key that matters most: the benchmark's value."""
+        return f"{self.prefix}/value"
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         assert self._encoder is not None

@@ -13,7 +13,7 @@ from torch import Tensor
 from synbench_lightning.callbacks.advice import best_key_advice
 from synbench_lightning.callbacks.dashboard import Dashboard
 from synbench_lightning.callbacks.first_batches import FirstBatches
-from synbench_lightning.callbacks.keys import logged_values
+from synbench_lightning.callbacks.keys import keys_of, logged_values, watched_names
 from synbench_lightning.callbacks.probing import ProbingCallback
 from synbench_lightning.callbacks.remarks import Remarks
 from synbench_lightning.callbacks.run import history_of
@@ -44,30 +44,40 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
 
     Logged, one point for each probe, over the number of training steps made before it:
 
-    ================================ =====================================================================
-    ``synbench/score``               score of the first task at epsilon 0; higher is better
-    ``synbench/score_se``            its standard error over the noise of the examples
-    ``synbench/score_eps_0.20``      the same for each further epsilon
-    ``synbench/mean``                mean score of the tasks
-    ``synbench/worst``               lowest score of a task; of equally hard tasks it reads low by about ``worst_se``
-    ``synbench/cvar``                mean score of the worse half of the tasks
-    ``synbench/smoothed_worst``      the worst, smoothed: between worst and mean
-    ``synbench/gap``                 mean minus worst
-    ``synbench/mean_se`` ...         standard errors of ``mean``, ``worst``, ``cvar``, ``smoothed_worst`` and ``gap``
-    ``synbench/task/<name>``         score of each task
-    ``synbench/accuracy``            accuracy of the first task, averaged over the scales
-    ``synbench/effective_rank``      in how many directions the features vary (RankMe's entropy of their covariance)
-    ``synbench/alpha_req``           how fast the eigenvalues of that covariance fall (exponent of a power law)
-    ``synbench/feature_std``         standard deviation of the features, averaged over the dimensions
-    ``synbench/information``         with ``inputs``: what the features of views or noisy versions of them tell about
-                                     which one it was, in nats; higher is better; with ``views`` the one to monitor
-    ``synbench/information_se``      its standard error over the views or the noise, and over the inputs
-    ``synbench/readout``             with ``labels``: the share of their variance that a ridge regression tells of
-                                     left-out examples, at most 1; the one to monitor where there are no views
-    ``synbench/readout_se``          its standard error over the labelled examples
-    ``synbench/probe_seconds``       wall-clock time of the probe
-    ``synbench/overhead``            time spent in probes so far, as a fraction of the time since training started
-    ================================ =====================================================================
+    ====================================== ===============================================================
+    ``synbench/information``               with ``inputs``: what the features of views or noisy versions of them tell
+                                           about which one it was, in nats; higher is better; with ``views`` the one to
+                                           monitor
+    ``synbench/information_se``            its standard error over the views or the noise, and over the inputs
+    ``synbench/readout``                   with ``labels``: the share of their variance that a ridge regression tells of
+                                           left-out examples, at most 1; the one to monitor where there are no views
+    ``synbench/readout_se``                its standard error over the labelled examples
+    ``synbench/score``                     score of the first task at epsilon 0; higher is better; the one to monitor
+                                           where there are neither inputs nor labels
+    ``synbench/score_se``                  its standard error over the noise of the examples
+    ``synbench/worst``                     lowest score of a task; of equally hard tasks it reads low by about
+                                           ``worst_se``
+    ``synbench/worst_se``                  its standard error
+    ``synbench_details/accuracy``          accuracy of the first task, averaged over the scales
+    ``synbench_details/alpha_req``         how fast the eigenvalues of the features' covariance within a class fall
+                                           (exponent of a power law)
+    ``synbench_details/cvar``              mean score of the worse half of the tasks
+    ``synbench_details/effective_rank``    in how many directions the features vary (RankMe's entropy of that
+                                           covariance)
+    ``synbench_details/feature_std``       standard deviation of the features, averaged over the dimensions
+    ``synbench_details/gap``               mean score of the tasks minus the lowest
+    ``synbench_details/mean``              mean score of the tasks
+    ``synbench_details/mean_se`` ...       standard errors of ``mean``, ``cvar``, ``smoothed_worst`` and ``gap``
+    ``synbench_details/overhead``          time spent in probes so far, as a fraction of the time since training started
+    ``synbench_details/probe_seconds``     wall-clock time of the probe
+    ``synbench_details/score_eps_0.20``    score of the first task at each further epsilon
+    ``synbench_details/smoothed_worst``    the lowest score, smoothed: between lowest and mean
+    ``synbench_tasks/<name>``              score of each task
+    ``synbench_figures/<name>``            figures, see ``log_figures``
+    ====================================== ===============================================================
+
+    The first key in the alphabet is the one to monitor, and what the progress bar shows by the name of the prefix.
+    Information with white noise says less than a readout: beside one it is ``synbench_details/information``.
 
     Args:
         encoder: what to probe. ``None``: what the first training step calls and trains, by its name and place an
@@ -136,7 +146,6 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         [0, 10, 20]
     """
 
-    monitored = "score"
     title = "SynBench probe"
     _of_fit: ClassVar[dict[str, Any]] = {**ProbingCallback._of_fit, "_shown": None, "_gathering": None}
 
@@ -230,20 +239,17 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
 
     def metrics(self, result: ProbeResult) -> dict[str, float]:
         """The logged values of a result by key, but for the overhead."""
-        return {f"{self.prefix}/{key}": value for key, value in logged_values(result, self.threshold).items()}
+        return keys_of(self.prefix, logged_values(result, self.threshold), watched_names(result))
+
+    def monitored(self, result: ProbeResult) -> str:
+        """The logged key that matters most: of those that are there, that with most knowledge of what matters."""
+        return f"{self.prefix}/{result.best_key}"
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the encoder, and open the dashboard of the loggers."""
+        """Find the encoder, and get ready for the loggers' figures and charts."""
         super().on_fit_start(trainer, pl_module)
         if self._dashboard is not None:
-            callbacks = trainer.callbacks  # type: ignore[attr-defined]
-            showing = [c for c in callbacks if isinstance(c, SynBenchCallback) and c._dashboard is not None]
-            self._dashboard.open(trainer, {c.prefix: c._further_keys for c in showing})
-
-    @property
-    def _further_keys(self) -> list[str]:
-        given = {"information": self.inputs, "readout": self.labels}
-        return [key for key, value in given.items() if value is not None]
+            self._dashboard.open()
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -406,4 +412,4 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             for advice in best_key_advice(trainer, self.prefix, result.best_key):
                 rank_zero_info(advice)
         if self._dashboard is not None:
-            self._dashboard.update(trainer, self.history, metrics, position)
+            self._dashboard.update(trainer, self.history, metrics, self.monitored(result), position)

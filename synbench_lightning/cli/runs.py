@@ -14,6 +14,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from synbench_lightning.callbacks.keys import logged_values, name_of
 from synbench_lightning.callbacks.run import history_of
 from synbench_lightning.callbacks.synbench import SynBenchCallback
 from synbench_lightning.checks import check_integer
@@ -21,7 +22,7 @@ from synbench_lightning.cli.errors import CommandError, in_one_line
 from synbench_lightning.probe.result import ProbeResult
 
 Points = dict[int, dict[str, float]]
-"""Values by key, without the prefix, by step."""
+"""Values by name, by step."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _run(root: Path, folder: Path, prefix: str, weights_only: bool) -> Run:
     checkpoints, history, notes = _from_checkpoints(root, prefix, weights_only)
     logged, unread = _from_csv(root, prefix)
     found: list[tuple[str, Points]] = [
-        ("the history in a checkpoint", _points_of(history, prefix)),
+        ("the history in a checkpoint", _points_of(history)),
         ("event files", _from_events(root, prefix)),
         ("a CSV log", logged),
     ]
@@ -157,12 +158,9 @@ def _from_checkpoints(
     return checkpoints, tuple(longest), notes
 
 
-def _points_of(history: tuple[ProbeResult, ...], prefix: str) -> Points:
-    callback = SynBenchCallback(prefix=prefix)
-    return {
-        result.step or 0: {key.partition("/")[2]: value for key, value in callback.metrics(result).items()}
-        for result in history
-    }
+def _points_of(history: tuple[ProbeResult, ...]) -> Points:
+    threshold = SynBenchCallback().threshold
+    return {result.step or 0: logged_values(result, threshold) for result in history}
 
 
 def _from_events(root: Path, prefix: str) -> Points:
@@ -171,9 +169,10 @@ def _from_events(root: Path, prefix: str) -> Points:
         events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
         events.Reload()
         for tag in events.Tags()["scalars"]:
-            if tag.startswith(f"{prefix}/"):
+            name = name_of(tag, prefix)
+            if name is not None:
                 for event in events.Scalars(tag):
-                    points[event.step][tag.partition("/")[2]] = event.value
+                    points[event.step][name] = event.value
     return _of_probes(points)
 
 
@@ -184,15 +183,15 @@ def _from_csv(root: Path, prefix: str) -> tuple[Points, list[str]]:
         unread = dict[str, str]()  # the first text in each column that is no number
         with path.open(newline="", errors="replace") as file:
             for row in csv.DictReader(file):
-                values = {key: value for key, value in row.items() if value and str(key).startswith(f"{prefix}/")}
+                values = {key: value for key, value in row.items() if value and name_of(str(key), prefix) is not None}
                 if not values:
                     continue
                 numbers = {key: _number(value) for key, value in {"step": row.get("step") or "0", **values}.items()}
                 unread = {**{key: str(row.get(key)) for key, value in numbers.items() if value is None}, **unread}
                 step = numbers.pop("step")
                 if step is not None and math.isfinite(step):
-                    known = {key.partition("/")[2]: value for key, value in numbers.items() if value is not None}
-                    points[int(step)] |= known
+                    known = {name_of(key, prefix): value for key, value in numbers.items() if value is not None}
+                    points[int(step)] |= {name: value for name, value in known.items() if name is not None}
         name = path.relative_to(root)
         notes += [f"{name}: the column {key!r} holds {text[:40]!r}, no number" for key, text in unread.items()]
     return _of_probes(points), notes
