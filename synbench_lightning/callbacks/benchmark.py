@@ -38,7 +38,7 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
                                             better
     ``benchmark/value_se``                  its standard error; 0 where all points were evaluated
     ``benchmark/low``, ``benchmark/high``   its interval of 95 percent
-    ``benchmark/task/<name>``               value of each task
+    ``benchmark/task/<name>``               value of each task, drawn to what the others say of it after the warm-up
     ``benchmark/task/<name>_low``, _high    its interval of 95 percent
     ``benchmark/points``                    points evaluated
     ``benchmark/detectable_difference``     the smallest change since the last evaluation that would be seen; after the
@@ -56,7 +56,8 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
             augmentation: a point must be the same in each evaluation.
         budget: share of the points that is evaluated after the warm-up, in (0, 1]; at least two of each task.
         log_likelihood: ``(pl_module, batch) -> (N,)``: the log-likelihood of the right label of each example of a
-            collated batch, at most 0. ``None``: a closed-form few-shot discriminant on the encoder's features.
+            collated batch, at most 0; or 1 and 0 for right and wrong answers, where an item response model then makes
+            the forecasts if it does so better. ``None``: a closed-form few-shot discriminant on the encoder's features.
         encoder: what gives the features, as in :class:`SynBenchCallback`; not with ``log_likelihood``.
         support: examples of each task that the discriminant is fitted to, at least two of each class; they are encoded
             in each evaluation and are no points.
