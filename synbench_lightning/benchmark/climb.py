@@ -21,6 +21,7 @@ from synbench_lightning.functional.benchmark.prediction import (
     forecast,
     limits,
     predict_tasks,
+    related,
 )
 from synbench_lightning.functional.benchmark.residuals import aipw
 from synbench_lightning.functional.benchmark.selection import Selection, stratified
@@ -121,7 +122,7 @@ class Climb:
         if climbed.selection is None:
             values = evaluated(torch.arange(len(tasks)))
             curves = (*climbed.curves, values.float())
-            estimates = exact_tasks(values, tasks)
+            each = estimates = exact_tasks(values, tasks)
             climbed = Climbed(curves)
             if len(curves) == self.warmup:
                 points = self.benchmark.points(self.budget)
@@ -131,7 +132,9 @@ class Climb:
             extra = self._audit_points(climbed.selection, history)
             values = evaluated(torch.cat([climbed.selection.indices, extra]))
             own, others = values.split([len(climbed.selection.indices), len(extra)])
-            estimates = predict_tasks(own, climbed.selection, torch.stack(climbed.curves), tasks)
+            before = torch.stack(climbed.curves)
+            estimates = predict_tasks(own, climbed.selection, before, tasks)
+            each = related(estimates, climbed.selection, before, tasks)
             changed = change_of_benchmark(own - climbed.before, climbed.selection, tasks)
             difference = float(minimum_detectable_difference(changed))
             audited = self._audited(climbed, own, extra, others) if len(extra) else None
@@ -142,8 +145,8 @@ class Climb:
             value=float(whole.value),
             standard_error=float(whole.standard_error),
             interval=limits(whole),
-            task_values=tuple(float(estimate.value) for estimate in estimates),
-            task_intervals=tuple(limits(estimate) for estimate in estimates),
+            task_values=tuple(float(estimate.value) for estimate in each),
+            task_intervals=tuple(limits(estimate) for estimate in each),
             complete=complete,
             num_points=len(values),
             detectable_difference=difference,

@@ -18,7 +18,8 @@ class BenchmarkResult:
         value: the benchmark, the mean over the tasks; predicted unless ``complete``.
         standard_error: of the value; 0 if ``complete``.
         interval: of 95 percent for the value.
-        task_values: ``(K,)`` value of each task.
+        task_values: ``(K,)`` value of each task. Unless ``complete``, each is drawn to what the others say of it, which
+            makes it more precise than its own points do; their mean need not be the value.
         task_intervals: ``(K,)`` interval of 95 percent for each.
         complete: whether all points were evaluated, and nothing was predicted.
         num_points: points evaluated, including those of an audit, excluding the support sets.

@@ -34,32 +34,15 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
 
     Logged, one point for each evaluation, over the number of training steps made before it:
 
-    =========================================== ==========================================================
-    ``benchmark/value``                         the benchmark, predicted after the warm-up: the one to monitor, higher
-                                                is better
-    ``benchmark/value_low``, ``_high``          its interval of 95 percent
-    ``benchmark/value_se``                      its standard error; 0 where all points were evaluated
-    ``benchmark_details/audit_error``           prediction minus what the audit found; at audits
-    ``benchmark_details/audit_error_se``        its standard error, from the audit
-    ``benchmark_details/detectable_difference`` the smallest change since the last evaluation that would be seen; after
-                                                the warm-up
-    ``benchmark_details/overhead``              time spent in evaluations so far, as a fraction of the time since
-                                                training started
-    ``benchmark_details/points``                points evaluated
-    ``benchmark_details/probe_seconds``         wall-clock time of the evaluation
-    ``benchmark_tasks/<name>``                  value of each task
-    ``benchmark_tasks/<name>_low``, ``_high``   its interval of 95 percent
-    =========================================== ==========================================================
-
-    The progress bar shows the value by the name of the prefix.
-
+    =========================================== ===================================================
     Args:
         tasks: a dataset for each task, by name, whose items are pairs ``(input, label)`` with labels from 0 on; or a
             DataLoader, which says how batches are collated. Proxy tasks: :func:`labelled_proxies`. No random
             augmentation: a point must be the same in each evaluation.
         budget: share of the points that is evaluated after the warm-up, in (0, 1]; at least two of each task.
         log_likelihood: ``(pl_module, batch) -> (N,)``: the log-likelihood of the right label of each example of a
-            collated batch, at most 0. ``None``: a closed-form few-shot discriminant on the encoder's features.
+            collated batch, at most 0; or 1 and 0 for right and wrong answers, where an item response model then makes
+            the forecasts if it does so better. ``None``: a closed-form few-shot discriminant on the encoder's features.
         encoder: what gives the features, as in :class:`SynBenchCallback`; not with ``log_likelihood``.
         support: examples of each task that the discriminant is fitted to, at least two of each class; they are encoded
             in each evaluation and are no points.
