@@ -36,7 +36,7 @@ import torch
 
 try:
     from validity import alignment
-    from validity.answers import Row, Study, read_table, report, write_table
+    from validity.answers import SUMS, Row, Study, read_table, report, write_table
     from validity.inputs import SOURCES, load_images
     from validity.measure import PREDICTORS, Measurement
     from validity.regimes import DEVELOPMENT, HELD_OUT, REGIMES
@@ -63,7 +63,7 @@ def main() -> None:
         if any(row["regime"] in regimes for row in rows):
             study = Study(rows, regimes, first)
             print(f"\n## {half} regimes: {len(study.runs)} runs, {len(study.steps)} checkpoints each")
-            print("\n".join(report(study, PREDICTORS)))
+            print("\n".join(report(study, (*PREDICTORS, *SUMS))))
     print("\n".join(alignment.report(study, images)))
 
 
