@@ -12,8 +12,8 @@ DIMENSIONS = {"conv": DIM, "transformer": DIM, "resnet": 160}
 def build_encoder(name: str, channels: int) -> nn.Module:
     """An encoder with random weights.
 
-    ``"conv"`` (BatchNorm, mean over space) and ``"transformer"`` (LayerNorm, mean over tokens; images of 8 x 8) have less
-    than 40,000 weights and 48 features, ``"resnet"`` a million weights and 160 features.
+    ``"conv"`` (BatchNorm, mean over space) and ``"transformer"`` (LayerNorm, mean over tokens; images of 8 x 8) have
+    less than 40,000 weights and 48 features, ``"resnet"`` a million weights and 160 features.
     """
     return {"conv": _conv, "transformer": Transformer, "resnet": _resnet}[name](channels)
 
