@@ -26,15 +26,18 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
 try:
     from validity import alignment
-    from validity.answers import Row, Study, read_table, report, write_table
-    from validity.inputs import load_images
+    from validity.answers import SUMS, Row, Study, read_table, report, write_table
+    from validity.inputs import SOURCES, load_images
     from validity.measure import PREDICTORS, Measurement
     from validity.regimes import DEVELOPMENT, HELD_OUT, REGIMES
     from validity.runs import Run, pretrain
@@ -43,12 +46,11 @@ except ImportError as error:
         "This study needs scikit-learn and matplotlib: pip install 'synbench-lightning[examples]'"
     ) from error
 
-ENCODERS = ("conv", "transformer")
+ENCODERS = {name: ("resnet",) if name == "pictures" else ("conv", "transformer") for name in SOURCES}
 
 
 def main() -> None:
     args = arguments()
-    torch.set_num_threads(1)  # tensors this small are not worth sharing among threads
     if args.table is None:
         rows = study_rows(args)
         write_table(rows, args.dir / f"{args.images}.csv.gz")
@@ -61,38 +63,50 @@ def main() -> None:
         if any(row["regime"] in regimes for row in rows):
             study = Study(rows, regimes, first)
             print(f"\n## {half} regimes: {len(study.runs)} runs, {len(study.steps)} checkpoints each")
-            print("\n".join(report(study, PREDICTORS)))
+            print("\n".join(report(study, (*PREDICTORS, *SUMS))))
     print("\n".join(alignment.report(study, images)))
 
 
 def study_rows(args: argparse.Namespace) -> list[Row]:
     """Pretrain, and measure each checkpoint; what an earlier call has done is taken from the folder."""
     args.dir.mkdir(parents=True, exist_ok=True)
-    warnings.filterwarnings("ignore", message=".*lbfgs failed to converge")
-    measurement = Measurement(args.images)
     rows: list[Row] = []
     runs = [
         Run(args.images, regime, encoder, seed, args.steps)
-        for seed, regime, encoder in product(range(args.seeds), args.regimes, args.encoders)
+        for seed, regime, encoder in product(range(args.seeds), args.regimes, args.encoders or ENCODERS[args.images])
     ]
-    for index, run in enumerate(runs, 1):
-        print(f"run {index} of {len(runs)}: {run.regime}, {run.encoder}, seed {run.seed}", flush=True)
-        pretrain(run, args.dir)
-        rows += measurement.rows(run, args.dir)
+    with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
+        for index, (run, found) in enumerate(zip(runs, pool.map(partial(measured, args), runs), strict=True), 1):
+            print(f"run {index} of {len(runs)}: {run.regime}, {run.encoder}, seed {run.seed}", flush=True)
+            rows += found
     return rows
+
+
+def measured(args: argparse.Namespace, run: Run) -> list[Row]:
+    """Of one run."""
+    torch.set_num_threads(1)  # tensors this small are not worth sharing among threads
+    warnings.filterwarnings("ignore", message=".*lbfgs failed to converge")
+    pretrain(run, args.dir, args.device)
+    return measurement(run.images).rows(run, args.dir, args.device)
+
+
+@cache
+def measurement(images: str) -> Measurement:
+    """Drawn once in each process."""
+    return Measurement(images)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure predictors of downstream performance on pretraining runs.")
     parser.add_argument("--small", action="store_true", help="one seed and 150 steps: minutes, for a look")
-    parser.add_argument(
-        "--images", choices=("digits", "patches", "glyphs"), default="digits", help="the data (default: digits)"
-    )
+    parser.add_argument("--images", choices=tuple(SOURCES), default="digits", help="the data (default: digits)")
     parser.add_argument("--regimes", nargs="+", choices=tuple(REGIMES), default=tuple(REGIMES), metavar="REGIME")
-    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS, metavar="ENCODER")
+    parser.add_argument("--encoders", nargs="+", choices=("conv", "transformer", "resnet"), metavar="ENCODER")
     parser.add_argument("--seeds", type=int, help="seeds for each regime and architecture (default: 5)")
     parser.add_argument("--steps", type=int, help="optimizer steps of a run (default: 800)")
     parser.add_argument("--dir", type=Path, default=Path("runs/validity"), help="where checkpoints and results go")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the runs (default: 1)")
+    parser.add_argument("--device", default="cpu", help="where encoders are trained and run (default: cpu)")
     parser.add_argument("--table", type=Path, help="only answer from these results")
     args = parser.parse_args()
     seeds, steps = (1, 150) if args.small else (5, 800)
