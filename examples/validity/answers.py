@@ -111,7 +111,8 @@ class Study:
 
 def _standardized(values: Array) -> Array:
     """Within each run."""
-    return (values - values.mean(1, keepdims=True)) / (values.std(1, keepdims=True) + 1e-12)
+    found: Array = (values - values.mean(1, keepdims=True)) / (values.std(1, keepdims=True) + 1e-12)
+    return found
 
 
 def correlation(x: Array, y: Array) -> float:

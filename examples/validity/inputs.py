@@ -83,14 +83,14 @@ def load_images(name: str) -> Images:
     train, test = train_test_split(np.arange(len(images)), test_size=TEST_SHARE, stratify=first, random_state=0)
     mean, std = images[train].mean(), images[train].std()
     images = ((images - mean) / std).float()
-    split = [{key: value[part] for key, value in labels.items()} for part in (train, test)]
+    of_train, of_test = ({key: value[part] for key, value in labels.items()} for part in (train, test))
     recolour = partial(_recoloured, low=float(images[train].min()), high=float(images[train].max()))
     views: Transform = augment
     if name in ("glyphs", "recoloured"):
         views = lambda x: augment(recolour(x))  # noqa: E731
     wrong = _turned if images.shape[1] == 1 or name in ("glyphs", "recoloured") else _colour_jittered
     return Images(
-        images[train], images[test], *split, augment=views if name == "recoloured" else augment, views=views,
+        images[train], images[test], of_train, of_test, augment=views if name == "recoloured" else augment, views=views,
         wrong_views=lambda x: wrong(views(x)),
     )  # fmt: skip
 

@@ -77,7 +77,8 @@ class Instances:
 
     def features(self, features: Features) -> Tensor:
         """``(K, n, D)``."""
-        return features(self.versions.flatten(0, 1)).unflatten(0, self.versions.shape[:2])
+        found: Tensor = features(self.versions.flatten(0, 1)).unflatten(0, self.versions.shape[:2])
+        return found
 
 
 def with_noise(images: Tensor, noise: float, seed: int = 0) -> Instances:
