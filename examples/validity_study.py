@@ -3,9 +3,9 @@
 Encoders are pretrained on real images in ten ways, two of which go wrong. At checkpoints spaced by logarithm every
 predictor (scores of Gaussian proxy tasks, information about inputs with noise or in views, RankMe, LiDAR, alpha-ReQ,
 readouts of a few labels, the training loss, the step) stands beside what all labels say: linear probe and nearest
-neighbours, several label sets, noise and adversarial shifts. Half of the ways served to choose; the tables of the other
-half were looked at once, when all was chosen, and nothing was chosen on the last source, larger images with a network of
-a million weights. What was found is in ``README.md`` beside this file.
+neighbours, several label sets, noise and adversarial shifts. Half of the ways served to choose. The tables of the other
+half were looked at once, when all was chosen; nothing was chosen on the last source, larger images and a network of a
+million weights. What was found is in ``README.md`` beside this file.
 
     pip install 'synbench-lightning[examples]'
     python examples/validity_study.py --small                                  # minutes on a CPU, into runs/validity
@@ -13,7 +13,8 @@ a million weights. What was found is in ``README.md`` beside this file.
     python examples/validity_study.py --table examples/validity/digits.csv.gz  # the answers from the kept results
 
 The sources are ``digits``, ``patches``, ``glyphs`` (letters in random colours), ``recoloured`` (the same, with
-pretraining that recolours them) and ``pictures`` (``--device cuda``; needs scikit-image). The kept results are of three seeds.
+pretraining that recolours them) and ``pictures`` (``--device cuda``; needs scikit-image). The kept results are of three
+seeds.
 """
 
 from __future__ import annotations
