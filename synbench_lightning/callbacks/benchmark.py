@@ -45,6 +45,11 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
                                             warm-up
     ``benchmark/audit_error``               prediction minus what the audit found; at audits
     ``benchmark/audit_error_se``            its standard error, from the audit
+    ``benchmark/signal_to_noise``           how far the values of the run lie apart over how much neighbours differ by
+                                            chance; from the fifth evaluation on
+    ``benchmark/task/<name>_signal_to_noise`` the same for each task: one below 1 tells little
+    ``benchmark/decision_accuracy``         share of the pairs of complete evaluations that the chosen points put in
+                                            their true order; after the warm-up
     ``benchmark/probe_seconds``             wall-clock time of the evaluation
     ``benchmark/overhead``                  time spent in evaluations so far, as a fraction of the time since training
                                             started
@@ -178,6 +183,8 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
 
     def _keep(self, result: BenchmarkResult) -> None:
         super()._keep(result)
+        if self._climbed.selection is None and self._next.selection is not None:
+            rank_zero_info(_worth(result))
         self._climbed = self._next
 
     def metrics(self, result: BenchmarkResult) -> dict[str, float]:
@@ -191,6 +198,13 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
             values["detectable_difference"] = result.detectable_difference
         if result.audit_error is not None and result.audit_standard_error is not None:
             values |= {"audit_error": result.audit_error, "audit_error_se": result.audit_standard_error}
+        keys = ["", *(f"task/{name}_" for name in result.tasks)]
+        if result.signal is not None and result.noise is not None:
+            signals, noises = (result.signal, *result.task_signals), (result.noise, *result.task_noises)
+            each = zip(keys, signals, noises, strict=True)
+            values |= {f"{key}signal_to_noise": signal / noise for key, signal, noise in each if noise}
+        if result.decision_accuracy is not None:
+            values["decision_accuracy"] = result.decision_accuracy
         values["probe_seconds"] = result.seconds
         return {f"{self.prefix}/{key}": float(value) for key, value in values.items()}
 
@@ -218,3 +232,18 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
 
         found, self._next = self.climb.evaluate(self._climbed, self.history, evaluated, trainer.global_step)
         return processes.same(found)
+
+
+def _worth(result: BenchmarkResult) -> str:
+    """What the complete evaluations say of the benchmark's worth for decisions."""
+    told = []
+    if result.decision_accuracy is not None:
+        told.append(
+            f"The chosen points put {result.decision_accuracy:.0%} of the pairs of complete evaluations in their true "
+            "order."
+        )
+    if result.signal is not None and result.noise:
+        told.append(f"The signal of the benchmark is {result.signal / result.noise:.1f} times its noise so far.")
+    if result.silent_tasks:
+        told.append(f"Tasks that tell nothing so far, in no other than random order: {', '.join(result.silent_tasks)}.")
+    return " ".join(told) or "All points were evaluated for the warm-up; the chosen ones are evaluated from here on."
