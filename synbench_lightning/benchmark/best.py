@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +22,7 @@ from synbench_lightning.functional.benchmark.prediction import (
     Method,
     change_of_benchmark,
     choose_points,
+    decisions,
     exact_tasks,
     limits,
     predict_tasks,
@@ -52,6 +54,9 @@ class Comparison:
         task_values: ``(K,)`` values of the tasks for each candidate. They are drawn to what the other tasks say, which
             makes them more precise than the value allows; their mean need not be the value.
         task_intervals: ``(K,)`` intervals of 95 percent for them.
+        decision_accuracy: share of the pairs of complete candidates that the chosen points put in the order in which
+            all points put them; NaN where there are no two that differ.
+        task_decision_accuracies: ``(K,)`` the same for each task: one near .5 tells nothing at this budget.
 
     Example:
         >>> print(Comparison(
@@ -75,6 +80,8 @@ class Comparison:
     tasks: tuple[str, ...] = ()
     task_values: dict[str, tuple[float, ...]] = field(default_factory=dict)
     task_intervals: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    decision_accuracy: float = math.nan
+    task_decision_accuracies: tuple[float, ...] = ()
 
     @property
     def rivals(self) -> tuple[str, ...]:
@@ -93,6 +100,10 @@ class Comparison:
             told = f"not told apart from {', '.join(self.rivals)} at 95 % confidence; a larger budget may"
         share = self.num_evaluated / self.num_points
         lines.append(f"Best is {self.best}: {told}. Evaluated were {share:.0%} of {self.num_points:,} points for each.")
+        if not math.isnan(self.decision_accuracy):
+            lines.append(
+                f"The points put {self.decision_accuracy:.0%} of the pairs of complete candidates in true order."
+            )
         lines += [f"Left out is {name}: {reason}" for name, reason in self.left_out.items()]
         return "\n".join(lines)
 
@@ -189,6 +200,7 @@ def select_best(
     for name in _others(names, left_out):
         few |= {name: answers[name][selection.indices]} if name in answers else evaluated(name, selection.indices)
     names = list(few)
+    right, of_tasks = decisions(curves, selection, benchmark.tasks)
     by_task = {name: exact_tasks(answers[name], benchmark.tasks) for name in whole}
     estimates = {name: mean_of_tasks(exact) for name, exact in by_task.items()}
     rest = [name for name in names if name not in answers]
@@ -215,6 +227,8 @@ def select_best(
         benchmark.names,
         {name: tuple(float(task.value) for task in by_task[name]) for name in names},
         {name: tuple(map(limits, by_task[name])) for name in names},
+        float(right),
+        tuple(of_tasks.tolist()),
     )
 
 

@@ -249,6 +249,9 @@ def test_right_and_wrong_answers_are_counted_and_tasks_borrow_from_each_other():
     given = candidates(*torch.linspace(-1.5, 1.5, 21).tolist())
     found = select_best(given, tasks, 0.03, log_likelihood=graded, complete=8)
     assert found.tasks == tuple(names)
+    assert 0.8 < found.decision_accuracy <= 1  # of the candidates that differ in skill by a tenth of the range
+    assert len(found.task_decision_accuracies) == 12
+    assert f"The points put {found.decision_accuracy:.0%} of the pairs of complete candidates" in str(found)
     off, inside = [], []
     for name, module in given.items():
         exact = [graded(module, dataset.tensors).mean().item() for dataset in tasks.values()]

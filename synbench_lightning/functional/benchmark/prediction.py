@@ -19,6 +19,7 @@ from synbench_lightning.functional.benchmark.related import related_tasks
 from synbench_lightning.functional.benchmark.representatives import coefficient_clusters
 from synbench_lightning.functional.benchmark.residuals import aipw, weighted_residual
 from synbench_lightning.functional.benchmark.selection import Selection, proportional, stratified
+from synbench_lightning.functional.benchmark.worth import decision_accuracy
 
 Method = Literal["residual", "clusters", "random"]
 """How points are chosen in each task: drawn in proportion to how far off their forecasts were; the centres of clusters
@@ -237,13 +238,40 @@ def change_of_benchmark(changes: Tensor, selection: Selection, tasks: Tensor) ->
         >>> round(change_of_benchmark(torch.full((10,), 0.5), selection, tasks).value.item(), 6)
         0.5
     """
+    return mean_of_tasks(_changes_of_tasks(changes, selection, tasks))
+
+
+def decisions(curves: Tensor, selection: Selection, tasks: Tensor) -> tuple[Tensor, Tensor]:
+    """How often the selected points put two complete evaluations in the order that all points put them in.
+
+    Args:
+        curves: ``(T, n)`` complete evaluations.
+        selection: of :func:`choose_points`.
+        tasks: ``(n,)`` task of each point.
+
+    Returns:
+        The :func:`.decision_accuracy` of the benchmark, and that of its tasks ``(K,)``.
+
+    Example:
+        >>> curves = torch.arange(4.0)[:, None] * torch.rand(40) - 5  # each point rises
+        >>> tasks = torch.arange(40) // 20
+        >>> decisions(curves, choose_points(curves, tasks, budget=10, method="random"), tasks)
+        (tensor(1., dtype=torch.float64), tensor([1., 1.], dtype=torch.float64))
+    """
+    truth = task_curves(curves, tasks)
+    estimates = _changes_of_tasks(curves[:, selection.indices].double(), selection, tasks)
+    found = torch.stack([estimate.value for estimate in estimates], 1)
+    return decision_accuracy(found.mean(1), truth.mean(1)), decision_accuracy(found, truth)
+
+
+def _changes_of_tasks(changes: Tensor, selection: Selection, tasks: Tensor) -> list[Estimate]:
     found = []
     for own, inside in _by_task(selection, tasks):
         if selection.proposal is None:
             found.append(weighted_mean(changes[..., inside], selection.weights[inside], len(own)))
         else:
             found.append(lure(changes[..., inside], selection.proposal[inside], len(own)))
-    return mean_of_tasks(found)
+    return found
 
 
 def _by_task(selection: Selection, tasks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
