@@ -17,7 +17,7 @@ clusters and labels.
     pip install 'synbench-lightning[examples]'
     python examples/validity_study.py --small            # minutes on a CPU, into runs/validity
     python examples/validity_study.py                    # hours on a CPU core
-    python examples/validity_study.py --table examples/validity_digits.csv.gz   # the answers from the kept results
+    python examples/validity_study.py --table examples/validity/digits.csv.gz   # the answers from the kept results
 
 The other data are ``--images patches`` and ``--images glyphs`` (whose kept results are of ``--seeds 3``).
 """
