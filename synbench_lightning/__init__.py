@@ -17,4 +17,4 @@ from synbench_lightning.probe.result import ProbeResult as ProbeResult
 from synbench_lightning.probe.tasks import GaussianTask as GaussianTask
 from synbench_lightning.probe.tasks import LabelledTask as LabelledTask
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"

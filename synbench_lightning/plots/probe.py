@@ -92,9 +92,7 @@ def robustness_accuracy_figure(result: Drawn, task: str | None = None, threshold
         if index == 0:
             axes.fill_between(levels, kept, where=(levels >= threshold).tolist(), color=SHADE, linewidth=0)
     axes.axvline(threshold, color=OPTIMUM, linewidth=0.8)
-    axes.set(
-        xlabel="threshold accuracy", ylabel=f"{MARGIN}, over the scales solved that well", xlim=(0.5, 1), ylim=(0, None)
-    )
+    axes.set(xlabel="threshold accuracy", ylabel=f"total {MARGIN}", xlim=(0.5, 1), ylim=(0, None))
     place = "" if result.step is None else f" after {result.step:,} steps"
     axes.set_title(f"Robustness-accuracy curve, task {name}{place}")
     axes.legend(loc="lower left")

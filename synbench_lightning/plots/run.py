@@ -139,17 +139,16 @@ def task_map_figure(history: Sequence[Drawn], epsilon: float = 0.0, threshold: f
     axes.set_xticks(shown, [f"{history[place].step or 0:,}" for place in shown])
     axes.set(xlabel=STEPS, title=f"Scores of the proxy tasks (ε = {epsilon:g}, threshold accuracy {threshold:g})")
     bar = figure.colorbar(image, ax=axes, label="SynBench score")
+    handles = axes.get_legend_handles_labels()[0]
     if 0 < error < high - low:
         middle = (low + high) / 2
         for level in (middle - error / 2, middle + error / 2):
             line = bar.ax.axhline(level, color="white", linewidth=1.2)
-        line.set_label("1 standard error")
-        handles = [*axes.get_legend_handles_labels()[0], line]
-    else:
-        handles = axes.get_legend_handles_labels()[0]
-    axes.legend(
-        handles=handles, loc="upper right", bbox_to_anchor=(1, -0.2), ncols=2, facecolor=OPTIMUM, frameon=True,
-        framealpha=0.6, edgecolor="none",
+        line.set_label("1 standard error, on the bar")
+        handles.append(line)
+    figure.legend(
+        handles=handles, loc="outside lower right", ncols=2, frameon=True, facecolor=OPTIMUM, framealpha=0.6,
+        edgecolor="none",
     )  # fmt: skip
     return figure
 

@@ -261,3 +261,16 @@ def test_a_history_of_another_version_is_a_note_and_the_log_is_read(tmp_path, ch
     assert list(found.points) == [0, 5, 10, 15, 20]
     assert (found.source, found.history, len(found.checkpoints)) == ("event files", (), 4)
     assert sum("its history cannot be read" in note for note in found.warnings) == 4
+
+
+def test_the_number_to_watch_comes_first_and_a_run_has_a_short_name(tmp_path, capsys):
+    x = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    history = trained(tmp_path / "one", inputs=x)
+    page = page_of(tmp_path, capsys, tmp_path / "one")
+    best = max(history, key=lambda result: result.information)
+    first = page.index(f"<b>information {best.information:.3f} ± {best.information_error:.3f}</b>")
+    assert first < page.index("<table")
+    (title,) = re.findall(r"<h2>(.*?)</h2>", page)
+    assert str(tmp_path) not in title
+    assert title.endswith("one")
+    assert "<wbr>" in page  # a path in a table breaks behind a slash
