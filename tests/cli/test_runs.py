@@ -209,8 +209,8 @@ def test_the_report_says_what_a_benchmark_is_worth_for_decisions(tmp_path, capsy
     assert "benchmark: the last evaluation, at step 20" in page
     assert "The task restless tells nothing so far" in page
     assert "The task rising tells nothing so far" not in page
-    assert f"<td>{last.signal / last.noise:.1f}</td>" in page
-    assert f"<td>{last.decision_accuracy:.0%}</td>" in page
+    assert f">{last.signal / last.noise:.1f}</td>" in page
+    assert f">{last.decision_accuracy:.0%}</td>" in page
 
 
 def test_the_report_warns_of_what_a_curve_does_not_show(tmp_path, capsys):
