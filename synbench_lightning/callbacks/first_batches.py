@@ -20,7 +20,8 @@ class FirstBatches:
     """Two views of about 1,024 examples where batches hold several, else the inputs of the first batch.
 
     Views come from as many batches as that takes; of large inputs as many are taken as fit the budget that noise has,
-    256 MiB, but 32 at least. They go into checkpoints, in half precision. The first process decides, and all have the same.
+    256 MiB, but 32 at least. They go into checkpoints, in half precision. The first process decides, and all have the
+    same.
     """
 
     def __init__(self) -> None:
