@@ -18,6 +18,7 @@ Where things live; each floor knows those below it:
 
 from synbench_lightning.benchmark.best import Comparison as Comparison
 from synbench_lightning.benchmark.best import select_best as select_best
+from synbench_lightning.benchmark.prompts import Prompts as Prompts
 from synbench_lightning.benchmark.proxies import labelled_proxies as labelled_proxies
 from synbench_lightning.benchmark.result import BenchmarkResult as BenchmarkResult
 from synbench_lightning.callbacks.benchmark import BenchmarkCallback as BenchmarkCallback
