@@ -30,7 +30,8 @@ class Logits:
     """Whether the model is told which tokens are padding."""
 
     def __init__(self, module: Any, forward: Forward) -> None:
-        self._module, self._target, self._names = module, forward, frozenset[str]()
+        self._module, self._names = module, frozenset[str]()
+        self._target: Any = forward
         self.takes_mask = True
         if forward is None or isinstance(forward, str):
             self._target = _named(module, forward)
@@ -60,7 +61,6 @@ class Logits:
         return logits
 
     def _called(self, ids: Tensor, attention_mask: Tensor) -> Any:
-        assert callable(self._target)
         if self._module is not None:
             return self._target(self._module, ids, attention_mask)
         mask = {"attention_mask": attention_mask} if self.takes_mask else {}
