@@ -26,7 +26,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from synbench_lightning import ProbeResult, SynBenchCallback, SynBenchEarlyStopping
+from synbench_lightning import ProbeResult, SynBenchCallback
 
 try:
     from sklearn.datasets import load_digits
@@ -45,7 +45,8 @@ try:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from synbench_lightning.plots import history_figure
+    from synbench_lightning.plots import new_figure
+    from synbench_lightning.plots.style import COLOURS, ENCODER, OPTIMUM, SHADE, Figure
 except ImportError as error:
     raise SystemExit(
         "This example needs scikit-learn and matplotlib: pip install 'synbench-lightning[examples]'"
@@ -55,7 +56,7 @@ Batch = tuple[list[Tensor], Tensor]
 """Two views ``(N, 1, 8, 8)`` of the same images, and their labels ``(N,)``, which pretraining ignores."""
 
 MONITOR = "synbench/information"
-"""The score is beside it: in contrastive pretraining it does not follow what labels say."""
+"""Under the augmentations of the pretraining. The score, beside it, knows nothing of the images."""
 
 MEAN, STD = 0.305, 0.376
 """Of the pixels in [0, 1]. The encoder sees standardized images, as it sees standard normal examples in a probe."""
@@ -122,13 +123,43 @@ class SimCLR(LightningModule):
         self.temperature, self.learning_rate = temperature, learning_rate
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        views, _ = batch
-        loss = nt_xent(self.head(self.encoder(torch.cat(views))), self.temperature)
+        loss = self.loss(*batch[0])
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
+    def loss(self, first: Tensor, second: Tensor) -> Tensor:
+        return nt_xent(self.head(self.encoder(torch.cat([first, second]))), self.temperature)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=1e-4)
+
+
+class SelfDistillation(SimCLR):
+    """An encoder that predicts what a slow average of itself makes of the other view: BYOL, its predictor forgotten.
+
+    The averages keep it from the collapse for some hundred steps only.
+    """
+
+    def __init__(self, momentum: float = 0.996) -> None:
+        super().__init__()
+        self.teacher = copy.deepcopy(nn.Sequential(self.encoder, self.head)).requires_grad_(False)
+        self.momentum = momentum
+
+    def loss(self, first: Tensor, second: Tensor) -> Tensor:
+        told = self.head(self.encoder(torch.cat([first, second])))
+        with torch.no_grad():
+            wanted = self.teacher(torch.cat([second, first]))
+        return 1 - F.cosine_similarity(told, wanted).mean()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        with torch.no_grad():
+            student = [*self.encoder.parameters(), *self.head.parameters()]
+            for slow, fast in zip(self.teacher.parameters(), student, strict=True):
+                slow.lerp_(fast, 1 - self.momentum)
+
+
+METHODS: dict[str, type[SimCLR]] = {"collapsing": SelfDistillation, "improving": SimCLR}
+"""The first was chosen, with its settings, on the seeds 100 and 101, for a run whose last checkpoint is not the best."""
 
 
 def block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -188,6 +219,70 @@ class Downstream:
         return fmean(scores)
 
 
+class Outcome(NamedTuple):
+    """What a run was worth: its probes, and the loss before and the accuracy of each of its checkpoints, by step."""
+
+    history: list[ProbeResult]
+    loss: dict[int, float]
+    accuracy: dict[int, float]
+
+    @property
+    def chosen(self) -> int:
+        """The step with the most information, as `ModelCheckpoint` would choose it."""
+        return max(self.history[1:], key=lambda result: result.information or 0.0).step or 0
+
+    def stopped(self, patience: int) -> int:
+        """The step in which `SynBenchEarlyStopping` with this patience would have ended the run."""
+        best, waited = -math.inf, 0
+        for result in self.history:
+            value = result.information or 0.0
+            best, waited = max(best, value), 0 if value > best else waited + 1
+            if waited == patience:
+                return result.step or 0
+        return self.history[-1].step or 0
+
+
+def pretrain(method: str, seed: int, downstream: Downstream, args: argparse.Namespace) -> Outcome:
+    """Pretrain to the end, with a probe and a checkpoint every few steps; then, and only then, ask the labels."""
+    seed_everything(seed, verbose=False)
+    dataset = TwoViews(downstream.train_images, downstream.train_labels)
+    # One long epoch, so that the progress bar is that of the run and not of five batches.
+    sampler = RandomSampler(dataset, num_samples=args.steps * args.batch_size)
+    batches = DataLoader(dataset, batch_size=args.batch_size, sampler=sampler)
+    model = METHODS[method]()
+    start = copy.deepcopy(model.encoder)
+
+    synbench = SynBenchCallback(
+        every_n_train_steps=args.every,
+        inputs=standardize(downstream.train_images[:128]),
+        views=lambda inputs: augment(inputs * STD + MEAN),
+    )
+    # It keeps the checkpoint of every probe for the table below; `save_top_k=1` would keep the chosen one alone.
+    checkpoints = ModelCheckpoint(
+        monitor=MONITOR, mode="max", every_n_train_steps=args.every, save_top_k=-1, filename="{step}"
+    )
+    losses = LossOfEachStep()
+    Trainer(
+        max_steps=args.steps,
+        accelerator="cpu",
+        callbacks=[synbench, checkpoints, losses],
+        logger=TensorBoardLogger(args.dir, name=f"digits_{method}", default_hp_metric=False),
+        log_every_n_steps=10,
+        enable_model_summary=False,
+        enable_progress_bar=not args.quiet,
+    ).fit(model, batches)
+
+    encoders = {0: start, **{step_of(path): encoder_in(path, method) for path in checkpoints.best_k_models}}
+    accuracy = {step: downstream.accuracy(encoder) for step, encoder in sorted(encoders.items())}
+    assert Outcome(synbench.history, {}, accuracy).chosen == step_of(checkpoints.best_model_path)
+    loss = {step: fmean(losses.values[max(0, step - args.every) : step]) for step in accuracy if step}
+    return Outcome(synbench.history, loss, accuracy)
+
+
+def encoder_in(checkpoint: str, method: str) -> nn.Module:
+    return METHODS[method].load_from_checkpoint(checkpoint).encoder
+
+
 def main() -> None:
     args = arguments()
     # Tensors this small are not worth sharing among threads.
@@ -196,77 +291,89 @@ def main() -> None:
     # model is too small for a GPU, and the last is about Lightning's own code with recent versions of torch.
     for advice in ("does not have many workers", "GPU available but not used", "LeafSpec"):
         warnings.filterwarnings("ignore", message=f".*{advice}")
-    seed_everything(args.seed, verbose=False)
-
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
     downstream = Downstream(images, torch.tensor(digits.target))
-    dataset = TwoViews(downstream.train_images, downstream.train_labels)
-    # One long epoch, so that the progress bar is that of the run and not of five batches.
-    sampler = RandomSampler(dataset, num_samples=args.steps * args.batch_size)
-    batches = DataLoader(dataset, batch_size=args.batch_size, sampler=sampler)
-
-    model = SimCLR()
-    encoders: dict[int, nn.Module] = {0: copy.deepcopy(model.encoder)}
-
-    synbench = SynBenchCallback(every_n_train_steps=args.every, inputs=standardize(downstream.train_images[:128]))
-    # It keeps the checkpoint of every probe for the table below; `save_top_k=1` would keep the chosen one alone.
-    checkpoints = ModelCheckpoint(
-        monitor=MONITOR, mode="max", every_n_train_steps=args.every, save_top_k=-1, filename="{step}"
-    )
-    # From one probe to the next it may fall by chance: less patience ends some runs while they still improve.
-    stopping = SynBenchEarlyStopping(monitor=MONITOR, patience=args.patience)
-    losses = LossOfEachStep()
-    logger = TensorBoardLogger(args.dir, name="digits", default_hp_metric=False)
-    trainer = Trainer(
-        max_steps=args.steps,
-        accelerator="cpu",
-        callbacks=[synbench, checkpoints, stopping, losses],
-        logger=logger,
-        log_every_n_steps=10,
-        enable_model_summary=False,
-    )
-    trainer.fit(model, batches)
-
-    print("\nMeasuring every checkpoint with labels ...\n")
-    encoders |= {step_of(path): SimCLR.load_from_checkpoint(path).encoder for path in checkpoints.best_k_models}
-    accuracy = {step: downstream.accuracy(encoder) for step, encoder in encoders.items()}
-    print_table(synbench.history, losses.values, accuracy)
-
-    chosen, last, best = step_of(checkpoints.best_model_path), max(accuracy), max(accuracy, key=accuracy.__getitem__)
-    print(f"\nThe information chose step {chosen}, without labels. Linear probe there and elsewhere:")
-    for name, value in (
-        (f"chosen by the information, step {chosen}", accuracy[chosen]),
-        (f"last checkpoint, step {last}", accuracy[last]),
-        (f"best checkpoint, step {best} (only labels can tell)", accuracy[best]),
-        ("random encoder at the start", accuracy[0]),
-        ("raw pixels", downstream.accuracy(nn.Flatten())),
-    ):
-        print(f"  {value:5.3f}  {name}")
-
-    figure = Path(logger.log_dir) / "curve.png"
-    history_figure(synbench.history).savefig(figure)
-    print(f"\nChosen checkpoint:  {checkpoints.best_model_path}")
-    print(f"Its curve:          {figure}")
-    print(f"All curves:         tensorboard --logdir {args.dir}")
+    for method in METHODS if args.method == "both" else [args.method]:
+        outcomes = {seed: pretrain(method, seed, downstream, args) for seed in args.seeds}
+        first = outcomes[args.seeds[0]]
+        print(f"\nThe {method} run of seed {args.seeds[0]}:\n")
+        print_table(first)
+        print(
+            f"\nWhat the linear probe says about checkpoints of the {method} run, and the steps until it is stopped:\n"
+        )
+        print_choices(outcomes, args.patience, args.steps)
+        figure = Path(args.dir) / f"digits_{method}.png"
+        outcome_figure(first, args.patience).savefig(figure)
+        print(f"\nIts curve: {figure}")
+    print(f"\nRaw pixels: {downstream.accuracy(nn.Flatten()):.3f}. All curves: tensorboard --logdir {args.dir}")
 
 
 def step_of(checkpoint: str) -> int:
     return int(Path(checkpoint).stem.removeprefix("step="))
 
 
-def print_table(history: Sequence[ProbeResult], losses: Sequence[float], accuracy: Mapping[int, float]) -> None:
-    print("  step    loss   score   worst case   information   linear probe")
-    before = 0
-    for result in history:
+def print_table(outcome: Outcome) -> None:
+    print("  step    loss   information            linear probe")
+    for result in outcome.history:
         step = result.step or 0
-        loss = f"{fmean(losses[before:step]):6.3f}" if step else "     -"
-        score, worst = result.score(), result.worst()[1]
-        told = result.information or 0.0
-        print(
-            f"{step:6d}  {loss}   {score:5.3f}        {worst:5.3f}         {told:5.2f}          {accuracy[step]:5.3f}"
-        )
-        before = step
+        loss = f"{outcome.loss[step]:6.3f}" if step else "     -"
+        told = f"{result.information or 0.0:5.2f} ± {result.information_error or 0.0:.2f}"
+        mark = "  <- chosen" if step == outcome.chosen else ""
+        print(f"{step:6d}  {loss}   {told:15s}         {outcome.accuracy[step]:5.3f}{mark}")
+
+
+def print_choices(outcomes: Mapping[int, Outcome], patience: int, steps: int) -> None:
+    """A row for each seed: the accuracy of what is chosen in which way, and where the run would have been stopped."""
+    print("seed   by information   by loss    last    best   random   stopped at")
+    rows = []
+    for seed, outcome in outcomes.items():
+        accuracy, loss = outcome.accuracy, outcome.loss
+        row = [
+            accuracy[outcome.chosen],
+            accuracy[min(loss, key=loss.__getitem__)],
+            accuracy[max(accuracy)],
+            max(accuracy.values()),
+            accuracy[0],
+            outcome.stopped(patience),
+        ]
+        rows.append(row)
+        print_row(f"{seed:4d}", row, steps)
+    if len(rows) > 1:
+        print_row("mean", [fmean(column) for column in zip(*rows, strict=True)], steps)
+
+
+def print_row(name: str, row: Sequence[float], steps: int) -> None:
+    chosen, by_loss, last, best, random, stopped = row
+    print(
+        f"{name}            {chosen:5.3f}     {by_loss:5.3f}   {last:5.3f}   {best:5.3f}    {random:5.3f}"
+        f"   {stopped:4.0f} ({1 - stopped / steps:.0%} saved)"
+    )
+
+
+def outcome_figure(outcome: Outcome, patience: int) -> Figure:
+    """What is known while the encoder trains, over what is known only with labels."""
+    figure, rows = new_figure(rows=3)
+    steps = list(outcome.accuracy)
+    told = [result.information or 0.0 for result in outcome.history]
+    errors = [result.information_error or 0.0 for result in outcome.history]
+    rows[0].plot(list(outcome.loss), list(outcome.loss.values()), color=OPTIMUM)
+    rows[0].set(ylabel="training loss", yscale="log")
+    rows[1].plot(steps, told, color=ENCODER)
+    low, high = ([value + sign * error for value, error in zip(told, errors, strict=True)] for sign in (-1, 1))
+    rows[1].fill_between(steps, low, high, color=SHADE, linewidth=0, label="± 1 standard error")
+    rows[1].set(ylabel="information (nats)")
+    rows[1].legend(loc="lower right")
+    rows[2].plot(steps, list(outcome.accuracy.values()), color=COLOURS[1])
+    rows[2].set(ylabel="linear probe, accuracy", xlabel="optimizer steps")
+    for axes in rows:
+        axes.axvline(outcome.chosen, color="black", linewidth=0.9, label="chosen")
+        axes.axvline(outcome.stopped(patience), color="black", linewidth=0.9, linestyle=":", label="stopped")
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    rows[0].legend(*[each[1:] if len(each) > 2 else each for each in rows[0].get_legend_handles_labels()])
+    rows[0].set_title("A representation that begins to collapse while its loss improves")
+    return figure
 
 
 def arguments() -> argparse.Namespace:
@@ -274,11 +381,13 @@ def arguments() -> argparse.Namespace:
         description="Pretrain a small encoder on scanned digits and let what SynBench measures choose the checkpoint.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--steps", type=int, default=2500, help="optimizer steps, if nothing stops the run earlier")
+    parser.add_argument("--method", choices=["both", *METHODS], default="both", help="which of the two runs")
+    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps")
     parser.add_argument("--every", type=int, default=100, help="optimizer steps between probes; divides --steps")
-    parser.add_argument("--patience", type=int, default=8, help="probes without a better value after which to stop")
+    parser.add_argument("--patience", type=int, default=4, help="probes without more information after which to stop")
     parser.add_argument("--batch-size", type=int, default=128, help="images in a batch, each seen twice")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and the augmentations")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the weights and the augmentations")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bars")
     parser.add_argument("--dir", default="runs", help="where logs, checkpoints and the curve go")
     args = parser.parse_args()
     if min(args.steps, args.every) < 1 or args.steps % args.every:
