@@ -41,14 +41,19 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
     ``benchmark/value_se``                      its standard error; 0 where all points were evaluated
     ``benchmark_details/audit_error``           prediction minus what the audit found; at audits
     ``benchmark_details/audit_error_se``        its standard error, from the audit
+    ``benchmark_details/decision_accuracy``     share of the pairs of complete evaluations that the chosen points put in
+                                                their true order; after the warm-up
     ``benchmark_details/detectable_difference`` the smallest change since the last evaluation that would be seen; after
                                                 the warm-up
     ``benchmark_details/overhead``              time spent in evaluations so far, as a fraction of the time since
                                                 training started
     ``benchmark_details/points``                points evaluated
     ``benchmark_details/probe_seconds``         wall-clock time of the evaluation
-    ``benchmark_tasks/<name>``                  value of each task
+    ``benchmark_details/signal_to_noise``       how far the values of the run lie apart over how much neighbours differ
+                                                by chance; from the fifth evaluation on
+    ``benchmark_tasks/<name>``                  value of each task, after the warm-up drawn to what the others say of it
     ``benchmark_tasks/<name>_low``, ``_high``   its interval of 95 percent
+    ``benchmark_tasks/<name>_signal_to_noise``  the same for each task: one below 1 tells little
     =========================================== ==========================================================
 
     The progress bar shows the value by the name of the prefix.
@@ -59,7 +64,8 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
             augmentation: a point must be the same in each evaluation.
         budget: share of the points that is evaluated after the warm-up, in (0, 1]; at least two of each task.
         log_likelihood: ``(pl_module, batch) -> (N,)``: the log-likelihood of the right label of each example of a
-            collated batch, at most 0. ``None``: a closed-form few-shot discriminant on the encoder's features.
+            collated batch, at most 0; or 1 and 0 for right and wrong answers, where an item response model then makes
+            the forecasts if it does so better. ``None``: a closed-form few-shot discriminant on the encoder's features.
         encoder: what gives the features, as in :class:`SynBenchCallback`; not with ``log_likelihood``.
         support: examples of each task that the discriminant is fitted to, at least two of each class; they are encoded
             in each evaluation and are no points.
@@ -179,6 +185,8 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
 
     def _keep(self, result: BenchmarkResult) -> None:
         super()._keep(result)
+        if self._climbed.selection is None and self._next.selection is not None:
+            rank_zero_info(_worth(result))
         self._climbed = self._next
 
     def metrics(self, result: BenchmarkResult) -> dict[str, float]:
@@ -193,6 +201,13 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
             values["detectable_difference"] = result.detectable_difference
         if result.audit_error is not None and result.audit_standard_error is not None:
             values |= {"audit_error": result.audit_error, "audit_error_se": result.audit_standard_error}
+        keys = ["", *(f"task/{name}_" for name in result.tasks)]
+        if result.signal is not None and result.noise is not None:
+            signals, noises = (result.signal, *result.task_signals), (result.noise, *result.task_noises)
+            each = zip(keys, signals, noises, strict=True)
+            values |= {f"{key}signal_to_noise": signal / noise for key, signal, noise in each if noise}
+        if result.decision_accuracy is not None:
+            values["decision_accuracy"] = result.decision_accuracy
         values["probe_seconds"] = result.seconds
         return keys_of(self.prefix, {name: float(value) for name, value in values.items()}, watched)
 
@@ -224,3 +239,18 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
 
         found, self._next = self.climb.evaluate(self._climbed, self.history, evaluated, trainer.global_step)
         return processes.same(found)
+
+
+def _worth(result: BenchmarkResult) -> str:
+    """What the complete evaluations say of the benchmark's worth for decisions."""
+    told = []
+    if result.decision_accuracy is not None:
+        told.append(
+            f"The chosen points put {result.decision_accuracy:.0%} of the pairs of complete evaluations in their true "
+            "order."
+        )
+    if result.signal is not None and result.noise:
+        told.append(f"The signal of the benchmark is {result.signal / result.noise:.1f} times its noise so far.")
+    if result.silent_tasks:
+        told.append(f"Tasks that tell nothing so far, in no other than random order: {', '.join(result.silent_tasks)}.")
+    return " ".join(told) or "All points were evaluated for the warm-up; the chosen ones are evaluated from here on."

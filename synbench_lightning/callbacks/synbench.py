@@ -22,7 +22,7 @@ from synbench_lightning.functional.gaussian.discriminant import check_epsilons
 from synbench_lightning.functional.gaussian.score import check_thresholds
 from synbench_lightning.functional.gaussian.theory import optimal_accuracy
 from synbench_lightning.probe.families import Task
-from synbench_lightning.probe.inputs import FEWEST_INPUTS, MOST_INPUTS, Views, shown_inputs
+from synbench_lightning.probe.inputs import Views, shown_inputs
 from synbench_lightning.probe.labels import Labels, check_labels
 from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, Probe
@@ -31,7 +31,7 @@ from synbench_lightning.probe.samples import Normalize
 from synbench_lightning.runtime.distributed import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
 from synbench_lightning.runtime.features import module_behind
-from synbench_lightning.runtime.input_shape import example_shape, inputs_of_shape, views_of_shape
+from synbench_lightning.runtime.input_shape import example_shape
 
 
 class SynBenchCallback(ProbingCallback[ProbeResult]):
@@ -147,7 +147,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     """
 
     title = "SynBench probe"
-    _of_fit: ClassVar[dict[str, Any]] = {**ProbingCallback._of_fit, "_shown": None, "_gathering": None}
+    _of_fit: ClassVar[dict[str, Any]] = {**ProbingCallback._of_fit, "_shown": None}
 
     def __init__(
         self,
@@ -211,14 +211,13 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     def _begin(self) -> None:
         super()._begin()
         self._remarks = Remarks(self.threshold)
-        self._first_batch: Tensor | None = None  # of the run, or from its checkpoint
         self._shape: tuple[int, ...] | None = None  # of an input, likewise
-        self._gathering: FirstBatches | None = None  # until there are enough views
+        self._first_batches = FirstBatches()
 
     def _state(self) -> dict[str, Any]:
         return {
             "history": [result.to_dict() for result in self.history],
-            "first_batch": self._first_batch,
+            "first_batch": self._first_batches.kept,
             "input_shape": None if self._shape is None else list(self._shape),
             "call": self._look.state(),
         }
@@ -232,7 +231,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         first_batch = state.get("first_batch")
         if not (first_batch is None or isinstance(first_batch, Tensor)):
             raise ValueError(f"its 'first_batch' must be a tensor or None, got a {type(first_batch).__name__}")
-        self._first_batch = first_batch if isinstance(self.inputs, str) else None
+        self._first_batches.kept = first_batch if isinstance(self.inputs, str) else None
         shape = state.get("input_shape")
         self._shape = None if shape is None else check_input_shape(shape)
         self._look.take_up(state.get("call"))
@@ -254,19 +253,19 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     @property
     def pending(self) -> tuple[str, ...]:
         """The information, while views are still taken from batches."""
-        keys = ("information", "information_se") if self._gathering is not None else ()
+        keys = ("information", "information_se") if self._first_batches.collecting else ()
         return tuple(f"{self.prefix}/{key}" for key in keys)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Take views from the batch where they are still needed, and probe where the first probe is due."""
-        if self._gathering is not None:
-            self._take(trainer, batch)
+        if self._first_batches.collecting and self._first_batches.add(trainer.strategy, batch):
+            self._show_pairs()
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make do with the views of one epoch: in the next one the examples come again."""
-        if self._gathering is not None:
-            self._taken(trainer)
+        if self._first_batches.collecting and self._first_batches.end(trainer.strategy):
+            self._show_pairs()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the last weights where the end came unforeseen, and draw the last figures."""
@@ -325,49 +324,18 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         """The inputs to be shown, the same on every process; ``None`` where there are none, or not all of them yet."""
         if not isinstance(self.inputs, str):
             return self.inputs
-        if self._first_batch is None:
-            if self.views is None and trainer.strategy.broadcast(views_of_shape(batch, shape) is not None):
-                self._gathering = FirstBatches(shape)
-                rank_zero_info(
-                    f"SynBench: the batches hold several views of each example. The first two of shape {shape} are "
-                    f"taken, of the first {self._gathering.wanted} examples; information is measured from then on."
-                )
-                self._take(trainer, batch)
-                return None if self._first_batch is None else self._first_batch.float()
-            found = inputs_of_shape(batch, shape)
-            own = None if found is None else found[:MOST_INPUTS].detach().cpu().half()
-            self._first_batch = trainer.strategy.broadcast(own)
-        if self._first_batch is None or len(self._first_batch) < FEWEST_INPUTS:
-            has = "no input" if self._first_batch is None else f"{len(self._first_batch)} inputs"
-            self._first_batch = None
-            raise ValueError(
-                f"`inputs='first_batch'`: the first batch holds {has} of shape {shape}, at least {FEWEST_INPUTS} are "
-                "needed: pass a tensor of them."
-            )
-        return self._first_batch.float()
+        self._first_batches.begin(trainer.strategy, batch, shape, pairs=self.views is None)
+        kept = self._first_batches.kept
+        return None if kept is None else kept.float()
 
-    def _take(self, trainer: Trainer, batch: Any) -> None:
-        """Take the views of a batch; the first process decides when there are enough."""
-        assert self._gathering is not None
-        if trainer.strategy.broadcast(self._gathering.add(batch)):
-            self._taken(trainer)
-
-    def _taken(self, trainer: Trainer) -> None:
+    def _show_pairs(self) -> None:
         """Show the views that were found, from the next probe on."""
-        assert self._gathering is not None
-        gathered, self._gathering = self._gathering, None
-        pairs = trainer.strategy.broadcast(gathered.pairs)
-        if pairs is None or len(pairs) < FEWEST_INPUTS:
-            rank_zero_warn(
-                f"`inputs='first_batch'`: the first {gathered.batches} batches hold views of "
-                f"{0 if pairs is None else len(pairs)} examples, at least {FEWEST_INPUTS} are needed: information is "
-                "not measured. Pass a tensor of inputs."
-            )
-            return
-        self._first_batch = pairs
-        if self._shown is not None:
-            self._shown.shown = shown_inputs(pairs.float(), None, gathered.shape, self.seed, self._shown.samples.device)
-            self._tell(self._shown)
+        pairs, probe = self._first_batches.kept, self._shown
+        assert pairs is not None
+        if probe is not None:
+            samples = probe.samples
+            probe.shown = shown_inputs(pairs.float(), None, samples.input_shape, self.seed, samples.device)
+            self._tell(probe)
 
     def _tell(self, probe: Probe) -> None:
         """Say what information is measured with, and where that may mislead."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import synbench_lightning
+from synbench_lightning.benchmark.result import BenchmarkResult
 from synbench_lightning.cli.errors import CommandError
 from synbench_lightning.cli.runs import Run, runs_in
 from synbench_lightning.probe.result import ProbeResult
@@ -159,12 +160,46 @@ def _section(run: Run) -> Iterator[str]:
     if best is not None:
         yield _figure(plots.robustness_accuracy_figure(best))
         yield _figure(plots.scale_figure(best))
+    for name, results in run.benchmarks.items():
+        yield from _benchmark(name, results)
     yield "<details><summary>Settings</summary>"
     yield _table([["setting", "value"], *([key, str(value)] for key, value in _settings(run).items())])
     yield "</details><details><summary>All points</summary>"
     keys = list(dict.fromkeys(key for values in run.points.values() for key in values))
     rows = [[f"{step:,}", *(_number(values, key, ".4g") for key in keys)] for step, values in run.points.items()]
     yield _table([["step", *keys], *rows]) + "</details>"
+
+
+def _benchmark(name: str, results: Sequence[BenchmarkResult]) -> Iterator[str]:
+    """The last evaluation of a benchmark, and what it is worth for decisions."""
+    if not results:
+        return
+    last = results[-1]
+    yield f"<h3>{escape(name)}: the last evaluation, at step {last.step:,}</h3>"
+    yield (
+        "<p class=note>The signal is how far the values of the run lie apart, the noise how far a value is off its "
+        "neighbours by chance. Order is the share of the pairs of complete evaluations that the chosen points put in "
+        "the order in which all points put them.</p>"
+    )
+    yield _notes(_silent(last))
+    none: tuple[None, ...] = (None,) * len(last.tasks)
+    tasks = zip(
+        last.tasks, last.task_values, last.task_intervals, last.task_signals or none, last.task_noises or none,
+        last.task_decision_accuracies or none, strict=True,
+    )  # fmt: skip
+    whole = ("all tasks", last.value, last.interval, last.signal, last.noise, last.decision_accuracy)
+    rows = [["task", "value", "95% interval", "signal", "noise", "signal / noise", "order"]]
+    for task, value, (low, high), signal, noise, right in (whole, *tasks):
+        ratio = "-" if signal is None or not noise else f"{signal / noise:.1f}"
+        interval = "all points" if last.complete else f"[{low:.4f}, {high:.4f}]"
+        spreads = ["-" if each is None else f"{each:.2g}" for each in (signal, noise)]
+        rows.append([task, f"{value:.4f}", interval, *spreads, ratio, "-" if right is None else f"{right:.0%}"])
+    yield _table(rows)
+
+
+def _silent(last: BenchmarkResult) -> Iterator[str]:
+    for task in last.silent_tasks:
+        yield f"The task {task} tells nothing so far: its values may as well be in random order."
 
 
 def _settings(run: Run) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from synbench_lightning.benchmark.result import BenchmarkResult
+from synbench_lightning.callbacks.benchmark import BenchmarkCallback
 from synbench_lightning.callbacks.keys import logged_values, name_of
 from synbench_lightning.callbacks.run import history_of
 from synbench_lightning.callbacks.synbench import SynBenchCallback
@@ -33,6 +36,7 @@ class Run:
         name: of its folder, as it was given.
         points: what was logged for each probe, in the order of the steps.
         history: the results, where a checkpoint has them; empty otherwise.
+        benchmarks: the results of each :class:`BenchmarkCallback` by its prefix, where a checkpoint has them.
         checkpoints: files by the optimizer steps made before them.
         hyperparameters: those that the logger kept.
         source: where the points are from.
@@ -42,6 +46,7 @@ class Run:
     name: str
     points: Points
     history: tuple[ProbeResult, ...]
+    benchmarks: dict[str, tuple[BenchmarkResult, ...]]
     checkpoints: dict[int, Path]
     hyperparameters: Mapping[str, Any]
     source: str
@@ -111,7 +116,7 @@ PATTERNS = ("*.ckpt", "events.out.tfevents.*", "metrics.csv")
 
 
 def _run(root: Path, folder: Path, prefix: str, weights_only: bool) -> Run:
-    checkpoints, history, notes = _from_checkpoints(root, prefix, weights_only)
+    checkpoints, history, benchmarks, notes = _from_checkpoints(root, prefix, weights_only)
     logged, unread = _from_csv(root, prefix)
     found: list[tuple[str, Points]] = [
         ("the history in a checkpoint", _points_of(history)),
@@ -126,6 +131,7 @@ def _run(root: Path, folder: Path, prefix: str, weights_only: bool) -> Run:
         name=str(folder if root == folder else root),
         points=dict(sorted(points.items())),
         history=history,
+        benchmarks=benchmarks,
         checkpoints=checkpoints,
         hyperparameters=_hyperparameters(root),
         source=source,
@@ -135,8 +141,9 @@ def _run(root: Path, folder: Path, prefix: str, weights_only: bool) -> Run:
 
 def _from_checkpoints(
     root: Path, prefix: str, weights_only: bool
-) -> tuple[dict[int, Path], tuple[ProbeResult, ...], list[str]]:
-    checkpoints, longest, notes = dict[int, Path](), list[ProbeResult](), list[str]()
+) -> tuple[dict[int, Path], tuple[ProbeResult, ...], dict[str, tuple[BenchmarkResult, ...]], list[str]]:
+    checkpoints, notes = dict[int, Path](), list[str]()
+    probes, benchmarks = list[ProbeResult](), dict[str, list[BenchmarkResult]]()
     for path in sorted(root.rglob("*.ckpt")):
         try:
             saved = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
@@ -146,16 +153,25 @@ def _from_checkpoints(
             hint = " (--weights-only false reads it, if you trust its origin)" if "eights only" in str(error) else ""
             notes.append(f"{path.name} could not be read{hint}: {in_one_line(error)[:160]}")
             continue
-        state = states.get(SynBenchCallback(prefix=prefix).state_key)
-        if state is None:
-            continue
-        try:
-            kept = history_of(state, ProbeResult.from_dict)
-        except ValueError as error:
-            notes.append(f"{path.name}: its history cannot be read: {in_one_line(error)[:160]}")
-            continue
-        longest = max(longest, kept, key=lambda results: results[-1].step or 0 if results else -1)
-    return checkpoints, tuple(longest), notes
+        for key, state in states.items():
+            name = BENCHMARK.fullmatch(str(key))
+            try:
+                if key == SynBenchCallback(prefix=prefix).state_key:
+                    probes = max(probes, history_of(state, ProbeResult.from_dict), key=_reached)
+                elif name is not None:
+                    kept = history_of(state, BenchmarkResult.from_dict)
+                    benchmarks[name[1]] = max(benchmarks.get(name[1], []), kept, key=_reached)
+            except ValueError as error:
+                notes.append(f"{path.name}: its history cannot be read: {in_one_line(error)[:160]}")
+    return checkpoints, tuple(probes), {name: tuple(kept) for name, kept in benchmarks.items()}, notes
+
+
+BENCHMARK = re.compile(rf"{BenchmarkCallback.__qualname__}\{{'prefix': '(.*)'\}}")
+"""Key of the callback's state in a checkpoint, as Lightning's callbacks have them, and in it the prefix."""
+
+
+def _reached(history: list[Any]) -> int:
+    return history[-1].step or 0 if history else -1
 
 
 def _points_of(history: tuple[ProbeResult, ...]) -> Points:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch.utils.data import TensorDataset
 
+from synbench_lightning import BenchmarkCallback
 from synbench_lightning.cli import main
 from synbench_lightning.cli.runs import runs_in
 from tests.callbacks.runs import probing, trainer
@@ -187,6 +189,28 @@ def test_the_report_says_what_the_runs_have_come_to(tmp_path, capsys):
     assert "forwards=768" in page  # the plan
     assert "of the time" in page  # the cost
     assert "Robustness-accuracy curve, task dc" in page
+
+
+def test_the_report_says_what_a_benchmark_is_worth_for_decisions(tmp_path, capsys):
+    x = torch.rand(300, 2, generator=torch.Generator().manual_seed(0))
+    tasks = {"rising": TensorDataset(x, torch.zeros(300)), "restless": TensorDataset(x, torch.ones(300))}
+
+    def answered(module, batch):
+        (level, _), restless, step = batch[0].T, batch[1], module.trainer.global_step
+        return -2 - level + torch.where(restless > 0, torch.tensor(step // 2 * 37 % 101 / 101), 0.02 * step)
+
+    benchmark = BenchmarkCallback(tasks, 0.1, log_likelihood=answered, warmup=9, every_n_train_steps=2)
+    saving = ModelCheckpoint(every_n_train_steps=10, save_top_k=-1)
+    trainer(
+        probing(every=10), benchmark, saving, max_steps=20, logger=False, default_root_dir=tmp_path,
+        enable_checkpointing=True,
+    ).fit(Autoencoder())  # fmt: skip
+    page, last = page_of(tmp_path, capsys, tmp_path), benchmark.history[-1]
+    assert "benchmark: the last evaluation, at step 20" in page
+    assert "The task restless tells nothing so far" in page
+    assert "The task rising tells nothing so far" not in page
+    assert f">{last.signal / last.noise:.1f}</td>" in page
+    assert f">{last.decision_accuracy:.0%}</td>" in page
 
 
 def test_the_report_warns_of_what_a_curve_does_not_show(tmp_path, capsys):
