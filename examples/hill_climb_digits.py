@@ -15,8 +15,8 @@ forecast with AIPW, has three quarters of the error of random draws with AIPW (.
 points, .0051 and .0073 at 10) and a fifth to a quarter of that of plain means of random points. Its 95 % intervals hold
 in .96 to .98. Here draws in proportion to the loss, or to the variability, and centres of coefficient clusters are as
 good or better; on answers of language models they are worse than random draws, and the default is not
-(`python -m tests.benchmarks.points`). Predicting the points that were not evaluated from those that they moved with does
-not get better with more points. In the choice of a checkpoint the last one (regret .0074) is beaten clearly from 10
+(`python -m tests.benchmarks.points`). Predicting the points that were not evaluated from those that they moved with
+does not get better with more points. In the choice of a checkpoint the last one (regret .0074) is beaten clearly from 10
 percent of the points on (.0016), and there random draws (.0010) do as well.
 
 Nothing is downloaded; a seed takes about 45 seconds on one CPU core.
@@ -142,10 +142,11 @@ def select(run: Run, method: str, budget: int, seed: int) -> Selection:
     return ways[method]()
 
 
+BASELINE, DEFAULT = "random in each task, AIPW (baseline)", "residual-proportional, AIPW (default)"
 METHODS: dict[str, tuple[str, Estimator]] = {
     "uniform random, mean": ("uniform", plain_mean),
     "random in each task, mean": ("random", plain_mean),
-    "random in each task, AIPW (baseline)": ("random", corrected),
+    BASELINE: ("random", corrected),
     DEFAULT: ("residual", corrected),
     "loss-proportional, LURE": ("loss", with_lure),
     "loss-proportional, AIPW": ("loss", corrected),
@@ -159,8 +160,6 @@ METHODS: dict[str, tuple[str, Estimator]] = {
     "coverage, weighted residual": ("coverage", corrected),
     "coverage, predictor": ("coverage", with_predictor),
 }
-BASELINE = "random in each task, AIPW (baseline)"
-DEFAULT = "residual-proportional, AIPW (default)"
 
 
 class Judgement(NamedTuple):
