@@ -16,8 +16,8 @@ points, .0051 and .0073 at 10) and a fifth to a quarter of that of plain means o
 in .96 to .98. Here draws in proportion to the loss, or to the variability, and centres of coefficient clusters are as
 good or better; on answers of language models they are worse than random draws, and the default is not
 (`python -m tests.benchmarks.points`). Predicting the points that were not evaluated from those that they moved with
-does not get better with more points. In the choice of a checkpoint the last one (regret .0074) is beaten clearly from 10
-percent of the points on (.0016), and there random draws (.0010) do as well.
+does not get better with more points. In the choice of a checkpoint the last one (regret .0074) is beaten clearly from
+10 percent of the points on (.0016), and there random draws (.0010) do as well.
 
 Nothing is downloaded; a seed takes about 45 seconds on one CPU core.
 
