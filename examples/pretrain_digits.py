@@ -1,17 +1,25 @@
-"""Pretrain a small encoder on scanned digits without labels, and let what SynBench measures choose the checkpoint.
+"""Pretrain a small encoder on scanned digits, and let what SynBench measures choose the checkpoint and the end.
 
-Contrastive learning (SimCLR) in plain PyTorch Lightning on the 1,797 images that scikit-learn ships: nothing to
-download, about one minute on two CPU cores. What one learns from it:
+Two runs in plain PyTorch Lightning on the 1,797 images that scikit-learn ships: nothing to download, a minute on one
+CPU core. In the first the network learns the labels of 256 images, every second one of which is wrong, until it knows
+them by heart: its training loss falls to the end, and the representation is best after a few dozen steps. The second is
+contrastive (SimCLR) and just keeps improving. What one learns from them:
 
-- `SynBenchCallback` is one line: it finds the encoder and the shape of its input by itself, and needs some unlabelled
-  images for the information that is monitored here;
+- `SynBenchCallback` finds the encoder and the shape of its input by itself; it is given some unlabelled images and the
+  augmentations that must not matter, and logs what the features of views tell about which image they show;
 - that is monitored like any other metric, by `ModelCheckpoint` and, probe by probe, by `SynBenchEarlyStopping`;
 - what the choice is worth: afterwards, and only then, labels measure every checkpoint with a linear probe.
 
-What to expect, from the seeds 0 to 3: information and accuracy rise together while the encoder learns fast. After some
-hundred steps the information only goes up and down by its standard error, while the accuracy creeps up by another
-percent or two. The checkpoint that it chose without a label was 0.2 to 1.4 percent below the last one: nothing here
-makes later weights worse.
+What to expect, means of the seeds 0 to 4 (`--seeds 0 1 2 3 4`), looked at once:
+
+                     chosen by information   by the loss   last   best   steps saved by stopping
+    over-training                     .871          .786   .786   .884                      81 %
+    contrastive                       .936          .935   .936   .938                       0 %
+
+In each seed of the first run the chosen checkpoint is .08 to .10 better than the last one, and up to .02 below the best
+(the random encoder it began with has .825). In the second nothing is lost and nothing gained. The first run was chosen
+on the seeds 100 and 101 after about ten others that go wrong or were meant to: most kept improving or never got better
+than raw pixels (.890), so that there was little to choose.
 
     pip install 'synbench-lightning[examples]'
     python examples/pretrain_digits.py
@@ -79,6 +87,15 @@ class TwoViews(Dataset[Batch]):
         return [([first, second], label) for (first, second), label in zip(views, self.labels[indices], strict=True)]
 
 
+class TwoViewsAlike(TwoViews):
+    """Every image twice, as it is."""
+
+    def __getitems__(self, indices: list[int]) -> list[Batch]:
+        return [
+            ([image, image], label) for image, label in zip(self.images[indices], self.labels[indices], strict=True)
+        ]
+
+
 def augment(images: Tensor) -> Tensor:
     """Variations of images ``(N, 1, 8, 8)`` in [0, 1] that leave the digit readable; standardized."""
     n = len(images)
@@ -119,7 +136,8 @@ class SimCLR(LightningModule):
             nn.Flatten(),
         )
         dim = 2 * width * 2 * 2
-        self.head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 64))
+        self.dim = dim
+        self.head: nn.Module = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 64))
         self.temperature, self.learning_rate = temperature, learning_rate
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -134,32 +152,35 @@ class SimCLR(LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=1e-4)
 
 
-class SelfDistillation(SimCLR):
-    """An encoder that predicts what a slow average of itself makes of the other view: BYOL, its predictor forgotten.
+class OverTraining(SimCLR):
+    """Pretraining on labels that are wrong for every second image: the network ends with knowing them by heart."""
 
-    The averages keep it from the collapse for some hundred steps only.
-    """
-
-    def __init__(self, momentum: float = 0.996) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.teacher = copy.deepcopy(nn.Sequential(self.encoder, self.head)).requires_grad_(False)
-        self.momentum = momentum
+        self.head = nn.Linear(self.dim, 10)
 
-    def loss(self, first: Tensor, second: Tensor) -> Tensor:
-        told = self.head(self.encoder(torch.cat([first, second])))
-        with torch.no_grad():
-            wanted = self.teacher(torch.cat([second, first]))
-        return 1 - F.cosine_similarity(told, wanted).mean()
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        with torch.no_grad():
-            student = [*self.encoder.parameters(), *self.head.parameters()]
-            for slow, fast in zip(self.teacher.parameters(), student, strict=True):
-                slow.lerp_(fast, 1 - self.momentum)
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        (images, _), labels = batch
+        loss = F.cross_entropy(self.head(self.encoder(images)), labels)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
 
 
-METHODS: dict[str, type[SimCLR]] = {"collapsing": SelfDistillation, "improving": SimCLR}
-"""The first was chosen, with its settings, on the seeds 100 and 101, for a run whose last checkpoint is not the best."""
+METHODS: dict[str, type[SimCLR]] = {"over-training": OverTraining, "contrastive": SimCLR}
+"""In the first the last checkpoint is not the best one, in the second it nearly is."""
+
+
+def batches_for(method: str, downstream: Downstream, args: argparse.Namespace) -> DataLoader[Batch]:
+    """Few images as they are with labels half of which are wrong, or all images in two views."""
+    images, labels = downstream.train_images, downstream.train_labels
+    dataset: Dataset[Batch] = TwoViews(images, labels)
+    if method == "over-training":
+        few = standardize(images[:256])
+        wrong = torch.where(torch.rand(256) < 0.5, torch.randint(10, (256,)), labels[:256])
+        dataset = TwoViewsAlike(few, wrong)
+    # One long epoch, so that the progress bar is that of the run and not of five batches.
+    sampler = RandomSampler(dataset, replacement=True, num_samples=args.steps * args.batch_size)  # type: ignore[arg-type]
+    return DataLoader(dataset, batch_size=args.batch_size, sampler=sampler)
 
 
 def block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -245,10 +266,7 @@ class Outcome(NamedTuple):
 def pretrain(method: str, seed: int, downstream: Downstream, args: argparse.Namespace) -> Outcome:
     """Pretrain to the end, with a probe and a checkpoint every few steps; then, and only then, ask the labels."""
     seed_everything(seed, verbose=False)
-    dataset = TwoViews(downstream.train_images, downstream.train_labels)
-    # One long epoch, so that the progress bar is that of the run and not of five batches.
-    sampler = RandomSampler(dataset, num_samples=args.steps * args.batch_size)
-    batches = DataLoader(dataset, batch_size=args.batch_size, sampler=sampler)
+    batches = batches_for(method, downstream, args)
     model = METHODS[method]()
     start = copy.deepcopy(model.encoder)
 
@@ -304,7 +322,7 @@ def main() -> None:
         )
         print_choices(outcomes, args.patience, args.steps)
         figure = Path(args.dir) / f"digits_{method}.png"
-        outcome_figure(first, args.patience).savefig(figure)
+        outcome_figure(method, first, args.patience).savefig(figure)
         print(f"\nIts curve: {figure}")
     print(f"\nRaw pixels: {downstream.accuracy(nn.Flatten()):.3f}. All curves: tensorboard --logdir {args.dir}")
 
@@ -351,7 +369,7 @@ def print_row(name: str, row: Sequence[float], steps: int) -> None:
     )
 
 
-def outcome_figure(outcome: Outcome, patience: int) -> Figure:
+def outcome_figure(method: str, outcome: Outcome, patience: int) -> Figure:
     """What is known while the encoder trains, over what is known only with labels."""
     figure, rows = new_figure(rows=3)
     steps = list(outcome.accuracy)
@@ -363,7 +381,7 @@ def outcome_figure(outcome: Outcome, patience: int) -> Figure:
     low, high = ([value + sign * error for value, error in zip(told, errors, strict=True)] for sign in (-1, 1))
     rows[1].fill_between(steps, low, high, color=SHADE, linewidth=0, label="± 1 standard error")
     rows[1].set(ylabel="information (nats)")
-    rows[1].legend(loc="lower right")
+    rows[1].legend(loc="upper right" if method == "over-training" else "lower right")
     rows[2].plot(steps, list(outcome.accuracy.values()), color=COLOURS[1])
     rows[2].set(ylabel="linear probe, accuracy", xlabel="optimizer steps")
     for axes in rows:
@@ -371,8 +389,8 @@ def outcome_figure(outcome: Outcome, patience: int) -> Figure:
         axes.axvline(outcome.stopped(patience), color="black", linewidth=0.9, linestyle=":", label="stopped")
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    rows[0].legend(*[each[1:] if len(each) > 2 else each for each in rows[0].get_legend_handles_labels()])
-    rows[0].set_title("A representation that begins to collapse while its loss improves")
+    rows[0].legend(loc="upper right")
+    rows[0].set_title(f"{method.capitalize()} on scanned digits")
     return figure
 
 
@@ -382,9 +400,9 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--method", choices=["both", *METHODS], default="both", help="which of the two runs")
-    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps")
-    parser.add_argument("--every", type=int, default=100, help="optimizer steps between probes; divides --steps")
-    parser.add_argument("--patience", type=int, default=4, help="probes without more information after which to stop")
+    parser.add_argument("--steps", type=int, default=600, help="optimizer steps")
+    parser.add_argument("--every", type=int, default=20, help="optimizer steps between probes; divides --steps")
+    parser.add_argument("--patience", type=int, default=5, help="probes without more information after which to stop")
     parser.add_argument("--batch-size", type=int, default=128, help="images in a batch, each seen twice")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the weights and the augmentations")
     parser.add_argument("--quiet", action="store_true", help="show no progress bars")
