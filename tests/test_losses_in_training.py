@@ -9,7 +9,7 @@ from synbench_lightning import TaskRobustLoss
 from tests.callbacks.runs import curves, probing, trainer
 from tests.encoders import Autoencoder
 
-MODES = ["softmax", "exponentiated_gradient", "max"]
+MODES = ["softmax", "exponentiated_gradient"]
 
 
 class Robust(Autoencoder):

@@ -29,10 +29,10 @@ def two_processes(folder, **settings):
     [
         {"mode": "softmax"},
         {"mode": "exponentiated_gradient", "step_size": 0.3, "accumulate": 3},
-        {"mode": "max", "floor": 0.2, "reference": [0.1, 0.0, 0.3, 0.2]},
+        {"mode": "softmax", "floor": 0.2, "trivial": [2.0, 1.0, 3.0, 9.0], "proxy": True},
         {"mode": "softmax", "sharded": True},
     ],
-    ids=["softmax", "exponentiated gradient, accumulated", "max with floor and reference", "sharded"],
+    ids=["softmax", "exponentiated gradient, accumulated", "shares over a proxy", "sharded"],
 )
 def test_two_processes_with_uneven_shares_learn_what_one_learns(tmp_path, settings):
     first, second = two_processes(tmp_path, **settings)
