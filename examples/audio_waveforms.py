@@ -119,7 +119,9 @@ def main() -> None:
     for result, explained in zip(synbench.history, readout.explained, strict=True):
         scores = "".join(f"{score:10.3f}" for score in result.task_scores().values())
         rank = f"{result.effective_rank:8.1f} of {result.feature_dim}"
-        print(f"{result.step:5d}{scores}  {rank}  {result.information:11.2f}  {explained:17.3f}")
+        # Before the first step there were no batches whose views could be shown.
+        information = "" if result.information is None else f"{result.information:.2f}"
+        print(f"{result.step:5d}{scores}  {rank}  {information:>11s}  {explained:17.3f}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from validity.answers import Study
 from validity.inputs import Images
 
 CLUSTERS = 12
-FOLLOWING = ("dc", "clusters", "mixture", "information", "RankMe")
+FOLLOWING = ("dc", "clusters", "information, noise", "information, views", "readout 100", "RankMe")
 
 
 def agreement(images: Images) -> dict[str, float]:

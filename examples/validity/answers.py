@@ -14,6 +14,8 @@ from scipy.stats import spearmanr
 
 KEYS = ("images", "regime", "encoder", "seed", "step")
 TARGET_PREFIX, PREDICTOR_PREFIX = "accuracy:", "predictor:"
+SUMS = {f"views + readout {n}": ("information, views", f"readout {n}") for n in (100, 300)}
+"""Sums of two predictors in units of their standard deviation within the run: for looking back at a run only."""
 Row = dict[str, str | float]
 Array = np.ndarray
 
@@ -60,6 +62,9 @@ class Study:
                 found[name][at] = row[name]
         self.targets = _stripped(found, TARGET_PREFIX)
         self.predictors = _stripped(found, PREDICTOR_PREFIX)
+        for name, (one, other) in SUMS.items():
+            if one in self.predictors and other in self.predictors:
+                self.predictors[name] = _standardized(self.predictors[one]) + _standardized(self.predictors[other])
         label_sets = np.stack([values for name, values in self.targets.items() if name.startswith("linear/")])
         self.targets["mean label set"], self.targets["worst label set"] = label_sets.mean(0), label_sets.min(0)
         self.first = f"linear/{first}"
@@ -102,6 +107,12 @@ class Study:
 
     def _seeds(self) -> list[int]:
         return sorted(set(self.of_seed.tolist()))
+
+
+def _standardized(values: Array) -> Array:
+    """Within each run."""
+    found: Array = (values - values.mean(1, keepdims=True)) / (values.std(1, keepdims=True) + 1e-12)
+    return found
 
 
 def correlation(x: Array, y: Array) -> float:

@@ -19,7 +19,7 @@ RADIUS = 1.0
 """Length of the shift that is to mislead classifier and encoder together; images have a length of about 8."""
 
 
-def downstream(encoder: nn.Module, images: Images) -> dict[str, float]:
+def downstream(encoder: Callable[[Tensor], Tensor], images: Images) -> dict[str, float]:
     """Accuracies on the test images, by property.
 
     ``linear/<label set>``: logistic regression on standardized features, all labels. ``knn``: five neighbours.

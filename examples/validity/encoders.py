@@ -1,4 +1,4 @@
-"""The two small architectures: from images ``(N, C, 8, 8)`` to features ``(N, 48)``."""
+"""The architectures: two small ones for images of 8 x 8, and a residual network for larger ones."""
 
 from __future__ import annotations
 
@@ -6,11 +6,36 @@ import torch
 from torch import Tensor, nn
 
 DIM = 48
+DIMENSIONS = {"conv": DIM, "transformer": DIM, "resnet": 160}
 
 
 def build_encoder(name: str, channels: int) -> nn.Module:
-    """``"conv"`` (BatchNorm, mean over space) or ``"transformer"`` (LayerNorm, mean over tokens); < 40,000 weights."""
-    return {"conv": _conv, "transformer": Transformer}[name](channels)
+    """An encoder with random weights.
+
+    ``"conv"`` (BatchNorm, mean over space) and ``"transformer"`` (LayerNorm, mean over tokens; images of 8 x 8) have
+    less than 40,000 weights and 48 features, ``"resnet"`` a million weights and 160 features.
+    """
+    return {"conv": _conv, "transformer": Transformer, "resnet": _resnet}[name](channels)
+
+
+def _resnet(channels: int) -> nn.Sequential:
+    widths = [(40, 40, 1), (40, 40, 1), (40, 80, 2), (80, 80, 1), (80, 160, 2), (160, 160, 1)]
+    stem = nn.Sequential(nn.Conv2d(channels, 40, 3, 1, 1, bias=False), nn.BatchNorm2d(40), nn.ReLU())
+    return nn.Sequential(stem, *(Residual(*width) for width in widths), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.Conv2d(channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width),
+        )  # fmt: skip
+        same = stride == 1 and channels == width
+        self.around = nn.Identity() if same else nn.Conv2d(channels, width, 1, stride, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.relu(self.around(images) + self.inner(images))
 
 
 def _conv(channels: int) -> nn.Sequential:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
@@ -29,36 +31,68 @@ FONTS = {
 }
 """Those that matplotlib ships and that have all letters, by family."""
 LETTERS = "ABCDEFGHIJ"
+PICTURES = {
+    "scene": (
+        "astronaut.png",
+        "camera.png",
+        "chelsea.png",
+        "coffee.png",
+        "coins.png",
+        "motorcycle_left.png",
+        "rocket.jpg",
+    ),
+    "surface": ("brick.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png", "retina.jpg"),
+}
+"""Those that scikit-image ships, by kind."""
+Transform = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Images:
-    """Standardized images ``(N, C, 8, 8)`` and integer labels ``(N,)`` for each label set, split once and for all.
+    """Standardized images ``(N, C, H, H)`` and integer labels ``(N,)`` for each label set, split once and for all.
 
     The first label set is what supervised pretraining learns and what the linear probe's accuracy means where nothing
-    else is said; the second is the coarser one of the regime ``coarse``.
+    else is said; the second is the coarser one of the regime ``coarse``. ``augment`` is what pretraining augments with,
+    ``views`` change what must not matter to the first label set, ``wrong_views`` also what it is about.
     """
 
     train: Tensor
     test: Tensor
     train_labels: dict[str, Tensor]
     test_labels: dict[str, Tensor]
+    augment: Transform
+    views: Transform
+    wrong_views: Transform
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         return tuple(self.train.shape[1:])
 
+    def to(self, device: str) -> Images:
+        """The training images and labels there."""
+        labels = {name: values.to(device) for name, values in self.train_labels.items()}
+        return replace(self, train=self.train.to(device), train_labels=labels)
+
 
 def load_images(name: str) -> Images:
     """``"digits"``: 1,797 scanned digits; ``"patches"``: 2,080 patches of two photographs; ``"glyphs"``: 2,100 letters
-    of 21 fonts in random colours."""
-    images, labels = {"digits": _digits, "patches": _patches, "glyphs": _glyphs}[name]()
+    of 21 fonts in random colours, and ``"recoloured"`` the same with pretraining that recolours them, all of 8 x 8;
+    ``"pictures"``: 2,100 patches of 24 x 24 of 14 pictures."""
+    images, labels = SOURCES[name]()
     first = next(iter(labels.values()))
     train, test = train_test_split(np.arange(len(images)), test_size=TEST_SHARE, stratify=first, random_state=0)
     mean, std = images[train].mean(), images[train].std()
     images = ((images - mean) / std).float()
-    split = [{key: value[part] for key, value in labels.items()} for part in (train, test)]
-    return Images(images[train], images[test], *split)
+    of_train, of_test = ({key: value[part] for key, value in labels.items()} for part in (train, test))
+    recolour = partial(_recoloured, low=float(images[train].min()), high=float(images[train].max()))
+    views: Transform = augment
+    if name in ("glyphs", "recoloured"):
+        views = lambda x: augment(recolour(x))  # noqa: E731
+    wrong = _turned if images.shape[1] == 1 or name in ("glyphs", "recoloured") else _colour_jittered
+    return Images(
+        images[train], images[test], of_train, of_test, augment=views if name == "recoloured" else augment, views=views,
+        wrong_views=lambda x: wrong(views(x)),
+    )  # fmt: skip
 
 
 def _digits() -> tuple[Tensor, dict[str, Tensor]]:
@@ -121,6 +155,34 @@ def _glyphs() -> tuple[Tensor, dict[str, Tensor]]:
     return torch.stack(images), dict(zip(names, torch.tensor(labels).T.contiguous(), strict=True))
 
 
+def _pictures() -> tuple[Tensor, dict[str, Tensor]]:
+    """150 patches that do not overlap of each picture, spread over it; grey ones three times."""
+    spec = find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise SystemExit("These images are scikit-image's: pip install scikit-image")
+    images, labels = [], []
+    for index, (kind, name) in enumerate((kind, name) for kind, names in PICTURES.items() for name in names):
+        with Image.open(Path(spec.origin).parent / "data" / name) as picture:
+            pixels = torch.tensor(np.asarray(picture.convert("RGB")), dtype=torch.float64).permute(2, 0, 1) / 255
+        cut = pixels.unfold(1, 24, 24).unfold(2, 24, 24).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        chosen = torch.linspace(0, len(cut) - 1, 150).round().long()
+        images.append(cut[chosen])
+        labels += [(index, list(PICTURES).index(kind))] * len(chosen)
+    found = torch.cat(images)
+    vertical, horizontal = (found.diff(dim=dim).square().mean((1, 2, 3)) for dim in (2, 3))
+    picture_of, kind_of = torch.tensor(labels).T.contiguous()
+    return found, {
+        "picture": picture_of,
+        "kind": kind_of,
+        "brightness": _above_median(found.mean((1, 2, 3))),
+        "contrast": _above_median(found.mean(1).flatten(1).std(1)),
+        "edges": _above_median((vertical + 1e-4).log() - (horizontal + 1e-4).log()),
+    }
+
+
+SOURCES = {"digits": _digits, "patches": _patches, "glyphs": _glyphs, "recoloured": _glyphs, "pictures": _pictures}
+
+
 def _fonts() -> Iterator[tuple[str, tuple[str, ImageFont.FreeTypeFont]]]:
     """Family, name and font."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -153,15 +215,49 @@ def augment(images: Tensor) -> Tensor:
     """Slightly rotated, zoomed, shifted, partly erased, noisy variations of standardized images."""
     n, size = len(images), images.shape[-1]
     angle, zoom = math.radians(15) * _uniform(n), 1 + 0.15 * _uniform(n)
-    shift = 0.25 * _uniform(n, 2)  # the image spans 2 units: up to one pixel
+    shift = 0.25 * _uniform(n, 2)  # the image spans 2 units: up to an eighth of it
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     affine = torch.stack([torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1)
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, align_corners=False, padding_mode="border")
     centre = torch.randint(0, size, (n, 2, 1))
-    row, column = ((torch.arange(size) - centre).abs() <= 1).unbind(1)
+    row, column = ((torch.arange(size) - centre).abs() <= size // 8).unbind(1)
     erased = moved.masked_fill((row[:, :, None] & column[:, None, :])[:, None], float(images.min()))
     return erased + 0.25 * torch.randn_like(erased)
+
+
+def _recoloured(images: Tensor, low: float, high: float) -> Tensor:
+    """Letters in other colours, drawn as those of :func:`_glyphs` are."""
+    grey = images.mean(1, keepdim=True)
+    least, most = grey.amin((2, 3), keepdim=True), grey.amax((2, 3), keepdim=True)
+    cover = (grey - least) / (most - least + 1e-6)
+    ink, ground = (low + (high - low) * _colours(len(images)))[..., None, None].unbind(1)
+    return ground + (ink - ground) * cover
+
+
+def _colours(n: int) -> Tensor:
+    """Inks and grounds ``(n, 2, 3)`` in [0, 1]."""
+    pairs = torch.rand(n, 2, 3)
+    again = (pairs[:, 0] - pairs[:, 1]).mean(1) <= 0.3
+    if bool(again.any()):
+        pairs[again] = _colours(int(again.sum()))
+    return pairs
+
+
+def _turned(images: Tensor) -> Tensor:
+    """Turned by quarters, and half of them mirrored."""
+    found, turns = images.clone(), torch.randint(4, (len(images),))
+    for turn in range(1, 4):
+        found[turns == turn] = images[turns == turn].rot90(turn, (2, 3))
+    mirrored = torch.rand(len(images)) < 0.5
+    found[mirrored] = found[mirrored].flip(3)
+    return found
+
+
+def _colour_jittered(images: Tensor) -> Tensor:
+    """Another gain and offset of each channel."""
+    shape = (*images.shape[:2], 1, 1)
+    return images * (1 + 0.5 * _uniform(*shape)) + _uniform(*shape)
 
 
 def _uniform(*shape: int) -> Tensor:

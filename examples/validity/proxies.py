@@ -1,19 +1,18 @@
-"""Proxy tasks: the package's, and those that were tried to follow downstream performance better.
+"""What is shown to an encoder besides labelled images: proxy tasks, and versions of unlabelled images.
 
 A *shift* is a task of two classes with equal covariances, ``x | y ~ N(centre + y s noise u, noise^2 I)``: its optimum
-is that of SynBench whatever the centre and the noise, and a linear rule reaches it in input space. A *mixture* has many
-classes with a covariance each: no linear rule of the inputs is optimal, so that an encoder which loses nothing is not
-yet good, and features that make the classes linearly separable are better than the inputs. *Noisy instances* are as
-many classes as images, around each of them: they alone suppose nothing about how images fall into classes.
+is that of SynBench whatever the centre and the noise, and a linear rule reaches it in input space. *Instances* are as
+many classes as images, each of which is shown in several versions.
 
-Tried on the development half and no better, so not here: shifts in noise of the images' covariance, between pairs of
-images and along later principal directions; mixtures of other numbers of classes and with a common covariance; accuracy
-of telling 16 to 64 instances apart; the rank of the ratio of their covariances (LiDAR with noise in the place of
-augmentations); how well inputs are linearly reconstructed; products of these with RankMe.
+Tried on the development half and no better than these, so not here: shifts along low frequencies, principal directions
+and between pairs of images, and in noise of the images' covariance; mixtures of Gaussians fitted to clusters, and
+pseudo-labels of clusters; accuracy of telling 16 to 64 instances apart; how well inputs are linearly reconstructed;
+products of these with RankMe.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,8 +23,7 @@ from torch import Tensor
 from synbench_lightning import ProbePlan, task_family
 from synbench_lightning.functional.gaussian.limit import estimate_limit
 from synbench_lightning.functional.gaussian.score import synbench_score
-from synbench_lightning.functional.representation.information import instance_information
-from validity.inputs import Images
+from validity.inputs import Images, Transform
 
 PLAN = ProbePlan(num_scales=8)
 """The scales of a shift. The forwards are ``FORWARDS`` for a family, a quarter of the package's default."""
@@ -67,126 +65,81 @@ class ShiftFamily:
         return synbench_score(limit.accuracy, limit.bound, PLAN.scales, [THRESHOLD], PLAN.weights)[..., 0]
 
 
-class Mixture:
-    """Classes ``N(mean_k, t^2 C_k)`` that k-means finds among unlabelled images.
-
-    A class's covariance is shrunk to that of all classes as if 30 images of those were added to its own, and by two
-    percent of the variance of the inputs times the identity.
+class Instances:
+    """Unlabelled images, each shown in several versions: which of them is it?
 
     Args:
-        images: unlabelled inputs.
-        temperature: t, which makes the classes overlap more than the images do.
-        classes: how many.
+        versions: ``(K, n, *input_shape)``.
     """
 
-    def __init__(self, images: Tensor, temperature: float, classes: int = 10, seed: int = 0) -> None:
-        x = images.flatten(1).double()
-        means = KMeans(classes, n_init=4, random_state=seed).fit(x.numpy())
-        own, centres = torch.as_tensor(means.labels_).long(), torch.as_tensor(means.cluster_centers_).double()
-        rest = x - centres[own]
-        floor = 0.02 * x.var(0).mean() * torch.eye(x.shape[1], dtype=torch.float64)
-        pooled = rest.T @ rest / len(x) + floor
-        generator = torch.Generator().manual_seed(seed)
-        self.labels = torch.arange(FORWARDS) % classes
-        z = torch.randn(FORWARDS, x.shape[1], generator=generator, dtype=torch.float64)
-        inputs = torch.empty_like(z)
-        for k in range(classes):
-            covariance = (rest[own == k].T @ rest[own == k] + 30 * pooled) / (int((own == k).sum()) + 30)
-            values, basis = torch.linalg.eigh(covariance)
-            mine = self.labels == k
-            inputs[mine] = centres[k] + temperature * (z[mine] * values.clamp_min(0).sqrt()) @ basis.T
-        self.inputs = inputs.float().unflatten(1, images.shape[1:])
+    def __init__(self, versions: Tensor) -> None:
+        self.versions = versions
 
-    def accuracies(self, features: Features) -> tuple[float, float]:
-        """Of the linear discriminant and of the nearest class mean, see :func:`cross_validated`."""
-        return cross_validated(features(self.inputs), self.labels)
+    def features(self, features: Features) -> Tensor:
+        """``(K, n, D)``."""
+        found: Tensor = features(self.versions.flatten(0, 1)).unflatten(0, self.versions.shape[:2])
+        return found
 
 
-class NoisyInstances:
-    """Unlabelled images, each with white noise many times: which of them is it?
+def with_noise(images: Tensor, noise: float, seed: int = 0) -> Instances:
+    """Each with white noise, ``FORWARDS`` in all."""
+    shape = (len(images), FORWARDS // len(images), *images.shape[1:])
+    white = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return Instances(images[:, None] + noise * white)
 
-    Args:
-        images: unlabelled inputs; the first ones are taken.
-        noise: its standard deviation.
-        inputs: how many images.
+
+def in_views(images: Tensor, view: Transform, seed: int = 0) -> Instances:
+    """Each in random views, ``FORWARDS`` in all."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        return Instances(torch.stack([view(images) for _ in range(FORWARDS // len(images))], 1))
+
+
+def lidar(features: Tensor, delta: float = 1e-4) -> float:
+    """LiDAR of features ``(K, n, D)``: the effective rank of the ratio of the covariance between to that within images.
+
+    Thilak et al., LiDAR: sensing linear probing performance in joint embedding SSL architectures (2023).
     """
-
-    def __init__(self, images: Tensor, noise: float, inputs: int = 128, seed: int = 0) -> None:
-        shape = (inputs, FORWARDS // inputs, *images.shape[1:])
-        white = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-        self.inputs = images[:inputs, None] + noise * white
-
-    def information(self, features: Features) -> float:
-        """What the features tell about the image, in nats."""
-        found = features(self.inputs.flatten(0, 1)).unflatten(0, self.inputs.shape[:2])
-        return float(instance_information(found))
-
-
-class PseudoLabels:
-    """The same clusters, but the unlabelled images themselves with white noise: nothing in it is Gaussian."""
-
-    def __init__(self, images: Tensor, noise: float, classes: int = 10, seed: int = 0) -> None:
-        found = KMeans(classes, n_init=4, random_state=seed).fit(images.flatten(1).numpy())
-        chosen = torch.arange(FORWARDS) % len(images)
-        white = torch.randn(FORWARDS, *images.shape[1:], generator=torch.Generator().manual_seed(seed))
-        self.inputs = images[chosen] + noise * white
-        self.labels = torch.as_tensor(found.labels_).long()[chosen]
-
-    def accuracies(self, features: Features) -> tuple[float, float]:
-        """Of the linear discriminant and of the nearest class mean, see :func:`cross_validated`."""
-        return cross_validated(features(self.inputs), self.labels)
+    features = features.double()
+    means = features.mean(1)
+    rest = (features - means[:, None]).flatten(0, 1)
+    within = rest.T @ rest / (features.shape[0] * (features.shape[1] - 1))
+    values, vectors = torch.linalg.eigh(within + delta * torch.eye(features.shape[2], dtype=features.dtype))
+    whitened = (means - means.mean(0)) @ vectors * values.rsqrt()
+    found = torch.linalg.svdvals(whitened).square()
+    shares = found / found.sum() + 1e-7
+    return float((-shares * shares.log()).sum().exp())
 
 
-def cross_validated(features: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Accuracies of linear discriminant and nearest class mean, fitted to one half and measured on the other.
+def logme(features: Tensor, labels: Tensor) -> float:
+    """Log evidence of a linear model per label, mean over one-hot classes, by MacKay's fixed point.
 
-    Both ways; the halves are blocks of 64 samples in turn.
+    You et al., LogME: practical assessment of pre-trained models for transfer learning (2021).
     """
-    x, first = features.double(), torch.arange(len(labels)) // 64 % 2 == 0
-    folds = [(first, ~first), (~first, first)]
-    found = torch.tensor([class_rules(x[a], labels[a], x[b], labels[b]) for a, b in folds], dtype=torch.float64)
-    discriminant, nearest = found.mean(0).tolist()
-    return discriminant, nearest
-
-
-def class_rules(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> tuple[float, float]:
-    """Accuracies of the linear discriminant (classes of equal share, a ridge of 1e-4 of the mean variance) and of the
-    nearest class mean: what the epsilon-robust discriminant is at epsilon 0 and tends to as epsilon grows."""
-    belongs = torch.nn.functional.one_hot(y).double()
-    means = (belongs.T @ x) / belongs.sum(0)[:, None]
-    rest = x - means[y]
-    covariance = rest.T @ rest / len(x)
-    ridge = 1e-4 * covariance.diagonal().mean() + 1e-12
-    weights = torch.linalg.solve(covariance + ridge * torch.eye(len(covariance), dtype=x.dtype), means.T)
-    accuracies = []
-    for direction in (weights, means.T):
-        offered = x_test @ direction - 0.5 * (means * direction.T).sum(1)
-        accuracies.append(float((offered.argmax(1) == y_test).double().mean()))
-    return accuracies[0], accuracies[1]
+    x = features.double()
+    n, dim = x.shape
+    u, s, _ = torch.linalg.svd(x, full_matrices=False)
+    variances, found = s.square(), []
+    for y in torch.nn.functional.one_hot(labels).double().T:
+        along = u.T @ y
+        outside = float((y - u @ along).square().sum())
+        alpha, beta = 1.0, 1.0
+        for _ in range(11):
+            known = alpha + beta * variances
+            gamma = float((beta * variances / known).sum())
+            length = float((beta * s * along / known).square().sum())
+            missed = float((along * alpha / known).square().sum()) + outside
+            alpha, beta = gamma / (length + 1e-12), (n - gamma) / (missed + 1e-12)
+        evidence = n / 2 * math.log(beta) + dim / 2 * math.log(alpha) - n / 2 * math.log(2 * math.pi)
+        evidence -= beta / 2 * missed + alpha / 2 * length
+        evidence -= 0.5 * float((alpha + beta * variances).log().sum()) + (dim - len(s)) / 2 * math.log(alpha)
+        found.append(evidence / n)
+    return sum(found) / len(found)
 
 
 def package_family(name: str, shape: tuple[int, ...]) -> list[Shift]:
     """The package's tasks of that name."""
     return [Shift(task.direction, torch.zeros(shape), 1.0) for task in task_family(name, shape)]
-
-
-def low_frequencies(shape: tuple[int, ...], noise: float) -> list[Shift]:
-    """Data-free: the six slowest cosines of the plane, around the mean intensity, with little noise."""
-    rows, columns = shape[-2:]
-    found = []
-    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 0)):
-        row, column = (torch.cos(torch.pi * k * (torch.arange(n) + 0.5) / n) for k, n in ((i, rows), (j, columns)))
-        wave = (row[:, None] * column).expand(shape)
-        found.append(Shift(wave / wave.norm(), torch.zeros(shape), noise))
-    return found
-
-
-def principal_directions(images: Tensor, noise: float, number: int = 6) -> list[Shift]:
-    """The first principal directions of unlabelled images, around their mean."""
-    flat = images.flatten(1).double()
-    _, _, directions = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
-    shape = images.shape[1:]
-    return [Shift(u.float().reshape(shape), images.mean(0), noise) for u in directions[:number]]
 
 
 def between_clusters(images: Tensor, noise: float, pairs: int = 6) -> list[Shift]:

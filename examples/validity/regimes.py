@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from validity.encoders import DIM
-from validity.inputs import Images, augment
+from validity.inputs import Images
 
 BATCH = 128
 
@@ -28,8 +27,9 @@ class Regime(nn.Module):
 
     weight_decay = 1e-4
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: Images, dim: int) -> None:
         super().__init__()
+        self.augment = images.augment
         self.source = Batch(images.train, *list(images.train_labels.values())[:2])
 
     def batch(self) -> Batch:
@@ -43,30 +43,30 @@ class Regime(nn.Module):
 class Supervised(Regime):
     """All labels of the first set."""
 
-    def __init__(self, images: Images) -> None:
-        super().__init__(images)
-        self.head = nn.Linear(DIM, len(self.source.labels.unique()))
+    def __init__(self, images: Images, dim: int) -> None:
+        super().__init__(images, dim)
+        self.head = nn.Linear(dim, len(self.source.labels.unique()))
 
     def loss(self, encoder: nn.Module, batch: Batch) -> Tensor:
-        return F.cross_entropy(self.head(encoder(augment(batch.images))), batch.labels)
+        return F.cross_entropy(self.head(encoder(self.augment(batch.images))), batch.labels)
 
 
 class Coarse(Regime):
     """Two classes only: parity of the digit, or which photograph."""
 
-    def __init__(self, images: Images) -> None:
-        super().__init__(images)
-        self.head = nn.Linear(DIM, len(self.source.coarse.unique()))
+    def __init__(self, images: Images, dim: int) -> None:
+        super().__init__(images, dim)
+        self.head = nn.Linear(dim, len(self.source.coarse.unique()))
 
     def loss(self, encoder: nn.Module, batch: Batch) -> Tensor:
-        return F.cross_entropy(self.head(encoder(augment(batch.images))), batch.coarse)
+        return F.cross_entropy(self.head(encoder(self.augment(batch.images))), batch.coarse)
 
 
 class OverTraining(Supervised):
     """Supervised on 256 images, half of their labels at random, without augmentation: it ends in memory."""
 
-    def __init__(self, images: Images) -> None:
-        super().__init__(images)
+    def __init__(self, images: Images, dim: int) -> None:
+        super().__init__(images, dim)
         chosen = torch.randperm(len(self.source.images))[:256]
         few = Batch(*(part[chosen] for part in self.source))
         wrong = torch.randint(self.head.out_features, few.labels.shape)
@@ -79,12 +79,12 @@ class OverTraining(Supervised):
 class SimCLR(Regime):
     """Find the other view of an image among those of the others."""
 
-    def __init__(self, images: Images) -> None:
-        super().__init__(images)
-        self.head = nn.Sequential(nn.Linear(DIM, DIM), nn.ReLU(), nn.Linear(DIM, 32))
+    def __init__(self, images: Images, dim: int) -> None:
+        super().__init__(images, dim)
+        self.head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 32))
 
     def loss(self, encoder: nn.Module, batch: Batch) -> Tensor:
-        views = torch.cat([augment(batch.images), augment(batch.images)])
+        views = torch.cat([self.augment(batch.images), self.augment(batch.images)])
         z = F.normalize(self.head(encoder(views)), dim=1)
         similarity = (z @ z.T / 0.3).fill_diagonal_(-torch.inf)
         partner = torch.arange(len(z)).roll(len(z) // 2)
@@ -94,12 +94,12 @@ class SimCLR(Regime):
 class VICReg(Regime):
     """Two views alike, with terms that keep variance and take covariance out."""
 
-    def __init__(self, images: Images) -> None:
-        super().__init__(images)
-        self.head = nn.Sequential(nn.Linear(DIM, 128), nn.ReLU(), nn.Linear(128, 128))
+    def __init__(self, images: Images, dim: int) -> None:
+        super().__init__(images, dim)
+        self.head = nn.Sequential(nn.Linear(dim, 128), nn.ReLU(), nn.Linear(128, 128))
 
     def loss(self, encoder: nn.Module, batch: Batch) -> Tensor:
-        views = self.head(encoder(torch.cat([augment(batch.images), augment(batch.images)])))
+        views = self.head(encoder(torch.cat([self.augment(batch.images), self.augment(batch.images)])))
         first, second = views.chunk(2)
         loss = 25 * F.mse_loss(first, second)
         for z in (first, second):
@@ -117,16 +117,16 @@ class Collapse(Regime):
     weight_decay = 1e-2
 
     def loss(self, encoder: nn.Module, batch: Batch) -> Tensor:
-        first, second = encoder(torch.cat([augment(batch.images), augment(batch.images)])).chunk(2)
+        first, second = encoder(torch.cat([self.augment(batch.images), self.augment(batch.images)])).chunk(2)
         return 1 - F.cosine_similarity(first, second).mean()
 
 
 class Denoising(Regime):
     """Reconstruct an image from a noisy version of it."""
 
-    def __init__(self, images: Images) -> None:
-        super().__init__(images)
-        self.head = nn.Sequential(nn.Linear(DIM, 128), nn.ReLU(), nn.Linear(128, images.train[0].numel()))
+    def __init__(self, images: Images, dim: int) -> None:
+        super().__init__(images, dim)
+        self.head = nn.Sequential(nn.Linear(dim, 128), nn.ReLU(), nn.Linear(128, images.train[0].numel()))
 
     def loss(self, encoder: nn.Module, batch: Batch) -> Tensor:
         noisy = batch.images + 0.7 * torch.randn_like(batch.images)
@@ -134,11 +134,11 @@ class Denoising(Regime):
 
 
 class Masked(Denoising):
-    """Reconstruct the hidden half of an image's 2 x 2 patches."""
+    """Reconstruct the hidden half of an image's 4 x 4 patches."""
 
     def loss(self, encoder: nn.Module, batch: Batch) -> Tensor:
         shown = (torch.rand(len(batch.images), 1, 4, 4) < 0.5).float()
-        shown = F.interpolate(shown, scale_factor=2)
+        shown = F.interpolate(shown, size=batch.images.shape[-2:])
         error = (self.head(encoder(batch.images * shown)).view_as(batch.images) - batch.images).square()
         loss: Tensor = (error * (1 - shown)).sum() / (1 - shown).expand_as(error).sum()
         return loss
@@ -147,12 +147,12 @@ class Masked(Denoising):
 class Rotation(Regime):
     """By how many quarter turns was the image rotated?"""
 
-    def __init__(self, images: Images) -> None:
-        super().__init__(images)
-        self.head = nn.Linear(DIM, 4)
+    def __init__(self, images: Images, dim: int) -> None:
+        super().__init__(images, dim)
+        self.head = nn.Linear(dim, 4)
 
     def loss(self, encoder: nn.Module, batch: Batch) -> Tensor:
-        views, turns = augment(batch.images), torch.arange(BATCH) % 4
+        views, turns = self.augment(batch.images), torch.arange(BATCH) % 4
         for turn in range(1, 4):
             views[turn::4] = views[turn::4].rot90(turn, (2, 3))
         return F.cross_entropy(self.head(encoder(views)), turns)
@@ -161,14 +161,15 @@ class Rotation(Regime):
 class Jigsaw(Regime):
     """In which of the 24 orders are the quadrants?"""
 
-    def __init__(self, images: Images) -> None:
-        super().__init__(images)
+    def __init__(self, images: Images, dim: int) -> None:
+        super().__init__(images, dim)
         self.orders = torch.tensor(list(permutations(range(4))))
-        self.head = nn.Linear(DIM, len(self.orders))
+        self.head = nn.Linear(dim, len(self.orders))
 
     def loss(self, encoder: nn.Module, batch: Batch) -> Tensor:
         order = torch.randint(len(self.orders), (BATCH,))
-        quadrants = augment(batch.images).unfold(2, 4, 4).unfold(3, 4, 4).flatten(2, 3)  # (N, C, 4, 4, 4)
+        half = batch.images.shape[-1] // 2
+        quadrants = self.augment(batch.images).unfold(2, half, half).unfold(3, half, half).flatten(2, 3)  # (N, C, 4, .)
         mixed = quadrants[torch.arange(BATCH)[:, None], :, self.orders[order]]  # (N, 4, C, 4, 4)
         top, bottom = (torch.cat([mixed[:, a], mixed[:, a + 1]], -1) for a in (0, 2))
         return F.cross_entropy(self.head(encoder(torch.cat([top, bottom], -2))), order)

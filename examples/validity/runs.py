@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
-from validity.encoders import build_encoder
-from validity.inputs import load_images
+from validity.encoders import DIMENSIONS, build_encoder
+from validity.inputs import Images, load_images
 from validity.regimes import REGIMES
+
+Encoder = Callable[[Tensor], Tensor]
 
 
 class Run(NamedTuple):
@@ -38,20 +40,27 @@ def checkpoint_steps(steps: int, number: int = 15) -> list[int]:
     return [0, *np.unique(later[later > 1]).tolist()]
 
 
-def pretrain(run: Run, folder: Path) -> None:
+def pretrain(run: Run, folder: Path, device: str = "cpu") -> None:
     """Train, and write ``{step: (mean loss since the step before, weights)}`` unless it was done before."""
     if run.path(folder).exists():
         return
     torch.manual_seed(1000 * run.seed + sum(map(ord, run.regime + run.encoder)))
-    images = load_images(run.images)
-    encoder, regime = build_encoder(run.encoder, images.input_shape[0]), REGIMES[run.regime](images)
+    images = load_images(run.images).to(device)
+    with torch.device(device):  # random numbers, too, are drawn there
+        kept = _trained(run, images)
+    torch.save(kept, run.path(folder))
+
+
+def _trained(run: Run, images: Images) -> dict[int, tuple[float, dict[str, Tensor]]]:
+    encoder = build_encoder(run.encoder, images.input_shape[0])
+    regime = REGIMES[run.regime](images, DIMENSIONS[run.encoder])
     parameters = [*encoder.parameters(), *regime.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=regime.weight_decay)
     kept, losses = {}, list[float]()
     due = checkpoint_steps(run.steps)
     for step in range(run.steps + 1):
         if step in due:
-            weights = {name: value.clone() for name, value in encoder.state_dict().items()}
+            weights = {name: value.to("cpu", copy=True) for name, value in encoder.state_dict().items()}
             kept[step] = (fmean(losses) if losses else float("nan"), weights)
             losses = []
         loss = regime.loss(encoder, regime.batch())
@@ -62,12 +71,12 @@ def pretrain(run: Run, folder: Path) -> None:
         if step == 0:
             kept[0] = (loss.item(), kept[0][1])
             losses = []
-    torch.save(kept, run.path(folder))
+    return kept
 
 
-def checkpoints(run: Run, folder: Path) -> Iterator[tuple[int, float, nn.Module]]:
-    """Step, training loss and encoder, in evaluation mode, of each checkpoint."""
-    encoder = build_encoder(run.encoder, load_images(run.images).input_shape[0]).eval().requires_grad_(False)
+def checkpoints(run: Run, folder: Path, device: str = "cpu") -> Iterator[tuple[int, float, Encoder]]:
+    """Step, training loss and encoder, in evaluation mode, of each checkpoint; images and features are on the CPU."""
+    encoder = build_encoder(run.encoder, load_images(run.images).input_shape[0]).eval().requires_grad_(False).to(device)
     for step, (loss, weights) in torch.load(run.path(folder)).items():
         encoder.load_state_dict(weights)
-        yield step, loss, encoder
+        yield step, loss, lambda images: encoder(images.to(device)).cpu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,9 +22,11 @@ from synbench_lightning.functional.benchmark.prediction import (
     Method,
     change_of_benchmark,
     choose_points,
+    decisions,
     exact_tasks,
     limits,
     predict_tasks,
+    related,
 )
 from synbench_lightning.runtime.distributed import SingleProcess
 from synbench_lightning.runtime.encoder import EncoderSpec, find_encoder
@@ -36,7 +39,7 @@ Candidate = nn.Module | Callable[[], nn.Module]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Candidates on a benchmark; values are mean log-likelihoods of the right label, in nats.
+    """Candidates on a benchmark; values are mean log-likelihoods of the right label, in nats, or shares of right ones.
 
     Args:
         best: name of the candidate with the highest value.
@@ -47,6 +50,13 @@ class Comparison:
         num_points: points of the benchmark.
         num_evaluated: points evaluated for each of the other candidates.
         left_out: candidates that could not be evaluated, and why.
+        tasks: names of the K tasks.
+        task_values: ``(K,)`` values of the tasks for each candidate. They are drawn to what the other tasks say, which
+            makes them more precise than the value allows; their mean need not be the value.
+        task_intervals: ``(K,)`` intervals of 95 percent for them.
+        decision_accuracy: share of the pairs of complete candidates that the chosen points put in the order in which
+            all points put them; NaN where there are no two that differ.
+        task_decision_accuracies: ``(K,)`` the same for each task: one near .5 tells nothing at this budget.
 
     Example:
         >>> print(Comparison(
@@ -67,6 +77,11 @@ class Comparison:
     num_points: int
     num_evaluated: int
     left_out: dict[str, str] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    task_values: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    task_intervals: dict[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    decision_accuracy: float = math.nan
+    task_decision_accuracies: tuple[float, ...] = ()
 
     @property
     def rivals(self) -> tuple[str, ...]:
@@ -85,6 +100,10 @@ class Comparison:
             told = f"not told apart from {', '.join(self.rivals)} at 95 % confidence; a larger budget may"
         share = self.num_evaluated / self.num_points
         lines.append(f"Best is {self.best}: {told}. Evaluated were {share:.0%} of {self.num_points:,} points for each.")
+        if not math.isnan(self.decision_accuracy):
+            lines.append(
+                f"The points put {self.decision_accuracy:.0%} of the pairs of complete candidates in true order."
+            )
         lines += [f"Left out is {name}: {reason}" for name, reason in self.left_out.items()]
         return "\n".join(lines)
 
@@ -114,7 +133,8 @@ def select_best(
             loaded at a time.
         tasks: a dataset for each task, by name, as in :class:`BenchmarkCallback`.
         budget: share of the points that is evaluated for the candidates that are not evaluated completely, in (0, 1].
-        log_likelihood: ``(module, batch) -> (N,)``; ``None``: a closed-form few-shot discriminant on features.
+        log_likelihood: ``(module, batch) -> (N,)``, or 1 and 0 for right and wrong answers; ``None``: a closed-form
+            few-shot discriminant on features.
         encoder: where the features come from, as in :class:`SynBenchCallback`; by default also the module itself.
         support: examples of each task that the discriminant is fitted to.
         complete: candidates that are evaluated completely, at least 1.
@@ -180,14 +200,15 @@ def select_best(
     for name in _others(names, left_out):
         few |= {name: answers[name][selection.indices]} if name in answers else evaluated(name, selection.indices)
     names = list(few)
-    estimates = {
-        name: mean_of_tasks(
-            exact_tasks(answers[name], benchmark.tasks)
-            if name in answers
-            else predict_tasks(few[name], selection, curves, benchmark.tasks)
-        )
-        for name in names
-    }
+    right, of_tasks = decisions(curves, selection, benchmark.tasks)
+    by_task = {name: exact_tasks(answers[name], benchmark.tasks) for name in whole}
+    estimates = {name: mean_of_tasks(exact) for name, exact in by_task.items()}
+    rest = [name for name in names if name not in answers]
+    if rest:
+        predicted = predict_tasks(torch.stack([few[name] for name in rest]), selection, curves, benchmark.tasks)
+        drawn, means = related(predicted, selection, curves, benchmark.tasks), mean_of_tasks(predicted)
+        estimates |= {name: means.part(place) for place, name in enumerate(rest)}
+        by_task |= {name: [task.part(place) for task in drawn] for place, name in enumerate(rest)}
     best = max(names, key=lambda name: float(estimates[name].value))
     leads = {
         name: limits(change_of_benchmark(few[best] - few[name], selection, benchmark.tasks))
@@ -196,13 +217,18 @@ def select_best(
     }
     return Comparison(
         best,
-        {name: float(estimate.value) for name, estimate in estimates.items()},
-        {name: limits(estimate) for name, estimate in estimates.items()},
+        {name: float(estimates[name].value) for name in names},
+        {name: limits(estimates[name]) for name in names},
         leads,
         tuple(whole),
         len(everything),
         len(selection.indices),
         left_out,
+        benchmark.names,
+        {name: tuple(float(task.value) for task in by_task[name]) for name in names},
+        {name: tuple(map(limits, by_task[name])) for name in names},
+        float(right),
+        tuple(of_tasks.tolist()),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
@@ -17,13 +18,19 @@ from synbench_lightning.functional.benchmark.prediction import (
     Method,
     change_of_benchmark,
     choose_points,
+    decisions,
     exact_tasks,
     forecast,
     limits,
     predict_tasks,
+    related,
 )
 from synbench_lightning.functional.benchmark.residuals import aipw
 from synbench_lightning.functional.benchmark.selection import Selection, stratified
+from synbench_lightning.functional.benchmark.worth import LEAST, signal_and_noise
+
+SILENT = 0.05
+"""A task whose values are in no order with a smaller probability than that has told something."""
 
 
 class Climbed(NamedTuple):
@@ -121,7 +128,7 @@ class Climb:
         if climbed.selection is None:
             values = evaluated(torch.arange(len(tasks)))
             curves = (*climbed.curves, values.float())
-            estimates = exact_tasks(values, tasks)
+            each = estimates = exact_tasks(values, tasks)
             climbed = Climbed(curves)
             if len(curves) == self.warmup:
                 points = self.benchmark.points(self.budget)
@@ -131,19 +138,23 @@ class Climb:
             extra = self._audit_points(climbed.selection, history)
             values = evaluated(torch.cat([climbed.selection.indices, extra]))
             own, others = values.split([len(climbed.selection.indices), len(extra)])
-            estimates = predict_tasks(own, climbed.selection, torch.stack(climbed.curves), tasks)
+            before = torch.stack(climbed.curves)
+            estimates = predict_tasks(own, climbed.selection, before, tasks)
+            each = related(estimates, climbed.selection, before, tasks)
             changed = change_of_benchmark(own - climbed.before, climbed.selection, tasks)
             difference = float(minimum_detectable_difference(changed))
             audited = self._audited(climbed, own, extra, others) if len(extra) else None
             climbed = climbed._replace(before=own)
         whole = mean_of_tasks(estimates)
+        own_values = (float(whole.value), *(float(estimate.value) for estimate in each))
+        so_far = [*self._comparable(climbed, history, complete), own_values]
         found = BenchmarkResult(
             tasks=self.benchmark.names,
             value=float(whole.value),
             standard_error=float(whole.standard_error),
             interval=limits(whole),
-            task_values=tuple(float(estimate.value) for estimate in estimates),
-            task_intervals=tuple(limits(estimate) for estimate in estimates),
+            task_values=tuple(float(estimate.value) for estimate in each),
+            task_intervals=tuple(limits(estimate) for estimate in each),
             complete=complete,
             num_points=len(values),
             detectable_difference=difference,
@@ -151,8 +162,32 @@ class Climb:
             audit_standard_error=None if audited is None else float(audited.standard_error),
             seconds=time.perf_counter() - start,
             step=step,
+            **self._worth(torch.tensor(so_far, dtype=torch.float64), climbed),
         )
         return found, climbed
+
+    @staticmethod
+    def _comparable(climbed: Climbed, history: Sequence[BenchmarkResult], complete: bool) -> list[tuple[float, ...]]:
+        """The value and those of the tasks in the evaluations before that are of this climb."""
+        since = next((turn for turn, result in enumerate(reversed(history)) if result.complete), len(history))
+        mine = len(climbed.curves) - 1 if complete else since + len(climbed.curves)
+        return [(result.value, *result.task_values) for result in history[max(0, len(history) - mine) :]]
+
+    def _worth(self, values: Tensor, climbed: Climbed) -> dict[str, Any]:
+        """Fields of the result about what the benchmark is worth for decisions, from values ``(T, 1 + K)`` so far."""
+        found: dict[str, Any] = {}
+        if len(values) >= LEAST:
+            (signal, *signals), (noise, *noises), (_, *chances) = (each.tolist() for each in signal_and_noise(values))
+            silent = zip(self.benchmark.names, chances, strict=True)
+            found |= {
+                "signal": signal, "noise": noise, "task_signals": tuple(signals), "task_noises": tuple(noises),
+                "silent_tasks": tuple(name for name, chance in silent if chance > SILENT),
+            }  # fmt: skip
+        if climbed.selection is not None and len(climbed.curves) > 1:
+            right, of_tasks = decisions(torch.stack(climbed.curves), climbed.selection, self.benchmark.tasks)
+            told = [None if math.isnan(share) else share for share in (float(right), *of_tasks.tolist())]
+            found |= {"decision_accuracy": told[0], "task_decision_accuracies": tuple(told[1:])}
+        return found
 
     def _audit_points(self, selection: Selection, history: Sequence[BenchmarkResult]) -> Tensor:
         """Points that are not in the selection: others in each audit, none where none is due or left."""

@@ -8,6 +8,10 @@ from typing import Any
 
 from synbench_lightning.checks import check_fields
 
+LISTS = (
+    "tasks", "interval", "task_values", "task_signals", "task_noises", "silent_tasks", "task_decision_accuracies",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class BenchmarkResult:
@@ -18,7 +22,8 @@ class BenchmarkResult:
         value: the benchmark, the mean over the tasks; predicted unless ``complete``.
         standard_error: of the value; 0 if ``complete``.
         interval: of 95 percent for the value.
-        task_values: ``(K,)`` value of each task.
+        task_values: ``(K,)`` value of each task. Unless ``complete``, each is drawn to what the others say of it, which
+            makes it more precise than its own points do; their mean need not be the value.
         task_intervals: ``(K,)`` interval of 95 percent for each.
         complete: whether all points were evaluated, and nothing was predicted.
         num_points: points evaluated, including those of an audit, excluding the support sets.
@@ -28,6 +33,15 @@ class BenchmarkResult:
         audit_standard_error: of what the audit found.
         seconds: wall-clock time of the evaluation.
         step: optimizer steps before it.
+        signal: how far the values of the run lie apart so far, as a standard deviation without the noise; ``None``
+            before the fifth evaluation (:func:`~synbench_lightning.functional.benchmark.worth.signal_and_noise`).
+        noise: how far neighbouring values are off each other by chance.
+        task_signals: ``(K,)`` of each task, empty before the fifth evaluation.
+        task_noises: ``(K,)``.
+        silent_tasks: names of tasks that tell nothing so far: their values may as well be in random order.
+        decision_accuracy: share of the pairs of complete evaluations that the chosen points put in the order in which
+            all points put them; ``None`` before points are chosen, or where all evaluations are equal.
+        task_decision_accuracies: ``(K,)`` the same for each task.
 
     Example:
         >>> result = BenchmarkResult(
@@ -52,10 +66,17 @@ class BenchmarkResult:
     audit_standard_error: float | None
     seconds: float
     step: int
+    signal: float | None = None
+    noise: float | None = None
+    task_signals: tuple[float, ...] = ()
+    task_noises: tuple[float, ...] = ()
+    silent_tasks: tuple[str, ...] = ()
+    decision_accuracy: float | None = None
+    task_decision_accuracies: tuple[float | None, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, texts, lists and dicts: safe in checkpoints and in JSON."""
-        lists = {name: list(getattr(self, name)) for name in ("tasks", "interval", "task_values")}
+        lists = {name: list(getattr(self, name)) for name in LISTS}
         return {**asdict(self), **lists, "task_intervals": [list(pair) for pair in self.task_intervals]}
 
     @classmethod
@@ -66,5 +87,5 @@ class BenchmarkResult:
             ValueError: for unknown or missing fields, or values that are none of them.
         """
         check_fields(cls, values)
-        tuples = {name: tuple(values[name]) for name in ("tasks", "interval", "task_values")}
+        tuples = {name: tuple(values[name]) for name in LISTS if name in values}
         return cls(**{**values, **tuples, "task_intervals": tuple(tuple(pair) for pair in values["task_intervals"])})

@@ -121,11 +121,13 @@ class Benchmark:
             found = self._gathered(answer, task, indices, processes, advance, device, read if readout else None)
             values[inside] = self._judged(found, task, len(support)) if readout else found[:, 0].double()
         values = processes.same(values)
-        if not bool(torch.isfinite(values).all()) or bool((values > 1e-6).any()):
+        graded = bool(((values == 0) | (values == 1)).all())  # right or wrong, no likelihoods
+        if not graded and (not bool(torch.isfinite(values).all()) or bool((values > 1e-6).any())):
             wrong = self.names[int(self.tasks[places][~(values <= 1e-6) | ~torch.isfinite(values)][0])]
             raise ValueError(
                 f"Log-likelihoods of labels must be finite and at most 0; for the task {wrong!r} they are not. Return "
-                "the logarithm of a probability, bounded from below, for each example."
+                "the logarithm of a probability, bounded from below, for each example; or 1 and 0 for all, right and "
+                "wrong."
             )
         return values
 

@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, SingleDeviceXLAStrategy, XLAStrategy
 
+from synbench_lightning.callbacks.keys import name_of, renamed, sections
 from synbench_lightning.callbacks.schedule import Schedule
 
 UNTRIED = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)
@@ -63,13 +64,25 @@ def interval_advice(
             yield from _checkpoint_advice(callback, monitor, schedule, steps_per_epoch)
 
 
+def renamed_advice(trainer: Trainer, prefix: str, listeners: type | tuple[type, ...]) -> Iterator[str]:
+    """Sentences about callbacks that monitor a key by the name that it had before version 0.1."""
+    for callback, monitor in _monitors(trainer, prefix):
+        key = renamed(monitor, prefix)
+        if key is not None and not isinstance(callback, listeners):
+            yield (
+                f"{type(callback).__name__}(monitor={monitor!r}): that key is now called {key!r}, and by its old name "
+                f"it is not logged any more. Use `monitor={key!r}`."
+            )
+
+
 def key_advice(
     trainer: Trainer, prefix: str, keys: Collection[str], listeners: type | tuple[type, ...]
 ) -> Iterator[str]:
     """Sentences about callbacks that monitor a key that looks like one of ``keys`` and is none of them."""
     for callback, monitor in _monitors(trainer, prefix):
-        if monitor not in keys and not isinstance(callback, listeners):
-            close = get_close_matches(monitor, keys, n=1, cutoff=0.0)[0]
+        if monitor not in keys and not isinstance(callback, listeners) and renamed(monitor, prefix) is None:
+            same = [key for key in keys if name_of(key, prefix) == name_of(monitor, prefix)]
+            close = (same or get_close_matches(monitor, keys, n=1, cutoff=0.0))[0]
             yield (
                 f"{type(callback).__name__}(monitor={monitor!r}): that key is not logged, and the callback will do "
                 f"nothing. Did you mean {close!r}? Logged are {', '.join(keys)}."
@@ -87,12 +100,14 @@ def best_key_advice(trainer: Trainer, prefix: str, best: str) -> Iterator[str]:
 
 
 def _monitors(trainer: Trainer, prefix: str) -> Iterator[tuple[EarlyStopping | ModelCheckpoint, str]]:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        monitor = getattr(callback, "monitor", None)
-        if isinstance(callback, (EarlyStopping, ModelCheckpoint)) and str(monitor).startswith(
-            (f"{prefix}/", f"{prefix}_")
-        ):
-            yield callback, str(monitor)
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    prefixes = {str(getattr(callback, "prefix", prefix)) for callback in callbacks} - {prefix}
+    of_others = set[str]().union(*map(sections, prefixes))
+    for callback in callbacks:
+        monitor = str(getattr(callback, "monitor", None))
+        ours = monitor.startswith((f"{prefix}/", f"{prefix}_")) and monitor.partition("/")[0] not in of_others
+        if isinstance(callback, (EarlyStopping, ModelCheckpoint)) and ours:
+            yield callback, monitor
 
 
 def _check_interval(trainer: Trainer, steps_per_epoch: float) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor
 from synbench_lightning.benchmark.climb import Climb, Climbed
 from synbench_lightning.benchmark.result import BenchmarkResult
 from synbench_lightning.benchmark.tasks import Benchmark, Tasks
+from synbench_lightning.callbacks.keys import keys_of
 from synbench_lightning.callbacks.probing import ProbingCallback
 from synbench_lightning.callbacks.run import history_of
 from synbench_lightning.checks import check_integer
@@ -33,22 +34,29 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
 
     Logged, one point for each evaluation, over the number of training steps made before it:
 
-    ======================================= ==============================================================
-    ``benchmark/value``                     the benchmark, predicted after the warm-up: the one to monitor, higher is
-                                            better
-    ``benchmark/value_se``                  its standard error; 0 where all points were evaluated
-    ``benchmark/low``, ``benchmark/high``   its interval of 95 percent
-    ``benchmark/task/<name>``               value of each task
-    ``benchmark/task/<name>_low``, _high    its interval of 95 percent
-    ``benchmark/points``                    points evaluated
-    ``benchmark/detectable_difference``     the smallest change since the last evaluation that would be seen; after the
-                                            warm-up
-    ``benchmark/audit_error``               prediction minus what the audit found; at audits
-    ``benchmark/audit_error_se``            its standard error, from the audit
-    ``benchmark/probe_seconds``             wall-clock time of the evaluation
-    ``benchmark/overhead``                  time spent in evaluations so far, as a fraction of the time since training
-                                            started
-    ======================================= ==============================================================
+    =========================================== ==========================================================
+    ``benchmark/value``                         the benchmark, predicted after the warm-up: the one to monitor, higher
+                                                is better
+    ``benchmark/value_low``, ``_high``          its interval of 95 percent
+    ``benchmark/value_se``                      its standard error; 0 where all points were evaluated
+    ``benchmark_details/audit_error``           prediction minus what the audit found; at audits
+    ``benchmark_details/audit_error_se``        its standard error, from the audit
+    ``benchmark_details/decision_accuracy``     share of the pairs of complete evaluations that the chosen points put in
+                                                their true order; after the warm-up
+    ``benchmark_details/detectable_difference`` the smallest change since the last evaluation that would be seen; after
+                                                the warm-up
+    ``benchmark_details/overhead``              time spent in evaluations so far, as a fraction of the time since
+                                                training started
+    ``benchmark_details/points``                points evaluated
+    ``benchmark_details/probe_seconds``         wall-clock time of the evaluation
+    ``benchmark_details/signal_to_noise``       how far the values of the run lie apart over how much neighbours differ
+                                                by chance; from the fifth evaluation on
+    ``benchmark_tasks/<name>``                  value of each task, after the warm-up drawn to what the others say of it
+    ``benchmark_tasks/<name>_low``, ``_high``   its interval of 95 percent
+    ``benchmark_tasks/<name>_signal_to_noise``  the same for each task: one below 1 tells little
+    =========================================== ==========================================================
+
+    The progress bar shows the value by the name of the prefix.
 
     Args:
         tasks: a dataset for each task, by name, whose items are pairs ``(input, label)`` with labels from 0 on; or a
@@ -56,7 +64,8 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
             augmentation: a point must be the same in each evaluation.
         budget: share of the points that is evaluated after the warm-up, in (0, 1]; at least two of each task.
         log_likelihood: ``(pl_module, batch) -> (N,)``: the log-likelihood of the right label of each example of a
-            collated batch, at most 0. ``None``: a closed-form few-shot discriminant on the encoder's features.
+            collated batch, at most 0; or 1 and 0 for right and wrong answers, where an item response model then makes
+            the forecasts if it does so better. ``None``: a closed-form few-shot discriminant on the encoder's features.
         encoder: what gives the features, as in :class:`SynBenchCallback`; not with ``log_likelihood``.
         support: examples of each task that the discriminant is fitted to, at least two of each class; they are encoded
             in each evaluation and are no points.
@@ -97,7 +106,6 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         [(0, 300), (10, 300), (20, 60), (30, 60)]
     """
 
-    monitored = "value"
     title = "benchmark evaluation"
 
     def __init__(
@@ -177,12 +185,15 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
 
     def _keep(self, result: BenchmarkResult) -> None:
         super()._keep(result)
+        if self._climbed.selection is None and self._next.selection is not None:
+            rank_zero_info(_worth(result))
         self._climbed = self._next
 
     def metrics(self, result: BenchmarkResult) -> dict[str, float]:
         """The logged values of a result by key, but for the overhead."""
         low, high = result.interval
-        values = {"value": result.value, "value_se": result.standard_error, "low": low, "high": high}
+        values = {"value": result.value, "value_se": result.standard_error, "value_low": low, "value_high": high}
+        watched = list(values)
         for name, value, limits in zip(result.tasks, result.task_values, result.task_intervals, strict=True):
             values |= {f"task/{name}": value, f"task/{name}_low": limits[0], f"task/{name}_high": limits[1]}
         values["points"] = result.num_points
@@ -190,8 +201,19 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
             values["detectable_difference"] = result.detectable_difference
         if result.audit_error is not None and result.audit_standard_error is not None:
             values |= {"audit_error": result.audit_error, "audit_error_se": result.audit_standard_error}
+        keys = ["", *(f"task/{name}_" for name in result.tasks)]
+        if result.signal is not None and result.noise is not None:
+            signals, noises = (result.signal, *result.task_signals), (result.noise, *result.task_noises)
+            each = zip(keys, signals, noises, strict=True)
+            values |= {f"{key}signal_to_noise": signal / noise for key, signal, noise in each if noise}
+        if result.decision_accuracy is not None:
+            values["decision_accuracy"] = result.decision_accuracy
         values["probe_seconds"] = result.seconds
-        return {f"{self.prefix}/{key}": float(value) for key, value in values.items()}
+        return keys_of(self.prefix, {name: float(value) for name, value in values.items()}, watched)
+
+    def monitored(self, result: BenchmarkResult) -> str:
+        """The logged key that matters most: the benchmark's value."""
+        return f"{self.prefix}/value"
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         assert self._encoder is not None
@@ -217,3 +239,18 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
 
         found, self._next = self.climb.evaluate(self._climbed, self.history, evaluated, trainer.global_step)
         return processes.same(found)
+
+
+def _worth(result: BenchmarkResult) -> str:
+    """What the complete evaluations say of the benchmark's worth for decisions."""
+    told = []
+    if result.decision_accuracy is not None:
+        told.append(
+            f"The chosen points put {result.decision_accuracy:.0%} of the pairs of complete evaluations in their true "
+            "order."
+        )
+    if result.signal is not None and result.noise:
+        told.append(f"The signal of the benchmark is {result.signal / result.noise:.1f} times its noise so far.")
+    if result.silent_tasks:
+        told.append(f"Tasks that tell nothing so far, in no other than random order: {', '.join(result.silent_tasks)}.")
+    return " ".join(told) or "All points were evaluated for the warm-up; the chosen ones are evaluated from here on."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
+from synbench_lightning.callbacks.keys import BAND, FIGURES, TASKS, name_of
 from synbench_lightning.probe.result import ProbeResult
 
 SHARE = 0.02
@@ -36,35 +38,35 @@ class Dashboard:
         self._drawn: int | None = None  # and of the probe in the figures drawn last
         self._started = self._spent = 0.0
         self._told: set[str] = set()  # what has failed
+        self._monitored: str | None = None  # the key on the first of the charts that were laid out
 
-    def open(self, trainer: Trainer, further: Mapping[str, Sequence[str]]) -> None:
-        """Lay out the charts; the first of several callbacks does for all.
-
-        They are given by their prefixes, with the keys ("information", "readout") that are logged beside the score.
-        """
+    def open(self) -> None:
+        """A fit begins."""
         self._drawn, self._started, self._spent, self._told = None, time.perf_counter(), 0.0, set()
-        if self.prefix == next(iter(further)):
-            for logger in _of_first_process(trainer):
-                if isinstance(logger, TensorBoardLogger):
-                    with self._spared("charts"):
-                        self._lay_out(logger, further)
+        self._monitored = None
 
-    def _lay_out(self, logger: TensorBoardLogger, further: Mapping[str, Sequence[str]]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    def update(
+        self, trainer: Trainer, history: Sequence[ProbeResult], metrics: Mapping[str, float], monitored: str, step: int
+    ) -> None:
+        """Show a new probe: charts of its keys, its band, and figures if they do not take too much of the time.
 
-        # In a folder of its own: TensorBoard shows the layouts of all runs, but one for each, which may be the user's.
-        with SummaryWriter(os.path.join(logger.log_dir, f"{self.prefix}_charts")) as writer:
-            writer.add_custom_scalars(_layout(further))
-
-    def update(self, trainer: Trainer, history: Sequence[ProbeResult], metrics: Mapping[str, float], step: int) -> None:
-        """Show a new probe: its band, and figures of it if they do not take too much of the time."""
-        self._step, error = step, metrics.get(f"{self.prefix}/score_se", 0.0)
+        Args:
+            trainer: whose loggers show it.
+            history: the new probe is the last one.
+            metrics: its values by logged key.
+            monitored: the key to be monitored among them.
+            step: of the probe, on the loggers' axis.
+        """
+        self._step, before, self._monitored = step, self._monitored, monitored
         for logger in _of_first_process(trainer):
             if isinstance(logger, TensorBoardLogger):
+                if monitored != before:
+                    with self._spared("charts"):
+                        self._lay_out(logger, metrics, monitored)
                 with self._spared("band"):
+                    value, error = metrics[monitored], metrics.get(f"{monitored}_se", 0.0)
                     for side, sign in (("low", -1), ("high", 1)):
-                        score = metrics[f"{self.prefix}/score"]
-                        logger.experiment.add_scalar(f"{self.prefix}_band/{side}", score + sign * error, step)
+                        logger.experiment.add_scalar(self._band(monitored, side), value + sign * error, step)
         elapsed = time.perf_counter() - self._started
         if self._drawn is None or self._spent <= SHARE * elapsed:
             self._draw(trainer, history)
@@ -73,6 +75,32 @@ class Dashboard:
         """Figures of the last probe, where they were left out."""
         if self._drawn not in (None, self._step):
             self._draw(trainer, history)
+
+    def _band(self, key: str, side: str) -> str:
+        return f"{self.prefix}{BAND}/{key.partition('/')[2]}_{side}"
+
+    def _lay_out(self, logger: TensorBoardLogger, metrics: Mapping[str, float], monitored: str) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # In a folder of its own: TensorBoard shows the layouts of all runs, but one for each, which may be the user's.
+        # A later layout there takes the place of an earlier one.
+        with SummaryWriter(os.path.join(logger.log_dir, f"{self.prefix}_charts")) as writer:
+            writer.add_custom_scalars(self._layout(metrics, monitored))
+
+    def _layout(self, metrics: Mapping[str, float], monitored: str) -> dict[str, dict[str, list[Any]]]:
+        """Charts of TensorBoard's page "Custom scalars": the title, the kind, and the keys.
+
+        TensorBoard gives all lines of a run one colour, so that each chart has one.
+        """
+        titles = {key: CHARTS[name] for key in metrics if (name := name_of(key, self.prefix)) in CHARTS}
+        band = [monitored, *(self._band(monitored, side) for side in ("low", "high"))]
+        return {
+            self.prefix: {f"{titles.pop(monitored)} (± 1 standard error)": ["Margin", band]},
+            f"{self.prefix}: further values": {title: _line(key) for key, title in titles.items()},
+            f"{self.prefix}: scores of the tasks": {
+                task: _line(key) for key in metrics if (task := key.removeprefix(f"{self.prefix}{TASKS}/")) != key
+            },
+        }
 
     def _draw(self, trainer: Trainer, history: Sequence[ProbeResult]) -> None:
         loggers = [logger for logger in _of_first_process(trainer) if isinstance(logger, SHOWS_FIGURES)]
@@ -95,7 +123,7 @@ class Dashboard:
 
     def _show(self, logger: Any, figures: Mapping[str, Any], images: Mapping[str, Any], step: int) -> None:
         for name, image in images.items():
-            key = f"{self.prefix}/{name}"
+            key = f"{self.prefix}{FIGURES}/{name}"
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(key, image, step, dataformats="HWC")
             elif isinstance(logger, WandbLogger):
@@ -124,22 +152,16 @@ def _of_first_process(trainer: Trainer) -> list[Any]:
     return list(trainer.loggers) if trainer.is_global_zero else []
 
 
-CHARTS = {"information": "information about inputs, nats", "readout": "readout of a few labels"}
+CHARTS = {
+    "information": "information about inputs, nats",
+    "readout": "readout of a few labels",
+    "score": "SynBench score",
+    "worst": "score of the worst task",
+    "effective_rank": "effective rank of the features",
+    "overhead": "time in probes, as a share of the run's",
+}
+"""What the charts show, by name, and their titles."""
 
 
-def _layout(further: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[Any]]]:
-    """Charts of TensorBoard's page "Custom scalars": the title, the kind, and regular expressions of the keys."""
-    pages: dict[str, dict[str, list[Any]]] = {}
-    for prefix, keys in further.items():
-        # In a category of its own, since TensorBoard shows the charts with a margin after all others.
-        band = [f"{prefix}/score", f"{prefix}_band/low", f"{prefix}_band/high"]
-        pages[f"{prefix} score"] = {"score, ± 1 standard error": ["Margin", band]}
-        pages[prefix] = {
-            **{CHARTS[key]: ["Multiline", [f"{prefix}/{key}$"]] for key in keys},
-            "worst case": ["Multiline", [f"{prefix}/{key}$" for key in ("worst", "smoothed_worst", "cvar", "mean")]],
-            "tasks": ["Multiline", [f"{prefix}/task/.*"]],
-            "robustness": ["Multiline", [f"{prefix}/score$", rf"{prefix}/score_eps_[\d.]+$"]],
-            "effective rank": ["Multiline", [f"{prefix}/effective_rank$"]],
-            "time in probes, as a share": ["Multiline", [f"{prefix}/overhead$"]],
-        }
-    return pages
+def _line(key: str) -> list[Any]:
+    return ["Multiline", [f"^{re.escape(key)}$"]]

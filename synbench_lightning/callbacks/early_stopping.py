@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from synbench_lightning.callbacks.keys import DETAILS, TASKS, renamed, sections
 from synbench_lightning.callbacks.probing import ProbingCallback
 from synbench_lightning.callbacks.run import OfOneRun
 from synbench_lightning.checks import check_integer, check_number
@@ -28,11 +29,11 @@ class SynBenchEarlyStopping(OfOneRun, EarlyStopping):
 
     Args:
         monitor: a logged key of a :class:`SynBenchCallback` or :class:`BenchmarkCallback`, as ``"synbench/score"``,
-            ``"synbench/information"`` (where ``inputs`` are given), ``"synbench/worst"`` or
-            ``"benchmark/value"``.
+            ``"synbench/information"`` (where ``inputs`` are given), ``"synbench/readout"`` (where ``labels`` are),
+            ``"synbench/worst"`` or ``"benchmark/value"``.
         patience: number of probes in a row without improvement after which the run ends, at least 1.
         min_delta: how much higher than the best a value must be to count as an improvement, at least 0.
-        mode: ``"max"``, or ``"min"`` for keys where lower is better (``synbench/gap``).
+        mode: ``"max"``, or ``"min"`` for keys where lower is better (``synbench_details/gap``).
         stopping_threshold: end the run as soon as the value is better than this.
         divergence_threshold: end the run as soon as the value is worse than this.
         verbose: tell of every improvement too; the reason of a stop is told anyway.
@@ -87,9 +88,16 @@ class SynBenchEarlyStopping(OfOneRun, EarlyStopping):
         """Check that something logs the monitored key."""
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         prefixes = [callback.prefix for callback in callbacks if isinstance(callback, ProbingCallback)]
-        if self.monitor.split("/")[0] not in prefixes:
-            key = self.monitor.partition("/")[2] or "score"
-            keys = " or ".join(f"'{prefix}/{key}'" for prefix in prefixes)
+        named = [key for prefix in prefixes if (key := renamed(self.monitor, prefix)) is not None]
+        if named:
+            raise ValueError(
+                f"SynBenchEarlyStopping(monitor={self.monitor!r}): that key is now called {named[0]!r}. "
+                f"Use `monitor={named[0]!r}`."
+            )
+        if not any(self.monitor.partition("/")[0] in sections(prefix) for prefix in prefixes):
+            section, _, name = self.monitor.partition("/")
+            end = next((end for end in (DETAILS, TASKS) if section.endswith(end)), "")
+            keys = " or ".join(f"'{prefix}{end}/{name or 'score'}'" for prefix in prefixes)
             raise ValueError(
                 f"SynBenchEarlyStopping(monitor={self.monitor!r}): no callback of this trainer logs that key. "
                 + (f"Monitor {keys}." if keys else "Add `SynBenchCallback()` to the trainer's callbacks.")
@@ -107,7 +115,7 @@ class SynBenchEarlyStopping(OfOneRun, EarlyStopping):
             callbacks = trainer.callbacks  # type: ignore[attr-defined]
             if any(isinstance(one, ProbingCallback) and self.monitor in one.pending for one in callbacks):
                 return  # not measured yet
-            if any(key.split("/")[0] == self.monitor.split("/")[0] for key in metrics):
+            if any(key.partition("/")[0] == self.monitor.partition("/")[0] for key in metrics):
                 raise ValueError(
                     f"SynBenchEarlyStopping(monitor={self.monitor!r}): the probe does not log that key. It logs "
                     f"{', '.join(metrics)}."

@@ -1,12 +1,17 @@
-"""What of a probe is logged, and under which key."""
+"""What of a probe is logged, and under which key: what to watch in one section, everything else in others."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from synbench_lightning.probe.result import ProbeResult
+
+DETAILS, TASKS, FIGURES, BAND = "_details", "_tasks", "_figures", "_band"
+"""What the prefix is followed by in the names of the other sections; loggers sort them behind that of the prefix."""
 
 
 def logged_values(result: ProbeResult, threshold: float) -> dict[str, float]:
-    """The values of a result that are logged, by their keys without prefix; what they mean: :class:`SynBenchCallback`.
+    """The values of a result that are logged, by name; what they mean: :class:`SynBenchCallback`.
 
     Args:
         result: of a probe.
@@ -30,3 +35,82 @@ def logged_values(result: ProbeResult, threshold: float) -> dict[str, float]:
     values |= {key: value for key, value in optional.items() if value is not None}
     values |= {"effective_rank": result.effective_rank, "feature_std": result.feature_std}
     return {**values, "accuracy": result.mean_accuracy(), "probe_seconds": result.seconds}
+
+
+def watched_names(result: ProbeResult) -> tuple[str, ...]:
+    """The names to watch, in alphabetical order, in which the first one is the one to monitor, and standard errors."""
+    names = ("information", "readout", "score", "worst")
+    return tuple(f"{name}{end}" for name in names[names.index(result.best_key) :] for end in ("", "_se"))
+
+
+def keys_of(prefix: str, values: Mapping[str, float], watched: Collection[str]) -> dict[str, float]:
+    """Values by logged key: those to watch first.
+
+    Args:
+        prefix: the name of their section.
+        values: by name; ``task/<name>`` for those of tasks.
+        watched: the names of those that are to be watched.
+
+    Example:
+        >>> keys_of("synbench", {"gap": 0.1, "task/dc": 0.9, "score": 0.9}, ["score"])
+        {'synbench/score': 0.9, 'synbench_details/gap': 0.1, 'synbench_tasks/dc': 0.9}
+    """
+    found = {f"{prefix}/{name}": values[name] for name in watched if name in values}
+    rest = {name: value for name, value in values.items() if name not in watched}
+    found |= {details_key(prefix, name): value for name, value in rest.items() if not name.startswith("task/")}
+    return found | {
+        f"{prefix}{TASKS}/{name.removeprefix('task/')}": value
+        for name, value in rest.items()
+        if name.startswith("task/")
+    }
+
+
+def details_key(prefix: str, name: str) -> str:
+    """The key of a value that is not among those to watch."""
+    return f"{prefix}{DETAILS}/{name}"
+
+
+def name_of(key: str, prefix: str) -> str | None:
+    """The name of the value that is logged under a key; ``None`` for a key of others.
+
+    Keys of the versions before 0.1, which had all values in one section, are read too.
+
+    Example:
+        >>> [name_of(key, "synbench") for key in ("synbench/score", "synbench_tasks/dc", "synbench/task/dc", "loss")]
+        ['score', 'task/dc', 'task/dc', None]
+    """
+    section, _, name = key.partition("/")
+    if section == f"{prefix}{TASKS}":
+        return f"task/{name}"
+    return name if section in (prefix, f"{prefix}{DETAILS}") else None
+
+
+def sections(prefix: str) -> set[str]:
+    """The names of all sections that belong to a prefix."""
+    return {prefix, *(f"{prefix}{end}" for end in (DETAILS, TASKS, FIGURES, BAND))}
+
+
+MOVED = (
+    "mean", "mean_se", "cvar", "cvar_se", "smoothed_worst", "smoothed_worst_se", "gap", "gap_se", "accuracy",
+    "effective_rank", "alpha_req", "feature_std", "probe_seconds", "overhead", "points", "detectable_difference",
+    "audit_error", "audit_error_se",
+)  # fmt: skip
+"""Names that stood in the section of the prefix before version 0.1. To be dropped with version 0.2."""
+
+
+def renamed(key: str, prefix: str) -> str | None:
+    """What a key of the versions before 0.1 is called now; ``None`` if it is none, or goes by the same name.
+
+    Example:
+        >>> [renamed(key, "synbench") for key in ("synbench/gap", "synbench/task/dc", "synbench/score")]
+        ['synbench_details/gap', 'synbench_tasks/dc', None]
+        >>> renamed("benchmark/low", "benchmark")
+        'benchmark/value_low'
+    """
+    section, _, name = key.partition("/")
+    if section != prefix:
+        return None
+    if name in ("low", "high"):
+        return f"{prefix}/value_{name}"
+    moved = name in MOVED or name.startswith(("task/", "score_eps_"))
+    return next(iter(keys_of(prefix, {name: 0.0}, ()))) if moved else None

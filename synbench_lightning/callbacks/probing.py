@@ -11,7 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from synbench_lightning.callbacks.advice import interval_advice, key_advice, set_up_advice
+from synbench_lightning.callbacks.advice import interval_advice, key_advice, renamed_advice, set_up_advice
+from synbench_lightning.callbacks.keys import details_key, sections
 from synbench_lightning.callbacks.looking import FirstLook
 from synbench_lightning.callbacks.progress import probe_progress
 from synbench_lightning.callbacks.publishing import ProbeListener, notify, publish, steps_logged
@@ -65,9 +66,6 @@ class ProbingCallback(OfOneRun, Generic[R]):
     Raises:
         ValueError: for an argument outside its range.
     """
-
-    monitored: str
-    """The logged key that matters most, without prefix."""
 
     title: str
     """What a probe is called in messages."""
@@ -125,6 +123,10 @@ class ProbingCallback(OfOneRun, Generic[R]):
     @abstractmethod
     def metrics(self, result: R) -> dict[str, float]:
         """The logged values of a result by key, but for the overhead."""
+
+    @abstractmethod
+    def monitored(self, result: R) -> str:
+        """The logged key that matters most."""
 
     @abstractmethod
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
@@ -195,10 +197,12 @@ class ProbingCallback(OfOneRun, Generic[R]):
                 "`lightning.pytorch`."
             )
         callbacks = [c for c in trainer.callbacks if isinstance(c, ProbingCallback)]  # type: ignore[attr-defined]
-        alike = [type(callback).__name__ for callback in callbacks if callback.prefix == self.prefix]
+        alike = [one for one in callbacks if not sections(one.prefix).isdisjoint(sections(self.prefix))]
         if len(alike) > 1:
+            prefixes = list(dict.fromkeys(one.prefix for one in alike))
+            have = f"the same `prefix={self.prefix!r}`" if len(prefixes) == 1 else f"the prefixes {prefixes}"
             raise ValueError(
-                f"{' and '.join(alike)} of one trainer have the same `prefix={self.prefix!r}`, under which their "
+                f"{' and '.join(type(one).__name__ for one in alike)} of one trainer have {have}, under which their "
                 "points and states would mix: give each of them another `prefix=`."
             )
         super().setup(trainer, pl_module, stage)
@@ -223,9 +227,10 @@ class ProbingCallback(OfOneRun, Generic[R]):
         super().on_train_start(trainer, pl_module)
         self._train_start, self._probe_seconds, self._failures = time.perf_counter(), 0.0, 0
         if self.history:
-            publish(trainer, self.metrics(self.history[-1]), self._monitored_key, step=None)
+            last = self.history[-1]
+            self._publish(trainer, last, self.metrics(last), position=None)
         intervals = interval_advice(trainer, self.prefix, self.schedule, ProbeListener, type(self).__name__)
-        for advice in (*set_up_advice(trainer), *intervals):
+        for advice in (*set_up_advice(trainer), *renamed_advice(trainer, self.prefix, ProbeListener), *intervals):
             rank_zero_warn(advice)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -292,9 +297,9 @@ class ProbingCallback(OfOneRun, Generic[R]):
             due = trainer.strategy.reduce_boolean_decision(due and trainer.is_global_zero, all=False)
         return due
 
-    @property
-    def _monitored_key(self) -> str:
-        return f"{self.prefix}/{self.monitored}"
+    def _publish(self, trainer: Trainer, result: R, metrics: Mapping[str, float], position: int | None) -> None:
+        # The prefix alone names the value on the bar: of 80 columns a whole key would take a third.
+        publish(trainer, metrics, on_bar=(self.prefix, metrics[self.monitored(result)]), step=position)
 
     def _make(self, trainer: Trainer, pl_module: LightningModule, position: int) -> None:
         """Make the probe that is due. It stays due if it is cut short, by Ctrl-C or an error that ends the run."""
@@ -328,8 +333,8 @@ class ProbingCallback(OfOneRun, Generic[R]):
         self._keep(result)
         self.schedule.settle(trainer)
         overhead = processes.same(self._probe_seconds / (time.perf_counter() - self._train_start))
-        metrics = {**self.metrics(result), f"{self.prefix}/overhead": overhead}
-        publish(trainer, metrics, on_bar=self._monitored_key, step=position)
+        metrics = {**self.metrics(result), details_key(self.prefix, "overhead"): overhead}
+        self._publish(trainer, result, metrics, position)
         if len(self.history) == 1:
             for advice in key_advice(trainer, self.prefix, [*metrics, *self.pending], ProbeListener):
                 rank_zero_warn(advice)

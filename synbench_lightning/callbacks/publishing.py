@@ -18,8 +18,8 @@ class ProbeListener(Protocol):
         ...
 
 
-def publish(trainer: Trainer, metrics: Mapping[str, float], on_bar: str, step: int | None) -> None:
-    """Set the metrics where callbacks monitor them, show one on the bar, and log one point for each.
+def publish(trainer: Trainer, metrics: Mapping[str, float], on_bar: tuple[str, float], step: int | None) -> None:
+    """Set the metrics where callbacks monitor them, show one value on the bar, and log one point for each metric.
 
     ``LightningModule.log`` would repeat them at later logging steps, drop them between those, and is not allowed in
     every hook. So they are written where it would write them.
@@ -27,12 +27,13 @@ def publish(trainer: Trainer, metrics: Mapping[str, float], on_bar: str, step: i
     Args:
         trainer: the trainer in a fit.
         metrics: values by logged key, the same on every process.
-        on_bar: the key that the main progress bar shows.
+        on_bar: what the main progress bar shows: a name, which should be short, and its value.
         step: position on the loggers' axis; ``None`` to set the metrics without logging them (after a resume).
     """
     device = trainer.strategy.root_device
     trainer.callback_metrics.update({key: torch.tensor(value, device=device) for key, value in metrics.items()})
-    trainer.progress_bar_metrics[on_bar] = metrics[on_bar]
+    name, value = on_bar
+    trainer.progress_bar_metrics[name] = value
     if step is not None:
         for logger in trainer.loggers:
             logger.log_metrics(dict(metrics), step=step)

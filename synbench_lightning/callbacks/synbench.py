@@ -13,7 +13,7 @@ from torch import Tensor
 from synbench_lightning.callbacks.advice import best_key_advice
 from synbench_lightning.callbacks.dashboard import Dashboard
 from synbench_lightning.callbacks.first_batches import FirstBatches
-from synbench_lightning.callbacks.keys import logged_values
+from synbench_lightning.callbacks.keys import keys_of, logged_values, watched_names
 from synbench_lightning.callbacks.probing import ProbingCallback
 from synbench_lightning.callbacks.remarks import Remarks
 from synbench_lightning.callbacks.run import history_of
@@ -22,7 +22,7 @@ from synbench_lightning.functional.gaussian.discriminant import check_epsilons
 from synbench_lightning.functional.gaussian.score import check_thresholds
 from synbench_lightning.functional.gaussian.theory import optimal_accuracy
 from synbench_lightning.probe.families import Task
-from synbench_lightning.probe.inputs import FEWEST_INPUTS, MOST_INPUTS, Views, shown_inputs
+from synbench_lightning.probe.inputs import Views, shown_inputs
 from synbench_lightning.probe.labels import Labels, check_labels
 from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, Probe
@@ -31,7 +31,7 @@ from synbench_lightning.probe.samples import Normalize
 from synbench_lightning.runtime.distributed import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
 from synbench_lightning.runtime.features import module_behind
-from synbench_lightning.runtime.input_shape import example_shape, inputs_of_shape, views_of_shape
+from synbench_lightning.runtime.input_shape import example_shape
 
 
 class SynBenchCallback(ProbingCallback[ProbeResult]):
@@ -44,30 +44,40 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
 
     Logged, one point for each probe, over the number of training steps made before it:
 
-    ================================ =====================================================================
-    ``synbench/score``               score of the first task at epsilon 0; higher is better
-    ``synbench/score_se``            its standard error over the noise of the examples
-    ``synbench/score_eps_0.20``      the same for each further epsilon
-    ``synbench/mean``                mean score of the tasks
-    ``synbench/worst``               lowest score of a task; of equally hard tasks it reads low by about ``worst_se``
-    ``synbench/cvar``                mean score of the worse half of the tasks
-    ``synbench/smoothed_worst``      the worst, smoothed: between worst and mean
-    ``synbench/gap``                 mean minus worst
-    ``synbench/mean_se`` ...         standard errors of ``mean``, ``worst``, ``cvar``, ``smoothed_worst`` and ``gap``
-    ``synbench/task/<name>``         score of each task
-    ``synbench/accuracy``            accuracy of the first task, averaged over the scales
-    ``synbench/effective_rank``      in how many directions the features vary (RankMe's entropy of their covariance)
-    ``synbench/alpha_req``           how fast the eigenvalues of that covariance fall (exponent of a power law)
-    ``synbench/feature_std``         standard deviation of the features, averaged over the dimensions
-    ``synbench/information``         with ``inputs``: what the features of views or noisy versions of them tell about
-                                     which one it was, in nats; higher is better; with ``views`` the one to monitor
-    ``synbench/information_se``      its standard error over the views or the noise, and over the inputs
-    ``synbench/readout``             with ``labels``: the share of their variance that a ridge regression tells of
-                                     left-out examples, at most 1; the one to monitor where there are no views
-    ``synbench/readout_se``          its standard error over the labelled examples
-    ``synbench/probe_seconds``       wall-clock time of the probe
-    ``synbench/overhead``            time spent in probes so far, as a fraction of the time since training started
-    ================================ =====================================================================
+    ====================================== ===============================================================
+    ``synbench/information``               with ``inputs``: what the features of views or noisy versions of them tell
+                                           about which one it was, in nats; higher is better; with ``views`` the one to
+                                           monitor
+    ``synbench/information_se``            its standard error over the views or the noise, and over the inputs
+    ``synbench/readout``                   with ``labels``: the share of their variance that a ridge regression tells of
+                                           left-out examples, at most 1; the one to monitor where there are no views
+    ``synbench/readout_se``                its standard error over the labelled examples
+    ``synbench/score``                     score of the first task at epsilon 0; higher is better; the one to monitor
+                                           where there are neither inputs nor labels
+    ``synbench/score_se``                  its standard error over the noise of the examples
+    ``synbench/worst``                     lowest score of a task; of equally hard tasks it reads low by about
+                                           ``worst_se``
+    ``synbench/worst_se``                  its standard error
+    ``synbench_details/accuracy``          accuracy of the first task, averaged over the scales
+    ``synbench_details/alpha_req``         how fast the eigenvalues of the features' covariance within a class fall
+                                           (exponent of a power law)
+    ``synbench_details/cvar``              mean score of the worse half of the tasks
+    ``synbench_details/effective_rank``    in how many directions the features vary (RankMe's entropy of that
+                                           covariance)
+    ``synbench_details/feature_std``       standard deviation of the features, averaged over the dimensions
+    ``synbench_details/gap``               mean score of the tasks minus the lowest
+    ``synbench_details/mean``              mean score of the tasks
+    ``synbench_details/mean_se`` ...       standard errors of ``mean``, ``cvar``, ``smoothed_worst`` and ``gap``
+    ``synbench_details/overhead``          time spent in probes so far, as a fraction of the time since training started
+    ``synbench_details/probe_seconds``     wall-clock time of the probe
+    ``synbench_details/score_eps_0.20``    score of the first task at each further epsilon
+    ``synbench_details/smoothed_worst``    the lowest score, smoothed: between lowest and mean
+    ``synbench_tasks/<name>``              score of each task
+    ``synbench_figures/<name>``            figures, see ``log_figures``
+    ====================================== ===============================================================
+
+    The first key in the alphabet is the one to monitor, and what the progress bar shows by the name of the prefix.
+    Information with white noise says less than a readout: beside one it is ``synbench_details/information``.
 
     Args:
         encoder: what to probe. ``None``: what the first training step calls and trains, by its name and place an
@@ -136,9 +146,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         [0, 10, 20]
     """
 
-    monitored = "score"
     title = "SynBench probe"
-    _of_fit: ClassVar[dict[str, Any]] = {**ProbingCallback._of_fit, "_shown": None, "_gathering": None}
+    _of_fit: ClassVar[dict[str, Any]] = {**ProbingCallback._of_fit, "_shown": None}
 
     def __init__(
         self,
@@ -202,14 +211,13 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     def _begin(self) -> None:
         super()._begin()
         self._remarks = Remarks(self.threshold)
-        self._first_batch: Tensor | None = None  # of the run, or from its checkpoint
         self._shape: tuple[int, ...] | None = None  # of an input, likewise
-        self._gathering: FirstBatches | None = None  # until there are enough views
+        self._first_batches = FirstBatches()
 
     def _state(self) -> dict[str, Any]:
         return {
             "history": [result.to_dict() for result in self.history],
-            "first_batch": self._first_batch,
+            "first_batch": self._first_batches.kept,
             "input_shape": None if self._shape is None else list(self._shape),
             "call": self._look.state(),
         }
@@ -223,44 +231,41 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         first_batch = state.get("first_batch")
         if not (first_batch is None or isinstance(first_batch, Tensor)):
             raise ValueError(f"its 'first_batch' must be a tensor or None, got a {type(first_batch).__name__}")
-        self._first_batch = first_batch if isinstance(self.inputs, str) else None
+        self._first_batches.kept = first_batch if isinstance(self.inputs, str) else None
         shape = state.get("input_shape")
         self._shape = None if shape is None else check_input_shape(shape)
         self._look.take_up(state.get("call"))
 
     def metrics(self, result: ProbeResult) -> dict[str, float]:
         """The logged values of a result by key, but for the overhead."""
-        return {f"{self.prefix}/{key}": value for key, value in logged_values(result, self.threshold).items()}
+        return keys_of(self.prefix, logged_values(result, self.threshold), watched_names(result))
+
+    def monitored(self, result: ProbeResult) -> str:
+        """The logged key that matters most: of those that are there, that with most knowledge of what matters."""
+        return f"{self.prefix}/{result.best_key}"
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the encoder, and open the dashboard of the loggers."""
+        """Find the encoder, and get ready for the loggers' figures and charts."""
         super().on_fit_start(trainer, pl_module)
         if self._dashboard is not None:
-            callbacks = trainer.callbacks  # type: ignore[attr-defined]
-            showing = [c for c in callbacks if isinstance(c, SynBenchCallback) and c._dashboard is not None]
-            self._dashboard.open(trainer, {c.prefix: c._further_keys for c in showing})
-
-    @property
-    def _further_keys(self) -> list[str]:
-        given = {"information": self.inputs, "readout": self.labels}
-        return [key for key, value in given.items() if value is not None]
+            self._dashboard.open()
 
     @property
     def pending(self) -> tuple[str, ...]:
         """The information, while views are still taken from batches."""
-        keys = ("information", "information_se") if self._gathering is not None else ()
+        keys = ("information", "information_se") if self._first_batches.collecting else ()
         return tuple(f"{self.prefix}/{key}" for key in keys)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Take views from the batch where they are still needed, and probe where the first probe is due."""
-        if self._gathering is not None:
-            self._take(trainer, batch)
+        if self._first_batches.collecting and self._first_batches.add(trainer.strategy, batch):
+            self._show_pairs()
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make do with the views of one epoch: in the next one the examples come again."""
-        if self._gathering is not None:
-            self._taken(trainer)
+        if self._first_batches.collecting and self._first_batches.end(trainer.strategy):
+            self._show_pairs()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the last weights where the end came unforeseen, and draw the last figures."""
@@ -319,49 +324,18 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         """The inputs to be shown, the same on every process; ``None`` where there are none, or not all of them yet."""
         if not isinstance(self.inputs, str):
             return self.inputs
-        if self._first_batch is None:
-            if self.views is None and trainer.strategy.broadcast(views_of_shape(batch, shape) is not None):
-                self._gathering = FirstBatches(shape)
-                rank_zero_info(
-                    f"SynBench: the batches hold several views of each example. The first two of shape {shape} are "
-                    f"taken, of the first {self._gathering.wanted} examples; information is measured from then on."
-                )
-                self._take(trainer, batch)
-                return None if self._first_batch is None else self._first_batch.float()
-            found = inputs_of_shape(batch, shape)
-            own = None if found is None else found[:MOST_INPUTS].detach().cpu().half()
-            self._first_batch = trainer.strategy.broadcast(own)
-        if self._first_batch is None or len(self._first_batch) < FEWEST_INPUTS:
-            has = "no input" if self._first_batch is None else f"{len(self._first_batch)} inputs"
-            self._first_batch = None
-            raise ValueError(
-                f"`inputs='first_batch'`: the first batch holds {has} of shape {shape}, at least {FEWEST_INPUTS} are "
-                "needed: pass a tensor of them."
-            )
-        return self._first_batch.float()
+        self._first_batches.begin(trainer.strategy, batch, shape, pairs=self.views is None)
+        kept = self._first_batches.kept
+        return None if kept is None else kept.float()
 
-    def _take(self, trainer: Trainer, batch: Any) -> None:
-        """Take the views of a batch; the first process decides when there are enough."""
-        assert self._gathering is not None
-        if trainer.strategy.broadcast(self._gathering.add(batch)):
-            self._taken(trainer)
-
-    def _taken(self, trainer: Trainer) -> None:
+    def _show_pairs(self) -> None:
         """Show the views that were found, from the next probe on."""
-        assert self._gathering is not None
-        gathered, self._gathering = self._gathering, None
-        pairs = trainer.strategy.broadcast(gathered.pairs)
-        if pairs is None or len(pairs) < FEWEST_INPUTS:
-            rank_zero_warn(
-                f"`inputs='first_batch'`: the first {gathered.batches} batches hold views of "
-                f"{0 if pairs is None else len(pairs)} examples, at least {FEWEST_INPUTS} are needed: information is "
-                "not measured. Pass a tensor of inputs."
-            )
-            return
-        self._first_batch = pairs
-        if self._shown is not None:
-            self._shown.shown = shown_inputs(pairs.float(), None, gathered.shape, self.seed, self._shown.samples.device)
-            self._tell(self._shown)
+        pairs, probe = self._first_batches.kept, self._shown
+        assert pairs is not None
+        if probe is not None:
+            samples = probe.samples
+            probe.shown = shown_inputs(pairs.float(), None, samples.input_shape, self.seed, samples.device)
+            self._tell(probe)
 
     def _tell(self, probe: Probe) -> None:
         """Say what information is measured with, and where that may mislead."""
@@ -406,4 +380,4 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             for advice in best_key_advice(trainer, self.prefix, result.best_key):
                 rank_zero_info(advice)
         if self._dashboard is not None:
-            self._dashboard.update(trainer, self.history, metrics, position)
+            self._dashboard.update(trainer, self.history, metrics, self.monitored(result), position)

@@ -23,10 +23,11 @@ from synbench_lightning.cli.tables import aligned
 from synbench_lightning.functional.gaussian.discriminant import check_epsilons
 from synbench_lightning.functional.gaussian.score import check_thresholds
 from synbench_lightning.functional.gaussian.theory import optimal_accuracy
+from synbench_lightning.probe.evaluate import evaluate
 from synbench_lightning.probe.inputs import DrawnViews, Views
 from synbench_lightning.probe.labels import check_labels
 from synbench_lightning.probe.plan import ProbePlan
-from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, evaluate
+from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS
 from synbench_lightning.probe.result import ProbeResult
 from synbench_lightning.probe.samples import Normalize, checksum
 from synbench_lightning.runtime.devices import default_device

@@ -64,8 +64,8 @@ def _bar(score: float) -> str:
 
 def _draw(runs: list[Run], path: Path) -> None:
     try:
-        from synbench_lightning.plots import comparison_figure
+        from synbench_lightning.plots import comparison_figure, save
     except ImportError as error:
         raise CommandError(f"argument --figure: {error}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    comparison_figure({run.name: run.points for run in runs}).savefig(path)
+    save(comparison_figure({run.name: run.points for run in runs}, runs[0].monitored), path)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from html import escape
 from itertools import combinations, pairwise
+from pathlib import Path
 from typing import Any
 
 import synbench_lightning
+from synbench_lightning.benchmark.result import BenchmarkResult
 from synbench_lightning.cli.errors import CommandError
 from synbench_lightning.cli.runs import Run, runs_in
 from synbench_lightning.probe.result import ProbeResult
@@ -42,24 +46,47 @@ def report(runs: Sequence[Run]) -> str:
         from synbench_lightning import plots
     except ImportError as error:
         raise CommandError(str(error)) from error
+    runs = _with_short_names(runs)
     body = [
         "<h1>SynBench report</h1>",
+        *(f"<p class=first>{_headline(run, of_several=len(runs) > 1)}</p>" for run in runs),
+        _table(_summary(runs), "stacked"),
+        _notes(_comparisons(runs)),
         f"<p class=note>{datetime.now():%d %B %Y, %H:%M}, synbench-lightning {synbench_lightning.__version__}. "
         "The score is the share of the best possible robustness-accuracy area on synthetic tasks that a linear "
         "discriminant on the encoder's features still reaches: 1 if nothing is lost, 0 if nothing is left. Compare "
         "checkpoints of one run, or runs of one method; it does not rank methods.</p>",
-        _table(_summary(runs)),
-        _notes(_comparisons(runs)),
     ]
     if len(runs) > 1:
-        body.append(_figure(plots.comparison_figure({run.name: run.points for run in runs})))
+        points = {run.name: run.points for run in runs}
+        body.append(_figure(plots.comparison_figure(points, runs[0].monitored)))
     for run in runs:
         body += _section(run)
     return PAGE.format(style=STYLE, body="\n".join(body))
 
 
+def _with_short_names(runs: Sequence[Run]) -> list[Run]:
+    """The runs, named by what tells their folders apart, and by at least the last two of the folders."""
+    paths = [Path(run.name).absolute() for run in runs]
+    common = Path(os.path.commonpath([path.parent.parent if path.parent.name else path for path in paths]))
+    return [
+        replace(
+            run, name=path.relative_to(common).as_posix(), hyperparameters={"folder": run.name, **run.hyperparameters}
+        )
+        for run, path in zip(runs, paths, strict=True)
+    ]
+
+
+def _headline(run: Run, of_several: bool) -> str:
+    """The number to watch, as a line of HTML."""
+    key, best, last = run.monitored, run.points[run.best_step], run.points[run.last_step]
+    name = f"{escape(run.name)}: " if of_several else ""
+    now = "" if run.best_step == run.last_step else f", now {_with_error(last, key)}"
+    return f"{name}<b>{key} {_with_error(best, key)}</b> at its best, after {run.best_step:,} steps{now}"
+
+
 def _summary(runs: Sequence[Run]) -> Iterator[list[str]]:
-    yield ["run", "probes", "last score", "best", "best checkpoint", "worst task", "effective rank", "in probes"]
+    yield ["run", "best", "best checkpoint", "last score", "worst task", "effective rank", "probes", "in probes"]
     for run in runs:
         best, last, key = run.points[run.best_step], run.points[run.last_step], run.monitored
         checkpoint = "none in the step of a probe"
@@ -67,9 +94,9 @@ def _summary(runs: Sequence[Run]) -> Iterator[list[str]]:
             step, path = run.best_checkpoint
             checkpoint = f"{path.name} ({run.points[step][key]:.3f}, step {step:,})"
         yield [
-            run.name, f"{len(run.points)}", f"{_with_error(last, 'score')} at step {run.last_step:,}",
-            f"{key} {_with_error(best, key)} at step {run.best_step:,}", checkpoint, _number(last, "worst"),
-            _number(last, "effective_rank", ".1f"), _cost(run),
+            run.name, f"{key} {_with_error(best, key)} at step {run.best_step:,}", checkpoint,
+            f"{_with_error(last, 'score')} at step {run.last_step:,}", _number(last, "worst"),
+            _number(last, "effective_rank", ".1f"), f"{len(run.points)}", _cost(run),
         ]  # fmt: skip
 
 
@@ -122,7 +149,9 @@ def _section(run: Run) -> Iterator[str]:
     yield f"<h2>{escape(run.name)}</h2>"
     yield _notes(_warnings(run))
     yield _figure(
-        plots.history_figure(run.history) if run.source.startswith("the history") else plots.logged_figure(run.points)
+        plots.history_figure(run.history)
+        if run.source.startswith("the history")
+        else plots.logged_figure(run.points, run.monitored)
     )
     if run.history:
         yield _figure(plots.task_map_figure(run.history))
@@ -131,12 +160,46 @@ def _section(run: Run) -> Iterator[str]:
     if best is not None:
         yield _figure(plots.robustness_accuracy_figure(best))
         yield _figure(plots.scale_figure(best))
+    for name, results in run.benchmarks.items():
+        yield from _benchmark(name, results)
     yield "<details><summary>Settings</summary>"
     yield _table([["setting", "value"], *([key, str(value)] for key, value in _settings(run).items())])
     yield "</details><details><summary>All points</summary>"
     keys = list(dict.fromkeys(key for values in run.points.values() for key in values))
     rows = [[f"{step:,}", *(_number(values, key, ".4g") for key in keys)] for step, values in run.points.items()]
     yield _table([["step", *keys], *rows]) + "</details>"
+
+
+def _benchmark(name: str, results: Sequence[BenchmarkResult]) -> Iterator[str]:
+    """The last evaluation of a benchmark, and what it is worth for decisions."""
+    if not results:
+        return
+    last = results[-1]
+    yield f"<h3>{escape(name)}: the last evaluation, at step {last.step:,}</h3>"
+    yield (
+        "<p class=note>The signal is how far the values of the run lie apart, the noise how far a value is off its "
+        "neighbours by chance. Order is the share of the pairs of complete evaluations that the chosen points put in "
+        "the order in which all points put them.</p>"
+    )
+    yield _notes(_silent(last))
+    none: tuple[None, ...] = (None,) * len(last.tasks)
+    tasks = zip(
+        last.tasks, last.task_values, last.task_intervals, last.task_signals or none, last.task_noises or none,
+        last.task_decision_accuracies or none, strict=True,
+    )  # fmt: skip
+    whole = ("all tasks", last.value, last.interval, last.signal, last.noise, last.decision_accuracy)
+    rows = [["task", "value", "95% interval", "signal", "noise", "signal / noise", "order"]]
+    for task, value, (low, high), signal, noise, right in (whole, *tasks):
+        ratio = "-" if signal is None or not noise else f"{signal / noise:.1f}"
+        interval = "all points" if last.complete else f"[{low:.4f}, {high:.4f}]"
+        spreads = ["-" if each is None else f"{each:.2g}" for each in (signal, noise)]
+        rows.append([task, f"{value:.4f}", interval, *spreads, ratio, "-" if right is None else f"{right:.0%}"])
+    yield _table(rows)
+
+
+def _silent(last: BenchmarkResult) -> Iterator[str]:
+    for task in last.silent_tasks:
+        yield f"The task {task} tells nothing so far: its values may as well be in random order."
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -161,15 +224,19 @@ def _number(values: Mapping[str, float], key: str, style: str = ".3f") -> str:
     return format(values[key], style) if key in values else "-"
 
 
-def _table(rows: Sequence[Sequence[str]] | Iterator[list[str]]) -> str:
-    head, *body = ("".join(f"<{kind}>{escape(cell)}</{kind}>" for cell in row) for kind, row in _kinds(rows))
-    rows_below = "".join(f"<tr>{row}</tr>" for row in body)
-    return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows_below}</tbody></table></div>"
+def _table(rows: Iterable[Sequence[str]], kind: str = "") -> str:
+    """A table of HTML whose first row is the head; if ``stacked``, its cells stand below each other on phones."""
+    head, *body = rows
+    above = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    below = "".join(
+        f"<tr>{''.join(_cell(cell, name) for cell, name in zip(row, head, strict=True))}</tr>" for row in body
+    )
+    return f'<div class="wide {kind}"><table><thead><tr>{above}</tr></thead><tbody>{below}</tbody></table></div>'
 
 
-def _kinds(rows: Sequence[Sequence[str]] | Iterator[list[str]]) -> Iterator[tuple[str, Sequence[str]]]:
-    for place, row in enumerate(rows):
-        yield "td" if place else "th", row
+def _cell(text: str, name: str) -> str:
+    """A cell that breaks behind the slashes of a path, and knows the head of its column."""
+    return f'<td data-name="{escape(name)}">{escape(text).replace("/", "/<wbr>")}</td>'
 
 
 def _notes(notes: Iterator[str]) -> str:
@@ -188,17 +255,23 @@ STYLE = """
   :root { --page: #16181d; --ink: #e4e6e9; --quiet: #a0a7b0; --line: #353a42; --note: #3a3220; }
 }
 body { background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto;
-  max-width: 64rem; padding: 0 1rem; }
+  max-width: 52rem; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; border-top: 1px solid var(--line); padding-top: 1.2rem;
-  margin-top: 2.5rem; overflow-wrap: anywhere; }
-.note { color: var(--quiet); }
+  margin-top: 2.5rem; overflow-wrap: break-word; }
+.first { font-size: 1.15rem; margin: .4rem 0; } .note { color: var(--quiet); }
 .warning { background: var(--note); border-left: 4px solid #d0922a; padding: .4rem .8rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; margin: 1rem 0; }
-th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: left; vertical-align: top;
-  overflow-wrap: anywhere; }
-th { color: var(--quiet); font-weight: 600; white-space: nowrap; } td:first-child { min-width: 8rem; }
-figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; } svg text { fill: currentColor; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; }
+th { color: var(--quiet); font-weight: 600; }
+figure { margin: 1rem 0; overflow-x: auto; } figure svg { display: block; width: 100%; height: auto; min-width: 30rem; }
+svg text { fill: currentColor; }
 details { margin: .5rem 0; } summary { cursor: pointer; } .wide { overflow-x: auto; }
+@media (max-width: 40rem) {
+  .stacked thead { display: none; } .stacked table, .stacked tbody, .stacked tr { display: block; }
+  .stacked tr { margin-bottom: 1.2rem; }
+  .stacked td { display: grid; grid-template-columns: 8rem 1fr; } .stacked td::before { content: attr(data-name);
+    color: var(--quiet); }
+}
 """
 PAGE = """<!doctype html>
 <html lang="en">

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from synbench_lightning.benchmark.result import BenchmarkResult
+from synbench_lightning.callbacks.benchmark import BenchmarkCallback
+from synbench_lightning.callbacks.keys import logged_values, name_of
 from synbench_lightning.callbacks.run import history_of
 from synbench_lightning.callbacks.synbench import SynBenchCallback
 from synbench_lightning.checks import check_integer
@@ -21,7 +25,7 @@ from synbench_lightning.cli.errors import CommandError, in_one_line
 from synbench_lightning.probe.result import ProbeResult
 
 Points = dict[int, dict[str, float]]
-"""Values by key, without the prefix, by step."""
+"""Values by name, by step."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Run:
         name: of its folder, as it was given.
         points: what was logged for each probe, in the order of the steps.
         history: the results, where a checkpoint has them; empty otherwise.
+        benchmarks: the results of each :class:`BenchmarkCallback` by its prefix, where a checkpoint has them.
         checkpoints: files by the optimizer steps made before them.
         hyperparameters: those that the logger kept.
         source: where the points are from.
@@ -41,6 +46,7 @@ class Run:
     name: str
     points: Points
     history: tuple[ProbeResult, ...]
+    benchmarks: dict[str, tuple[BenchmarkResult, ...]]
     checkpoints: dict[int, Path]
     hyperparameters: Mapping[str, Any]
     source: str
@@ -110,10 +116,10 @@ PATTERNS = ("*.ckpt", "events.out.tfevents.*", "metrics.csv")
 
 
 def _run(root: Path, folder: Path, prefix: str, weights_only: bool) -> Run:
-    checkpoints, history, notes = _from_checkpoints(root, prefix, weights_only)
+    checkpoints, history, benchmarks, notes = _from_checkpoints(root, prefix, weights_only)
     logged, unread = _from_csv(root, prefix)
     found: list[tuple[str, Points]] = [
-        ("the history in a checkpoint", _points_of(history, prefix)),
+        ("the history in a checkpoint", _points_of(history)),
         ("event files", _from_events(root, prefix)),
         ("a CSV log", logged),
     ]
@@ -125,6 +131,7 @@ def _run(root: Path, folder: Path, prefix: str, weights_only: bool) -> Run:
         name=str(folder if root == folder else root),
         points=dict(sorted(points.items())),
         history=history,
+        benchmarks=benchmarks,
         checkpoints=checkpoints,
         hyperparameters=_hyperparameters(root),
         source=source,
@@ -134,8 +141,9 @@ def _run(root: Path, folder: Path, prefix: str, weights_only: bool) -> Run:
 
 def _from_checkpoints(
     root: Path, prefix: str, weights_only: bool
-) -> tuple[dict[int, Path], tuple[ProbeResult, ...], list[str]]:
-    checkpoints, longest, notes = dict[int, Path](), list[ProbeResult](), list[str]()
+) -> tuple[dict[int, Path], tuple[ProbeResult, ...], dict[str, tuple[BenchmarkResult, ...]], list[str]]:
+    checkpoints, notes = dict[int, Path](), list[str]()
+    probes, benchmarks = list[ProbeResult](), dict[str, list[BenchmarkResult]]()
     for path in sorted(root.rglob("*.ckpt")):
         try:
             saved = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
@@ -145,24 +153,30 @@ def _from_checkpoints(
             hint = " (--weights-only false reads it, if you trust its origin)" if "eights only" in str(error) else ""
             notes.append(f"{path.name} could not be read{hint}: {in_one_line(error)[:160]}")
             continue
-        state = states.get(SynBenchCallback(prefix=prefix).state_key)
-        if state is None:
-            continue
-        try:
-            kept = history_of(state, ProbeResult.from_dict)
-        except ValueError as error:
-            notes.append(f"{path.name}: its history cannot be read: {in_one_line(error)[:160]}")
-            continue
-        longest = max(longest, kept, key=lambda results: results[-1].step or 0 if results else -1)
-    return checkpoints, tuple(longest), notes
+        for key, state in states.items():
+            name = BENCHMARK.fullmatch(str(key))
+            try:
+                if key == SynBenchCallback(prefix=prefix).state_key:
+                    probes = max(probes, history_of(state, ProbeResult.from_dict), key=_reached)
+                elif name is not None:
+                    kept = history_of(state, BenchmarkResult.from_dict)
+                    benchmarks[name[1]] = max(benchmarks.get(name[1], []), kept, key=_reached)
+            except ValueError as error:
+                notes.append(f"{path.name}: its history cannot be read: {in_one_line(error)[:160]}")
+    return checkpoints, tuple(probes), {name: tuple(kept) for name, kept in benchmarks.items()}, notes
 
 
-def _points_of(history: tuple[ProbeResult, ...], prefix: str) -> Points:
-    callback = SynBenchCallback(prefix=prefix)
-    return {
-        result.step or 0: {key.partition("/")[2]: value for key, value in callback.metrics(result).items()}
-        for result in history
-    }
+BENCHMARK = re.compile(rf"{BenchmarkCallback.__qualname__}\{{'prefix': '(.*)'\}}")
+"""Key of the callback's state in a checkpoint, as Lightning's callbacks have them, and in it the prefix."""
+
+
+def _reached(history: list[Any]) -> int:
+    return history[-1].step or 0 if history else -1
+
+
+def _points_of(history: tuple[ProbeResult, ...]) -> Points:
+    threshold = SynBenchCallback().threshold
+    return {result.step or 0: logged_values(result, threshold) for result in history}
 
 
 def _from_events(root: Path, prefix: str) -> Points:
@@ -171,9 +185,10 @@ def _from_events(root: Path, prefix: str) -> Points:
         events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
         events.Reload()
         for tag in events.Tags()["scalars"]:
-            if tag.startswith(f"{prefix}/"):
+            name = name_of(tag, prefix)
+            if name is not None:
                 for event in events.Scalars(tag):
-                    points[event.step][tag.partition("/")[2]] = event.value
+                    points[event.step][name] = event.value
     return _of_probes(points)
 
 
@@ -184,15 +199,15 @@ def _from_csv(root: Path, prefix: str) -> tuple[Points, list[str]]:
         unread = dict[str, str]()  # the first text in each column that is no number
         with path.open(newline="", errors="replace") as file:
             for row in csv.DictReader(file):
-                values = {key: value for key, value in row.items() if value and str(key).startswith(f"{prefix}/")}
+                values = {key: value for key, value in row.items() if value and name_of(str(key), prefix) is not None}
                 if not values:
                     continue
                 numbers = {key: _number(value) for key, value in {"step": row.get("step") or "0", **values}.items()}
                 unread = {**{key: str(row.get(key)) for key, value in numbers.items() if value is None}, **unread}
                 step = numbers.pop("step")
                 if step is not None and math.isfinite(step):
-                    known = {key.partition("/")[2]: value for key, value in numbers.items() if value is not None}
-                    points[int(step)] |= known
+                    known = {name_of(key, prefix): value for key, value in numbers.items() if value is not None}
+                    points[int(step)] |= {name: value for name, value in known.items() if name is not None}
         name = path.relative_to(root)
         notes += [f"{name}: the column {key!r} holds {text[:40]!r}, no number" for key, text in unread.items()]
     return _of_probes(points), notes

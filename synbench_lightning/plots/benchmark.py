@@ -10,12 +10,13 @@ from torch import Tensor
 
 from synbench_lightning.functional.benchmark.dynamics import Correlation
 from synbench_lightning.functional.benchmark.estimation import Estimate
-from synbench_lightning.plots.style import COLOURS, OPTIMUM, Axes, Figure, new_figure
+from synbench_lightning.plots.style import COLOURS, OPTIMUM, Axes, Figure, in_style, new_figure
 
 MARKS = ((0.01, "**"), (0.05, "*"))
 """Marks of correlations whose p-value is below the level."""
 
 
+@in_style
 def task_curves_figure(curves: Tensor, names: Sequence[str], steps: Sequence[int], warmup: int | None = None) -> Figure:
     """How well each task is solved over training, as the mean log-likelihood of the right label.
 
@@ -48,10 +49,11 @@ def task_curves_figure(curves: Tensor, names: Sequence[str], steps: Sequence[int
         axes.axvline(steps[warmup - 1], color=OPTIMUM, linestyle=":", linewidth=1.2, label="end of warm-up")
     axes.set(xlabel="optimizer steps", ylabel="mean log-likelihood of the right label, nats")
     axes.set_title("Tasks of the benchmark during pretraining")
-    figure.legend(loc="outside right upper", frameon=False)
+    figure.legend(loc="outside right upper")
     return figure
 
 
+@in_style
 def correlation_figure(correlation: Correlation, names: Sequence[str]) -> Figure:
     """Correlations between tasks, marked ``*`` where p < .05 and ``**`` where p < .01.
 
@@ -87,6 +89,7 @@ def correlation_figure(correlation: Correlation, names: Sequence[str]) -> Figure
     return figure
 
 
+@in_style
 def point_map_figure(positions: Tensor, groups: Tensor, names: Sequence[str], chosen: Tensor | None = None) -> Figure:
     """Where the points of a benchmark lie by their training dynamics: points that move alike lie together.
 
@@ -112,7 +115,9 @@ def point_map_figure(positions: Tensor, groups: Tensor, names: Sequence[str], ch
     figure, (axes,) = new_figure()
     for index, name in enumerate(names):
         own = positions[groups == index]
-        axes.scatter(own[:, 0], own[:, 1], s=14, alpha=0.75, color=f"C{index % 10}", linewidths=0, label=name)
+        axes.scatter(
+            own[:, 0], own[:, 1], s=14, alpha=0.75, color=COLOURS[index % len(COLOURS)], linewidths=0, label=name
+        )
     if chosen is not None:
         ringed = positions[chosen]
         axes.scatter(
@@ -121,10 +126,11 @@ def point_map_figure(positions: Tensor, groups: Tensor, names: Sequence[str], ch
     axes.set(xlabel="first axis of the scaling", ylabel="second axis of the scaling")
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_title("Points by their training dynamics")
-    figure.legend(loc="outside right upper", frameon=False)
+    figure.legend(loc="outside right upper")
     return figure
 
 
+@in_style
 def prediction_figure(truth: Tensor, estimates: dict[str, Estimate], confidence: float = 0.95) -> Figure:
     """The benchmark as predicted from few points against its true value, with intervals.
 
@@ -155,7 +161,7 @@ def prediction_figure(truth: Tensor, estimates: dict[str, Estimate], confidence:
         )  # fmt: skip
     axes.set(xlabel="true value, nats", ylabel=f"predicted value with {confidence:.0%} interval, nats")
     axes.set_title("Predicted benchmark against the true one")
-    figure.legend(loc="outside lower center", frameon=False)
+    figure.legend(loc="outside lower center")
     return figure
 
 

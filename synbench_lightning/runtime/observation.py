@@ -159,11 +159,11 @@ def _read(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str,
     listed = not isinstance(value, Tensor)
     counts = {*map(len, inputs), sum(map(len, inputs))}
     features = [x for x in tensors_in(output) if x.is_floating_point() and x.ndim >= 2 and len(x) in counts]
-    beside, missing = _beside(module, place, args, kwargs)
+    argument, beside, missing = _beside(module, place, args, kwargs)
     return Call(
         path=path,
         shape=tuple(max(inputs, key=lambda x: x[0].numel()).shape[1:]),
-        argument=place,
+        argument=argument,
         listed=listed,
         beside=beside,
         missing=missing,
@@ -181,23 +181,27 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def _beside(
     module: nn.Module, place: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[tuple[str, Any], ...], tuple[str, ...]]:
-    """What the module needs beside its input: plain values, and the names of all else."""
+) -> tuple[int | str, tuple[tuple[str, Any], ...], tuple[str, ...]]:
+    """The input's place, by name if it is not the first; what the module needs beside it: plain values, and the names
+    of all else.
+    """
     try:
         signature = inspect.signature(module.forward)
         given = signature.bind(*args, **kwargs).arguments
     except (TypeError, ValueError):
-        return (), ()
-    own = list(given)[place] if isinstance(place, int) and place < len(given) else place
+        return place, (), ()
+    named = [name for name, parameter in signature.parameters.items() if parameter.kind in NAMED]
+    own = named[place] if isinstance(place, int) and place < len(named) else place
     needed = {
         name: value
         for name, value in given.items()
-        if name != own
-        and signature.parameters[name].default is inspect.Parameter.empty
-        and signature.parameters[name].kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        if name in named and name != own and signature.parameters[name].default is inspect.Parameter.empty
     }
     plain = tuple((name, value) for name, value in needed.items() if _is_plain(value))
-    return plain, tuple(name for name, value in needed.items() if not _is_plain(value))
+    return own if place else place, plain, tuple(name for name, value in needed.items() if not _is_plain(value))
+
+
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def _is_plain(value: Any) -> bool:

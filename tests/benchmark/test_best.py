@@ -235,3 +235,32 @@ def test_a_benchmark_that_cannot_be_read_is_told_by_task_and_example(dataset, me
         select_best({"a": Autoencoder(), "b": Autoencoder()}, {"sides": dataset}, support=30)
     with pytest.raises((ValueError, RuntimeError), match=message):
         trainer(BenchmarkCallback({"sides": dataset}, support=30), max_steps=1).fit(Autoencoder())
+
+
+def test_right_and_wrong_answers_are_counted_and_tasks_borrow_from_each_other():
+    generator = torch.Generator().manual_seed(0)
+    names = [f"task {number}" for number in range(12)]
+    tasks = {name: TensorDataset(torch.randn(150, 2, generator=generator)) for name in names}
+
+    def graded(module, batch):
+        hard, noise = batch[0].T
+        return (hard + 0.3 * noise < module.skill).float()
+
+    given = candidates(*torch.linspace(-1.5, 1.5, 21).tolist())
+    found = select_best(given, tasks, 0.03, log_likelihood=graded, complete=8)
+    assert found.tasks == tuple(names)
+    assert 0.8 < found.decision_accuracy <= 1  # of the candidates that differ in skill by a tenth of the range
+    assert len(found.task_decision_accuracies) == 12
+    assert f"The points put {found.decision_accuracy:.0%} of the pairs of complete candidates" in str(found)
+    off, inside = [], []
+    for name, module in given.items():
+        exact = [graded(module, dataset.tensors).mean().item() for dataset in tasks.values()]
+        inside += [low - 1e-6 <= value <= high + 1e-6 for value, (low, high) in
+                   zip(exact, found.task_intervals[name], strict=True)]  # fmt: skip
+        if name in found.complete:
+            assert found.task_values[name] == pytest.approx(exact)
+        else:
+            off += [value - true for value, true in zip(found.task_values[name], exact, strict=True)]
+    # Four or five points of each task alone would be off by about .2.
+    assert torch.tensor(off).square().mean().sqrt() < 0.1
+    assert torch.tensor(inside).double().mean() > 0.93

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument(
         "--steady-heap", action="store_true", help="memory that is freed stays with the process (glibc)"
     )
-    parser.add_argument("--only", choices=("probe", "statistics", "official"), help="one of the tables")
+    parser.add_argument("--only", choices=("probe", "information", "statistics", "official"), help="one of the tables")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.steady_heap:
@@ -74,6 +74,10 @@ def main() -> None:
         header = "encoder | input | D | forwards | bare forward | first probe | later probe | ratio | examples, first"
         header += " | examples | statistics | rest | ratio at 8,192 | memory added, MiB"
         print_table(header, (cost_of(row, device, given.threads) for row in settings(device, given.quick)))
+    if given.only in (None, "information"):
+        print("What information about 128 inputs in 16 views adds to a probe, over the bare forwards of as many\n")
+        header = "encoder | input | D | bare forward of 2,048 | information adds | ratio"
+        print_table(header, (cost_of_information(row, device) for row in settings(device, given.quick)))
     if given.only in (None, "statistics"):
         print("Statistics alone: a probe whose encoder looks its features up, 8,192 forwards, one task\n")
         print_table(
@@ -111,7 +115,7 @@ def encoder_of(setting: Setting, device: torch.device) -> nn.Module:
         return makers[setting.name]().to(device)
 
 
-def probe_of(input_shape: Sequence[int], forwards: int, device: torch.device) -> Probe:
+def probe_of(input_shape: Sequence[int], forwards: int, device: torch.device, inputs: Tensor | None = None) -> Probe:
     return Probe(
         "dc",
         ProbePlan(forwards=forwards),
@@ -120,10 +124,15 @@ def probe_of(input_shape: Sequence[int], forwards: int, device: torch.device) ->
         thresholds=THRESHOLDS,
         batch_size=BATCH,
         normalize=None,
-        inputs=None,
+        inputs=inputs,
+        views=None if inputs is None else noisy,
         seed=0,
         device=device,
     )
+
+
+def noisy(inputs: Tensor) -> Tensor:
+    return inputs + 0.1 * torch.randn_like(inputs)
 
 
 def bare_forward(encoder: nn.Module, setting: Setting, device: torch.device) -> Callable[[], None]:
@@ -164,6 +173,23 @@ def cost_of(setting: Setting, device: torch.device, threads: int) -> Sequence[ob
         *(took["bare"], first, took["probe"], f"{took['probe'] / took['bare']:.2f}", first_examples, took["examples"]),
         *(took["statistics"], f"{rest:.4f}", f"{ratio:.2f}", f"{memory:.0f}"),
     )
+
+
+@torch.no_grad()
+def cost_of_information(setting: Setting, device: torch.device) -> Sequence[object]:
+    """A row: a later probe with inputs less one without, which is small."""
+    encoder = encoder_of(setting, device)
+    inputs = torch.randn(128, *setting.input_shape, generator=torch.Generator().manual_seed(0))
+    plain, informed = (probe_of(setting.input_shape, 2 * BATCH, device, own) for own in (None, inputs))
+    bare = bare_forward(encoder, setting._replace(forwards=2048), device)
+    bare()
+    plain(encoder)
+    dim = informed(encoder).feature_dim
+    runs = {"bare": bare, "plain": partial(plain, encoder), "informed": partial(informed, encoder)}
+    took = alternated(setting.repeats, device, **runs)
+    added = took["informed"] - took["plain"]
+    shape = "x".join(map(str, setting.input_shape))
+    return setting.name, shape, dim, took["bare"], added, f"{added / took['bare']:.2f}"
 
 
 def draw(probe: Probe) -> None:

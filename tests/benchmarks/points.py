@@ -1,4 +1,4 @@
-"""Which points of a benchmark to evaluate: the error of each method as a multiple of that of random drawing.
+"""Which points of a benchmark to evaluate, and what to make of them: errors as multiples of those of random drawing.
 
     python -m tests.benchmarks.points                      # digits and a language model: minutes
     python -m tests.benchmarks.points --responses FOLDER   # and answers of other people's models
@@ -10,6 +10,10 @@ Each time the first 10, or half, of the checkpoints are complete and the others 
 folder of CSV files, one for each task, with a row of 0 and 1 for each model, as ``data`` in the public repository
 nyu-mll/nlu-test-sets (Vania et al., Comparing test sets with item response theory, 2021): up to 400 items of each are
 used, half of the model families are complete, and the others are predicted.
+
+``random`` and ``loss`` are drawn and averaged without item response models, each task from its own points alone; the
+others as the package predicts. Where answers are right or wrong, four published ways with the same item parameters
+stand beside them (``published.py``).
 """
 
 from __future__ import annotations
@@ -20,14 +24,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from synbench_lightning.functional.benchmark.estimation import mean_of_tasks
-from synbench_lightning.functional.benchmark.prediction import choose_points, predict_tasks
+from synbench_lightning.functional.benchmark.prediction import choose_points, predict_tasks, related
 from synbench_lightning.functional.benchmark.selection import Selection, proportional
+from tests.benchmarks.published import PUBLISHED, task_means
 
 BUDGETS = (0.01, 0.02, 0.05, 0.1)
 ITEMS = 400
@@ -114,52 +121,95 @@ def of_models(folder: Path, split: int) -> Matrix:
     return "models, right or wrong", whole[mine][order], whole[~mine], torch.cat(tasks)
 
 
-def error(selections: list[Selection], matrix: Matrix) -> float:
-    """Root mean square error of the benchmark over the predicted evaluations and the draws."""
+class Errors(NamedTuple):
+    """Of the benchmark and of its tasks, root mean squares; of the order of evaluations."""
+
+    benchmark: float
+    tasks: float
+    spearman: float
+    regret: float
+
+
+def errors(values: list[Tensor], of_tasks: list[Tensor], matrix: Matrix) -> Errors:
+    """Errors over the predicted evaluations and the draws of values ``(M,)`` and those of tasks ``(M, K)``."""
+    _, _, after, tasks = matrix
+    each = task_means(after, tasks)
+    truth, found = each.mean(1), torch.stack(values)
+    order = [float(spearmanr(value, truth).statistic) for value in values]
+    return Errors(
+        float((found - truth).square().mean().sqrt()),
+        float((torch.stack(of_tasks) - each).square().mean().sqrt()),
+        float(np.mean(order)),
+        float((truth.max() - truth[found.argmax(1)]).mean()),
+    )
+
+
+def of_the_tool(selections: list[Selection], matrix: Matrix, items: bool = True) -> Errors:
+    """As :class:`BenchmarkCallback` predicts; without item response models and tasks that borrow if not ``items``."""
     _, before, after, tasks = matrix
-    truth = torch.stack([after[:, tasks == task].mean(1) for task in range(int(tasks.max()) + 1)]).mean(0)
-    found = [
-        mean_of_tasks(predict_tasks(after[:, chosen.indices], chosen, before, tasks)).value for chosen in selections
-    ]
-    return float((torch.stack(found) - truth).square().mean().sqrt())
+    values, of_tasks = [], []
+    for chosen in selections:
+        # One more evaluation with an answer that is neither right nor wrong lets no item response model apply.
+        known = before if items else torch.cat([before[:1] - 1e-9, before])
+        found = predict_tasks(after[:, chosen.indices], chosen, known, tasks)
+        drawn = related(found, chosen, before, tasks) if items else found
+        values.append(mean_of_tasks(found).value)
+        of_tasks.append(torch.stack([task.value for task in drawn], 1))
+    return errors(values, of_tasks, matrix)
 
 
 def compare(matrices: list[Matrix], draws: int) -> None:
-    print(f"\n{matrices[0][0]}: {len(matrices)} matrices, {draws} draws of each")
-    print(f"{'':22}" + "".join(f"{f'{budget:.0%} of points':>18}" for budget in BUDGETS))
-    table: dict[str, list[str]] = {"random": [], "residual": [], "loss": [], "clusters": []}
+    table: dict[str, dict[float, list[Errors]]] = {}
     for budget in BUDGETS:
-        ratios: dict[str, list[float]] = {name: [] for name in table}
         for matrix in matrices:
-            _, before, _, tasks = matrix
+            _, before, after, tasks = matrix
             points = max(round(budget * len(tasks)), 2 * (int(tasks.max()) + 1))
             loss = -before[-5:].mean(0).clamp_max(0)
-            ways = {
-                "random": [choose_points(before, tasks, points, "random", seed) for seed in range(draws)],
-                "residual": [choose_points(before, tasks, points, "residual", seed) for seed in range(draws)],
-                "loss": [proportional(loss, tasks, points, seed) for seed in range(draws)],
-                "clusters": [choose_points(before, tasks, points, "clusters", 0)],
+            random = [choose_points(before, tasks, points, "random", seed) for seed in range(draws)]
+            found = {
+                "random": of_the_tool(random, matrix, items=False),
+                "residual": of_the_tool(
+                    [choose_points(before, tasks, points, "residual", seed) for seed in range(draws)], matrix
+                ),
+                "loss": of_the_tool([proportional(loss, tasks, points, seed) for seed in range(draws)], matrix, False),
+                "clusters": of_the_tool([choose_points(before, tasks, points, "clusters", 0)], matrix),
             }
-            errors = {name: error(selections, matrix) for name, selections in ways.items()}
-            for name, value in errors.items():
-                ratios[name].append(value if name == "random" else value / errors["random"])
-        for name, values in ratios.items():
-            table[name].append(f"{np.mean(values):.4g} ± {np.std(values):.2g}")
-    for name, cells in table.items():
-        shown = f"{name} (error)" if name == "random" else f"{name} (ratio)"
-        print(f"{shown:22}" + "".join(f"{cell:>18}" for cell in cells))
+            if bool(((before == before.min()) | (before == before.max())).all()):
+                known, new = before - before.min(), after - before.min()
+                for name, way in PUBLISHED.items():
+                    seeds = range(1 if name in ("informative", "adaptive, items") else draws)
+                    shifted = [way(known, new, tasks, points, seed) + float(before.min()) for seed in seeds]
+                    found[name] = errors([one.mean(1) for one in shifted], shifted, matrix)
+            for name, measured in found.items():
+                table.setdefault(name, {}).setdefault(budget, []).append(measured)
+    print(f"\n{matrices[0][0]}: {len(matrices)} matrices, {draws} draws of each")
+    for place, measure in enumerate(Errors._fields):
+        print(f"{measure:22}" + "".join(f"{f'{budget:.0%} of points':>18}" for budget in BUDGETS))
+        for name, by_budget in table.items():
+            cells = []
+            for budget, each in by_budget.items():
+                values = np.array([one[place] for one in each])
+                if measure in ("benchmark", "tasks") and name != "random":
+                    values = values / np.array([one[place] for one in table["random"][budget]])
+                cells.append(f"{np.mean(values):.3g} ± {np.std(values):.2g}")
+            kind = "" if measure in ("spearman", "regret") else " (error)" if name == "random" else " (ratio)"
+            print(f"{name + kind:22}" + "".join(f"{cell:>18}" for cell in cells))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare ways to choose the points of a benchmark.")
     parser.add_argument("--responses", type=Path, help="folder of CSV files with answers of models")
     parser.add_argument("--seeds", type=int, default=3, help="runs, and splits of models (default: 3)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
+    parser.add_argument("--only-responses", action="store_true", help="neither digits nor the language model")
     parser.add_argument("--draws", type=int, default=10, help="selections of each method (default: 10)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     sources: dict[str, list[Matrix]] = {}
-    for seed in range(args.seeds):
-        found = [*of_a_run("language model", *language_model(seed)), *of_a_run("digits", *digits(seed))]
+    for seed in range(args.first, args.first + args.seeds):
+        found: list[Matrix] = []
+        if not args.only_responses:
+            found += [*of_a_run("language model", *language_model(seed)), *of_a_run("digits", *digits(seed))]
         found += [] if args.responses is None else [of_models(args.responses, seed)]
         for matrix in found:
             sources.setdefault(matrix[0], []).append(matrix)

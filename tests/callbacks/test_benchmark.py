@@ -7,15 +7,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 from synbench_lightning import BenchmarkCallback, BenchmarkResult, SynBenchEarlyStopping, labelled_proxies
+from synbench_lightning.functional.benchmark.worth import signal_and_noise
 from synbench_lightning.functional.representation.readout import class_log_probabilities
 from tests.callbacks.runs import curves, probing, steps, trainer
 from tests.contract.test_resume import SaveBefore
 from tests.encoders import Autoencoder
 
-KEYS = {
-    "value", "value_se", "low", "high", "task/easy", "task/easy_low", "task/easy_high", "task/hard", "task/hard_low",
-    "task/hard_high", "points", "probe_seconds", "overhead",
-}  # fmt: skip
+KEYS = {f"benchmark/value{end}" for end in ("", "_se", "_low", "_high")}
+KEYS |= {f"benchmark_tasks/{task}{end}" for task in ("easy", "hard") for end in ("", "_low", "_high")}
+KEYS |= {f"benchmark_details/{name}" for name in ("points", "probe_seconds", "overhead")}
 GENERATOR = torch.Generator().manual_seed(0)
 LEVELS = {"easy": torch.rand(200, generator=GENERATOR).square(), "hard": 2 * torch.rand(100, generator=GENERATOR)}
 DRIFTS = {name: torch.randn(len(level), generator=GENERATOR).abs() for name, level in LEVELS.items()}
@@ -58,11 +58,40 @@ def test_documented_keys_have_one_point_for_each_evaluation_at_its_step():
     trainer(callback, max_steps=33, logger=logger, log_every_n_steps=50).fit(Autoencoder())
     found = curves(logger)
     for key in KEYS:
-        assert [step for step, _ in found[f"benchmark/{key}"]] == [0, 5, 10, 15, 20, 25, 30, 33], key
-    assert [step for step, _ in found["benchmark/detectable_difference"]] == [15, 20, 25, 30, 33]
-    assert [step for step, _ in found["benchmark/audit_error"]] == [20, 30]
-    rest = {"detectable_difference", "audit_error", "audit_error_se"}
-    assert {key for key in found if key.startswith("benchmark/")} == {f"benchmark/{key}" for key in KEYS | rest}
+        assert [step for step, _ in found[key]] == [0, 5, 10, 15, 20, 25, 30, 33], key
+    assert [step for step, _ in found["benchmark_details/detectable_difference"]] == [15, 20, 25, 30, 33]
+    assert [step for step, _ in found["benchmark_details/audit_error"]] == [20, 30]
+    assert [step for step, _ in found["benchmark_details/decision_accuracy"]] == [10, 15, 20, 25, 30, 33]
+    ratios = {f"benchmark_{key}_signal_to_noise" for key in ("tasks/easy", "tasks/hard")}
+    ratios |= {"benchmark_details/signal_to_noise"}
+    for key in ratios:
+        assert [step for step, _ in found[key]] == [20, 25, 30, 33], key
+    rest = ("detectable_difference", "audit_error", "audit_error_se", "decision_accuracy")
+    details = {f"benchmark_details/{name}" for name in rest}
+    assert {key for key in found if key.startswith("benchmark")} == KEYS | ratios | details
+
+
+def test_signal_and_noise_are_those_of_the_values_so_far_and_silent_tasks_are_named(caplog):
+    def answered(module, batch):
+        """One task rises with the steps; the other goes up and down without an order."""
+        level, _, number = batch[0].T
+        step = module.trainer.global_step
+        moved = torch.where(number < 1000, 0.02 * step, torch.tensor(step * 37 % 101 / 101))
+        return -level.clamp(0.0, 1.0) - 2.0 + moved
+
+    callback = benchmark(log_likelihood=answered, warmup=9)
+    with caplog.at_level("INFO"):
+        trainer(callback, max_steps=60).fit(Autoencoder())
+    assert [result.signal is None for result in callback.history] == [True] * 4 + [False] * 9
+    last = callback.history[-1]
+    series = torch.tensor([[result.value, *result.task_values] for result in callback.history], dtype=torch.float64)
+    signal, noise, _ = signal_and_noise(series)
+    assert (last.signal, *last.task_signals) == pytest.approx(tuple(signal.tolist()))
+    assert (last.noise, *last.task_noises) == pytest.approx(tuple(noise.tolist()))
+    assert last.silent_tasks == ("hard",)
+    assert "Tasks that tell nothing so far, in no other than random order: hard." in caplog.text
+    assert last.decision_accuracy == 1.0  # every point of a task moves alike
+    assert BenchmarkResult.from_dict(last.to_dict()) == last
 
 
 def test_in_the_warm_up_the_values_are_exact():

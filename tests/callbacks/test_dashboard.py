@@ -14,6 +14,7 @@ from tensorboard.util import tensor_util
 from torch.utils.tensorboard import SummaryWriter
 
 from tests.callbacks.runs import probing, steps, trainer
+from tests.callbacks.test_views import Pairs
 from tests.encoders import Autoencoder
 
 FIGURES = ("curve", "scales", "task_map")
@@ -43,7 +44,7 @@ def test_the_first_and_the_last_probe_are_drawn_and_those_between_where_there_is
     logger, callback = TensorBoardLogger("runs"), drawing(every=2)
     trainer(callback, max_steps=20, logger=logger).fit(Autoencoder())
     for name in FIGURES:
-        drawn = images(shown(logger), f"synbench/{name}")
+        drawn = images(shown(logger), f"synbench_figures/{name}")
         assert drawn[0] == 0
         assert drawn[-1] == 20
         assert set(drawn) <= set(steps(callback))
@@ -54,13 +55,13 @@ def test_every_probe_is_drawn_where_drawing_takes_little_of_the_time(monkeypatch
     monkeypatch.setattr("synbench_lightning.callbacks.dashboard.SHARE", 1.0)
     logger = TensorBoardLogger("runs")
     trainer(drawing(probe_at_end=False), max_steps=12, logger=logger).fit(Autoencoder())
-    assert images(shown(logger), "synbench/scales") == [0, 5, 10]
+    assert images(shown(logger), "synbench_figures/scales") == [0, 5, 10]
 
 
 def test_figures_are_sharp():
     logger = TensorBoardLogger("runs")
     trainer(drawing(), max_steps=1, logger=logger).fit(Autoencoder())
-    assert all(image.width >= 1000 for name in FIGURES for image in shown(logger).Images(f"synbench/{name}"))
+    assert all(image.width >= 1000 for name in FIGURES for image in shown(logger).Images(f"synbench_figures/{name}"))
 
 
 def layout(events):
@@ -74,38 +75,57 @@ def charts(logger, folder="synbench_charts"):
     return layout(events)
 
 
-def test_the_page_of_charts_opens_with_the_score_in_its_band():
+INPUTS = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "monitored"),
+    [({}, "score"), ({"inputs": INPUTS}, "information"), ({"labels": (INPUTS, torch.arange(40) % 2)}, "readout")],
+)
+def test_the_page_of_charts_opens_with_the_one_to_monitor_in_its_band(arguments, monitored):
     logger = TensorBoardLogger("runs")
-    trainer(drawing(), drawing(prefix="deep"), max_steps=5, logger=logger).fit(Autoencoder())
+    trainer(drawing(**arguments), drawing(prefix="deep"), max_steps=5, logger=logger).fit(Autoencoder())
     events = shown(logger)
-    page = charts(logger)
-    assert [category.title for category in page.category] == ["synbench score", "synbench", "deep score", "deep"]
-    for category in page.category[::2]:
-        (band,) = category.chart[0].margin.series
-        prefix = category.title.removesuffix(" score")
+    for prefix, name in (("synbench", monitored), ("deep", "score")):
+        ((chart,), *_) = (category.chart for category in charts(logger, f"{prefix}_charts").category)
+        (band,) = chart.margin.series
+        assert band.value == f"{prefix}/{name}"
         value, low, high = (
             [point.value for point in events.Scalars(tag)] for tag in (band.value, band.lower, band.upper)
         )
-        errors = [point.value for point in events.Scalars(f"{prefix}/score_se")]
+        errors = [point.value for point in events.Scalars(f"{prefix}/{name}_se")]
         assert low == pytest.approx([v - e for v, e in zip(value, errors, strict=True)], abs=1e-6)
         assert high == pytest.approx([v + e for v, e in zip(value, errors, strict=True)], abs=1e-6)
 
 
-@pytest.mark.parametrize("inputs", [None, torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))])
-def test_every_chart_finds_its_keys(inputs):
+def test_a_chart_after_the_first_has_one_line_and_says_which():
     logger = TensorBoardLogger("runs")
-    trainer(drawing(inputs=inputs), max_steps=1, logger=logger).fit(Autoencoder())
-    events = shown(logger)
-    found = {}
-    for chart in charts(logger).category[1].chart:
-        expressions = chart.multiline.tag
-        found[chart.title] = {tag for tag in events.Tags()["scalars"] if any(re.match(e, tag) for e in expressions)}
-    assert found["worst case"] == {f"synbench/{key}" for key in ("worst", "smoothed_worst", "cvar", "mean")}
-    assert found["robustness"] == {"synbench/score", "synbench/score_eps_0.20"}
-    assert {f"synbench/task/{task}" for task in ("dc", "cos_1", "cos_2")} == found["tasks"]
-    assert all(found.values())
-    informed = {"synbench/information"} if inputs is not None else None
-    assert found.get("information about inputs, nats") == informed
+    trainer(drawing(inputs=INPUTS), drawing(prefix="synbench_b"), max_steps=1, logger=logger).fit(Autoencoder())
+    tags, found = shown(logger).Tags()["scalars"], {}
+    for category in charts(logger).category[1:]:
+        for chart in category.chart:
+            found[chart.title] = [tag for tag in tags if any(re.search(e, tag) for e in chart.multiline.tag)]
+    assert found == {
+        "SynBench score": ["synbench/score"],
+        "score of the worst task": ["synbench/worst"],
+        "effective rank of the features": ["synbench_details/effective_rank"],
+        "time in probes, as a share of the run's": ["synbench_details/overhead"],
+        **{task: [f"synbench_tasks/{task}"] for task in ("dc", "cos_1", "cos_2")},
+    }
+
+
+def test_the_charts_are_laid_out_anew_when_there_is_a_better_one_to_monitor():
+    logger = TensorBoardLogger("runs")
+    trainer(drawing(inputs="first_batch"), max_steps=10, logger=logger).fit(Pairs())
+    events = EventAccumulator(f"{logger.log_dir}/synbench_charts")
+    events.Reload()
+    pages = [
+        layout_pb2.Layout.FromString(tensor_util.make_ndarray(tensor.tensor_proto).item())
+        for tensor in events.Tensors("custom_scalars__config__")
+    ]
+    assert [page.category[0].chart[0].margin.series[0].value for page in pages] == [
+        "synbench/score", "synbench/information"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("hook", ["setup", "on_fit_start", "on_train_start", "on_train_end"])
@@ -177,7 +197,7 @@ def test_wandb_gets_images_by_its_own_call():
     logger = silent(WandbLogger)
     trainer(drawing(), max_steps=1, logger=logger).fit(Autoencoder())
     assert [(key, step) for key, step, _ in logger.figures] == [
-        (f"synbench/{name}", step) for step in (0, 1) for name in FIGURES
+        (f"synbench_figures/{name}", step) for step in (0, 1) for name in FIGURES
     ]
     assert all(image.ndim == 3 for _, _, image in logger.figures)
 
@@ -186,7 +206,7 @@ def test_mlflow_gets_vector_figures_by_its_own_call():
     logger = silent(MLFlowLogger)
     trainer(drawing(), max_steps=1, logger=logger).fit(Autoencoder())
     assert [file for file, _, _ in logger.figures] == [
-        f"synbench/{name}/step_{step:08d}.svg" for step in (0, 1) for name in FIGURES
+        f"synbench_figures/{name}/step_{step:08d}.svg" for step in (0, 1) for name in FIGURES
     ]
     assert all(isinstance(figure, Figure) for _, _, figure in logger.figures)
 

@@ -83,7 +83,7 @@ def test_a_resumed_run_goes_on_with_the_shape_of_the_first():
     assert steps(resumed) == [0, 2, 4, 6, 8, 10]
     assert {result.input_shape for result in resumed.history} == {(6, 16)}
     other = probing(every=2, input_shape=(9, 16))
-    with pytest.warns(UserWarning, match=r"other arguments.*on \(6, 16\).*on \(9, 16\)"):
+    with pytest.warns(UserWarning, match=r"other arguments.*shape \(6, 16\).*shape \(9, 16\)"):
         trainer(other, max_steps=10).fit(Longer(), ckpt_path="run.ckpt")
 
 

@@ -15,7 +15,7 @@ def test_the_bar_shows_the_latest_score():
 
     callback = probing(probe_at_end=False)
     trainer(Bar(), callback, max_steps=10, enable_progress_bar=True).fit(Autoencoder())
-    assert shown["synbench/score"] == pytest.approx(callback.history[-1].score())
+    assert shown["synbench"] == pytest.approx(callback.history[-1].score())
 
 
 def test_a_long_probe_shows_a_bar_of_its_own(monkeypatch, capsys):

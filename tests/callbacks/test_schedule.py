@@ -1,8 +1,12 @@
+from types import SimpleNamespace
+
+import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel, ManualOptimBoringModel
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from synbench_lightning import SynBenchCallback
+from synbench_lightning.callbacks.schedule import Schedule
 from tests.callbacks.runs import SMALL, curves, probing, steps, trainer
 from tests.encoders import Autoencoder
 
@@ -66,3 +70,37 @@ def test_no_step_no_probe():
     trainer(callback, max_steps=0).fit(Autoencoder())
     trainer(callback, fast_dev_run=True).validate(BoringModel(), verbose=False)
     assert callback.history == []
+
+
+@pytest.mark.parametrize(
+    ("epochs", "settled", "owed", "step", "due"),
+    [
+        (None, 10, False, 14, False),
+        (None, 10, False, 15, True),  # saved after the batch of a multiple and before its probe
+        (None, 14, False, 16, True),
+        (None, 10, True, 10, True),
+        (1, 10, False, 15, False),  # the end of an epoch is not told by the step
+        (1, 10, True, 10, True),
+    ],
+)
+def test_a_resumed_run_makes_up_for_the_probe_that_its_checkpoint_was_saved_without(epochs, settled, owed, step, due):
+    schedule = Schedule(5, epochs, at_start=True, at_end=True)
+    schedule.last_step, schedule.owed = settled, owed
+    resumed = Schedule(5, epochs, at_start=True, at_end=True)
+    resumed.take_up(schedule.state())
+    assert resumed.due_at_first_batch(SimpleNamespace(global_step=step), begins=False) == due
+
+
+@pytest.mark.parametrize("at_start", [True, False])
+def test_a_run_that_begins_owes_nothing(at_start):
+    schedule = Schedule(5, None, at_start=at_start, at_end=True)
+    assert schedule.state() == {"last_step": 0, "owed": False}
+    assert schedule.due_at_first_batch(SimpleNamespace(global_step=0), begins=True) == at_start
+
+
+def test_intervals_are_whole_numbers_and_are_told_in_their_unit():
+    assert [str(Schedule(5, epochs, True, True)) for epochs in (None, 2)] == ["5 steps", "2 epochs"]
+    with pytest.raises(ValueError, match="`every_n_train_steps`"):
+        Schedule(0, None, True, True)
+    with pytest.raises(ValueError, match="`every_n_epochs`"):
+        Schedule(5, 0, True, True)

@@ -16,11 +16,12 @@ from synbench_lightning import GaussianTask, ProbePlan, SynBenchCallback, evalua
 from tests.callbacks.runs import SMALL, curves, probing, steps, trainer
 from tests.encoders import Autoencoder, Batches
 
-KEYS = {
-    "score", "score_eps_0.20", "mean", "worst", "cvar", "gap", "accuracy", "probe_seconds", "overhead",
-    "score_se", "task/dc", "task/cos_1", "task/cos_2", "smoothed_worst", "mean_se", "worst_se", "cvar_se",
-    "smoothed_worst_se", "gap_se", "effective_rank", "alpha_req", "feature_std",
-}  # fmt: skip
+KEYS = {f"synbench/{name}" for name in ("score", "score_se", "worst", "worst_se")}
+KEYS |= {f"synbench_tasks/{name}" for name in ("dc", "cos_1", "cos_2")}
+KEYS |= {f"synbench_details/{name}" for name in (
+    "score_eps_0.20", "mean", "cvar", "gap", "accuracy", "probe_seconds", "overhead", "smoothed_worst", "mean_se",
+    "cvar_se", "smoothed_worst_se", "gap_se", "effective_rank", "alpha_req", "feature_std",
+)}  # fmt: skip
 
 
 def test_documented_keys_have_one_point_for_each_probe_at_its_step():
@@ -28,9 +29,9 @@ def test_documented_keys_have_one_point_for_each_probe_at_its_step():
     callback = probing(every=25)
     trainer(callback, max_steps=60, logger=logger, log_every_n_steps=50).fit(Autoencoder())
     found = curves(logger)
-    assert {key for key in found if key.startswith("synbench/")} == {f"synbench/{key}" for key in KEYS}
+    assert {key for key in found if key.startswith("synbench")} == KEYS
     for key in KEYS:
-        assert [step for step, _ in found[f"synbench/{key}"]] == [0, 25, 50, 60], key
+        assert [step for step, _ in found[key]] == [0, 25, 50, 60], key
     assert [value for _, value in found["synbench/score"]] == pytest.approx([r.score() for r in callback.history])
     assert steps(callback) == [0, 25, 50, 60]
 
@@ -41,12 +42,12 @@ def test_the_logged_values_follow_from_the_result():
     run.fit(Autoencoder())
     result, logged = callback.history[-1], run.callback_metrics
     assert logged["synbench/score"] == pytest.approx(result.score("dc", 0.0, 0.7))
-    assert logged["synbench/score_eps_0.20"] == pytest.approx(result.score("dc", 0.2, 0.7))
+    assert logged["synbench_details/score_eps_0.20"] == pytest.approx(result.score("dc", 0.2, 0.7))
     scores = sorted(result.task_scores().values())
     assert logged["synbench/worst"] == pytest.approx(scores[0])
-    assert logged["synbench/mean"] == pytest.approx(sum(scores) / 3)
-    assert logged["synbench/gap"] == pytest.approx(sum(scores) / 3 - scores[0])
-    assert 0 < logged["synbench/overhead"] < 1
+    assert logged["synbench_details/mean"] == pytest.approx(sum(scores) / 3)
+    assert logged["synbench_details/gap"] == pytest.approx(sum(scores) / 3 - scores[0])
+    assert 0 < logged["synbench_details/overhead"] < 1
 
 
 def test_the_score_in_training_is_that_of_evaluate_on_the_same_weights():
@@ -279,7 +280,7 @@ def test_own_tasks_and_a_plan_of_ones_own():
     run = trainer(callback, max_steps=2)
     run.fit(Autoencoder())
     assert callback.history[0].tasks == ("corner",)
-    assert "synbench/task/corner" in run.callback_metrics
+    assert "synbench_tasks/corner" in run.callback_metrics
 
 
 def test_float64_and_bfloat16_runs():

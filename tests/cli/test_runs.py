@@ -6,7 +6,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch.utils.data import TensorDataset
 
+from synbench_lightning import BenchmarkCallback
 from synbench_lightning.cli import main
 from synbench_lightning.cli.runs import runs_in
 from tests.callbacks.runs import probing, trainer
@@ -189,6 +191,28 @@ def test_the_report_says_what_the_runs_have_come_to(tmp_path, capsys):
     assert "Robustness-accuracy curve, task dc" in page
 
 
+def test_the_report_says_what_a_benchmark_is_worth_for_decisions(tmp_path, capsys):
+    x = torch.rand(300, 2, generator=torch.Generator().manual_seed(0))
+    tasks = {"rising": TensorDataset(x, torch.zeros(300)), "restless": TensorDataset(x, torch.ones(300))}
+
+    def answered(module, batch):
+        (level, _), restless, step = batch[0].T, batch[1], module.trainer.global_step
+        return -2 - level + torch.where(restless > 0, torch.tensor(step // 2 * 37 % 101 / 101), 0.02 * step)
+
+    benchmark = BenchmarkCallback(tasks, 0.1, log_likelihood=answered, warmup=9, every_n_train_steps=2)
+    saving = ModelCheckpoint(every_n_train_steps=10, save_top_k=-1)
+    trainer(
+        probing(every=10), benchmark, saving, max_steps=20, logger=False, default_root_dir=tmp_path,
+        enable_checkpointing=True,
+    ).fit(Autoencoder())  # fmt: skip
+    page, last = page_of(tmp_path, capsys, tmp_path), benchmark.history[-1]
+    assert "benchmark: the last evaluation, at step 20" in page
+    assert "The task restless tells nothing so far" in page
+    assert "The task rising tells nothing so far" not in page
+    assert f">{last.signal / last.noise:.1f}</td>" in page
+    assert f">{last.decision_accuracy:.0%}</td>" in page
+
+
 def test_the_report_warns_of_what_a_curve_does_not_show(tmp_path, capsys):
     trained(tmp_path / "one", seed=0)
     trained(tmp_path / "two", seed=1)
@@ -237,3 +261,16 @@ def test_a_history_of_another_version_is_a_note_and_the_log_is_read(tmp_path, ch
     assert list(found.points) == [0, 5, 10, 15, 20]
     assert (found.source, found.history, len(found.checkpoints)) == ("event files", (), 4)
     assert sum("its history cannot be read" in note for note in found.warnings) == 4
+
+
+def test_the_number_to_watch_comes_first_and_a_run_has_a_short_name(tmp_path, capsys):
+    x = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    history = trained(tmp_path / "one", inputs=x)
+    page = page_of(tmp_path, capsys, tmp_path / "one")
+    best = max(history, key=lambda result: result.information)
+    first = page.index(f"<b>information {best.information:.3f} ± {best.information_error:.3f}</b>")
+    assert first < page.index("<table")
+    (title,) = re.findall(r"<h2>(.*?)</h2>", page)
+    assert str(tmp_path) not in title
+    assert title.endswith("one")
+    assert "<wbr>" in page  # a path in a table breaks behind a slash

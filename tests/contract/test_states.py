@@ -1,6 +1,7 @@
 """Only a resumed fit takes up a state, what another run has left is dropped, and no state keeps a run from going on."""
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -264,11 +265,15 @@ def test_states_of_earlier_versions_are_read(file):
     states = torch.load(DATA / file, weights_only=True)
     with_states(states)
     found = callbacks()
-    trainer(*found, max_steps=20).fit(Model(), ckpt_path="changed.ckpt")
+    # Without a format the points were drawn by a method that is no more: evaluations begin anew, the history is kept.
+    was_another = pytest.warns(UserWarning, match="was another one, or evaluated otherwise.*'loss'")
+    with nullcontext() if "format_" in file else was_another:
+        trainer(*found, max_steps=20).fit(Model(), ckpt_path="changed.ckpt")
     assert steps(found[0]) == steps(found[1]) == [0, 5, 10, 15, 20]
     for callback in found[:2]:
         before = states[callback.state_key]["history"]
-        assert [result.to_dict() for result in callback.history[: len(before)]] == before
+        kept = [result.to_dict() for result in callback.history[: len(before)]]
+        assert [{key: new[key] for key in old} for old, new in zip(before, kept, strict=True)] == before
 
 
 def changed_history(change):

@@ -14,6 +14,7 @@ from torch.utils.data import DistributedSampler
 
 from synbench_lightning import evaluate
 from tests.callbacks.runs import SMALL
+from tests.distributed.worker import Lengths
 from tests.encoders import Autoencoder
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,16 @@ def test_ddp_takes_the_inputs_of_the_first_process(tmp_path):
     first = found[0]["history"][0]
     assert first["inputs"] == alone.inputs
     assert first["information"] == pytest.approx(alone.information, rel=1e-5)
+
+
+def test_ddp_takes_the_shape_that_training_gives_the_encoder_on_the_first_process(tmp_path):
+    found, log = run(tmp_path, lengths_differ=True)
+    assert_same_on_every_process(found)
+    assert {tuple(result["input_shape"]) for result in found[0]["history"]} == {(4, 16)}
+    assert "with inputs of shape (4, 16)" in log
+    seed_everything(0, verbose=False)
+    alone = evaluate(Lengths().encoder, (4, 16), tasks="default", plan=SMALL)
+    assert_like_one_process(found[0]["history"][0], alone)
 
 
 def test_ddp_training_is_the_same_to_the_bit(tmp_path):

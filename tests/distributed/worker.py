@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from synbench_lightning import BenchmarkCallback, ProbePlan
 from tests.callbacks.runs import SMALL, probing, trainer
+from tests.contract.foreign import Foreign, patches, transformer
 from tests.distributed.leaving import leave
 from tests.encoders import Autoencoder
 
@@ -79,6 +80,19 @@ class Skipping(Autoencoder):
             optimizer.step()
 
 
+class Lengths(Foreign):
+    """Sequences, longer on the second process: what its encoder is given has another shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = transformer()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        tokens = patches(batch[0]).repeat(1, 1 + self.global_rank, 1)
+        loss: Tensor = self.encoder(tokens).square().mean()
+        return loss
+
+
 def labelled() -> dict[str, Any]:
     """Two questions about images, 73 points each beside 40 that are support."""
     x = torch.randn(113, 1, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -105,6 +119,8 @@ def train(
     skipping: bool = False,
     benchmark: bool = False,
     inputs: bool = False,
+    accelerator: str = "cpu",
+    lengths_differ: bool = False,
 ) -> None:
     """Train an autoencoder; with ``fails_on`` the encoder raises on that rank at step ``fails_at``.
 
@@ -121,14 +137,16 @@ def train(
         return features
 
     seed_everything(0)
-    model = Sharded(sharded) if sharded in PARTS else Skipping() if skipping else Autoencoder()
+    kind = Lengths if lengths_differ else Skipping if skipping else Autoencoder
+    model: Any = Sharded(sharded) if sharded in PARTS else kind()
     strategy: Any = "ddp"
     if sharded in PARTS:
         strategy = ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1)
     elif sharded:
-        strategy = FSDP1OnCPU(auto_wrap_policy={nn.Linear} if sharded == "fsdp1, layers" else None)
+        of_lightning = FSDP1OnCPU if accelerator == "cpu" else FSDPStrategy
+        strategy = of_lightning(auto_wrap_policy={nn.Linear} if sharded == "fsdp1, layers" else None)
     plan = ProbePlan(forwards=forwards, num_scales=num_scales)
-    through: Any = "encoder" if sharded else encoder
+    through: Any = None if lengths_differ else "encoder" if sharded else encoder
     callback: Any = probing(
         every=5, encoder=through, on_error=on_error, plan=plan, batch_size=32, inputs="first_batch" if inputs else None
     )
@@ -141,7 +159,10 @@ def train(
     weights = Weights()
     callbacks = [weights, callback] if probes else [weights]
     length: dict[str, Any] = {"max_steps": -1, "max_epochs": 3} if skipping else {"max_steps": 15}
-    run = trainer(*callbacks, limit_train_batches=5, strategy=strategy, devices=world, logger=logger, **length)
+    run = trainer(
+        *callbacks, limit_train_batches=5, strategy=strategy, devices=world, logger=logger, accelerator=accelerator,
+        **length,
+    )  # fmt: skip
     start = time.monotonic()
     error = None
     try:

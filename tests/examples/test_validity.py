@@ -1,17 +1,19 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.neighbors import NearestCentroid
+from scipy.optimize import minimize
+from scipy.stats import multivariate_normal, spearmanr, zscore
+from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from validity.alignment import agreement
 from validity.answers import Study, read_table, write_table
-from validity.inputs import Images, load_images
-from validity.measure import EPSILONS, PREDICTORS, Measurement
-from validity.proxies import Mixture, class_rules, unlabelled
+from validity.encoders import DIMENSIONS, build_encoder
+from validity.inputs import load_images
+from validity.measure import PREDICTORS, Measurement
+from validity.proxies import lidar, logme
 from validity.regimes import DEVELOPMENT, HELD_OUT, REGIMES
 from validity.runs import Run, checkpoint_steps, pretrain
 
@@ -85,7 +87,7 @@ def test_clusters_agree_with_the_digit_and_not_with_its_parity():
     assert found["digit"] > 0.6
     assert found["parity"] < 0.4
     glyphs = load_images("glyphs")
-    chance = Images(glyphs.train, glyphs.test, {"none": torch.arange(len(glyphs.train)) % 3}, {})
+    chance = replace(glyphs, train_labels={"none": torch.arange(len(glyphs.train)) % 3})
     assert agreement(chance)["none"] < 0.02
 
 
@@ -102,32 +104,73 @@ def test_letters_of_all_fonts_are_drawn():
 def test_an_encoder_that_loses_nothing_has_the_score_one_whatever_the_centre_and_the_noise(name):
     families = Measurement(name).families
     for family in families.values():
-        scores = family.scores(nn.Flatten(), EPSILONS)
+        scores = family.scores(nn.Flatten(), (0.0, 0.2, 0.5, 0.8))
         # White noise has one eigenvalue: every epsilon gives the same rule.
         assert scores.mean().item() == pytest.approx(1, abs=0.05)
 
 
-def test_the_linear_discriminant_and_the_nearest_mean_are_those_of_scikit_learn():
-    x = torch.randn(600, 8, generator=torch.Generator().manual_seed(0)).double()
-    y = torch.arange(600) % 3
-    x[:, 0] += y
-    x = x @ torch.randn(8, 8, generator=torch.Generator().manual_seed(1)).double()
-    reference = LinearDiscriminantAnalysis(priors=[1 / 3] * 3).fit(x[:300].numpy(), y[:300].numpy())
-    expected = reference.score(x[300:].numpy(), y[300:].numpy())
-    nearest = NearestCentroid().fit(x[:300].numpy(), y[:300].numpy()).score(x[300:].numpy(), y[300:].numpy())
-    assert class_rules(x[:300], y[:300], x[300:], y[300:]) == pytest.approx((expected, nearest), abs=0.005)
+def test_lidar_counts_the_directions_that_tell_images_apart():
+    generator = torch.Generator().manual_seed(0)
+    means = torch.zeros(512, 1, 8)
+    means[..., :3] = 10 * torch.randn(512, 1, 3, generator=generator)
+    features = means + torch.randn(512, 16, 8, generator=generator)
+    assert lidar(features) == pytest.approx(3, abs=0.3)
 
 
-def test_a_nonlinear_encoder_makes_a_mixture_more_separable_than_the_inputs_are():
-    # With a covariance for each class the optimum is quadratic; squares of the inputs come nearer to it.
-    mixture = Mixture(unlabelled(load_images("digits")), 2.0, classes=3)
+def test_logme_is_the_largest_log_evidence_of_a_linear_model():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 5, generator=generator).double(), torch.arange(40) % 2
 
-    def squares(images):
-        flat = images.flatten(1)
-        return torch.cat([flat, flat.square()], 1)
+    targets = torch.nn.functional.one_hot(y).double().T.numpy()
 
-    assert mixture.accuracies(squares)[0] > mixture.accuracies(nn.Flatten())[0] + 0.01
-    assert mixture.accuracies(lambda images: torch.zeros(len(images), 4))[0] == pytest.approx(1 / 3, abs=0.02)
+    def without_evidence(logarithms, target):
+        alpha, beta = np.exp(np.clip(logarithms, -9, 9))
+        covariance = (torch.eye(40).double() / beta + x @ x.T / alpha).numpy()
+        return -multivariate_normal(np.zeros(40), covariance).logpdf(target) / 40
+
+    best = [minimize(without_evidence, [0, 0], (target,), method="Nelder-Mead").fun for target in targets]
+    assert logme(x, y) == pytest.approx(-np.mean(best), abs=1e-3)
+
+
+def test_views_keep_what_the_label_is_about_and_wrong_ones_do_not():
+    images = load_images("digits")
+    torch.manual_seed(0)
+    neighbours = KNeighborsClassifier(5).fit(images.train.flatten(1), images.train_labels["digit"])
+    kept, lost = (
+        neighbours.score(view(images.test).flatten(1), images.test_labels["digit"])
+        for view in (images.views, images.wrong_views)
+    )
+    assert kept > lost + 0.2
+
+
+def test_letters_are_recoloured_as_they_were_coloured():
+    images = load_images("recoloured")
+    torch.manual_seed(0)
+    first, second = (images.views(images.test) for _ in range(2))
+    assert first.shape == images.test.shape
+    # The colour of the ground, the median over places, does not tell that of another view.
+    grounds = [view.flatten(2).median(2).values.flatten().numpy() for view in (first, second)]
+    assert abs(np.corrcoef(grounds)[0, 1]) < 0.1
+    assert first.mean().item() == pytest.approx(images.test.mean().item(), abs=0.2)
+
+
+def test_sums_are_of_what_varies_within_a_run():
+    predictors = {"information, views": [[0, 1, 2, 3]] * 2, "readout 100": [[0, -1, 5, 9]] * 2, "other": [STEPS, STEPS]}
+    found = study(**predictors).predictors["views + readout 100"]
+    expected = zscore([0, 1, 2, 3]) + zscore([0, -1, 5, 9])
+    assert found == pytest.approx(np.stack([expected] * 4))
+
+
+@pytest.mark.parametrize(("name", "encoder"), [("digits", "conv"), ("digits", "transformer"), ("pictures", "resnet")])
+def test_every_way_trains_on_every_size(name, encoder):
+    if name == "pictures":
+        pytest.importorskip("skimage")
+    images = load_images(name)
+    for make in REGIMES.values():
+        regime = make(images, DIMENSIONS[encoder])
+        torch.manual_seed(0)
+        few = regime.batch()._replace(images=regime.batch().images[:128])
+        assert torch.isfinite(regime.loss(build_encoder(encoder, images.input_shape[0]), few))
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib import rc_context
 from scipy.integrate import trapezoid
 from torch import nn
 
@@ -101,3 +102,28 @@ def test_an_empty_history_and_an_unknown_task_are_refused():
         task_map_figure([])
     with pytest.raises(ValueError, match="`task` must be one that was probed"):
         robustness_accuracy_figure(result(0.5), "x")
+
+
+def test_the_colours_of_the_map_range_over_the_scores_and_one_standard_error_is_marked():
+    history = [result(1.0, 0), result(0.5, 100), result(0.1, 200)]
+    axes, bar = task_map_figure(history).axes
+    scores = [score for found in history for score in found.task_scores().values()]
+    assert axes.images[0].get_clim() == (min(scores), max(scores))
+    low, high = sorted(float(line.get_ydata()[0]) for line in bar.lines)
+    errors = [found.standard_error(task) for found in history for task in found.tasks]
+    assert high - low == pytest.approx(float(np.median(errors)))
+
+
+def test_the_one_to_monitor_stands_on_top():
+    told = {"information": 3.0, "readout": 0.5}
+    for kind, label in (("views", "nats"), ("noise", "labels")):
+        history = [replace(result(1.0, step), information_kind=kind, **told) for step in (3, 5)]
+        assert label in history_figure(history).axes[0].get_ylabel()
+        assert len(history_figure(history).axes) == 3
+
+
+def test_the_style_is_that_of_the_package_whatever_the_caller_has_set():
+    with rc_context({"axes.grid": False, "font.size": 20}):
+        axes = history_figure([result(1.0, 0), result(0.1, 5)]).axes[0]
+    assert axes.xaxis.label.get_size() == 9
+    assert not axes.spines["top"].get_visible()

@@ -63,6 +63,7 @@ def adjacency():
 
 CHANGES = {
     "queue": (lambda: deque([1, 2], maxlen=2), lambda v: v.append(3), list),
+    "queue without an end": (lambda: deque([1]), lambda v: v.append(2), list),
     "queue of tensors": (lambda: deque([torch.zeros(2)]), lambda v: v[0].add_(1), lambda v: v[0].tolist()),
     "tensors in a dict": (lambda: {"a": {"b": torch.zeros(2)}}, lambda v: v["a"]["b"].fill_(3), str),
     "dict in a list in a tuple": (lambda: ([{"a": 1}],), lambda v: v[0][0].update(a=2, b=3), str),
@@ -74,6 +75,7 @@ CHANGES = {
     "numbers": (lambda: array.array("d", [1.0]), lambda v: v.append(2.0), list),
     "array": (lambda: np.zeros(3), lambda v: v.__iadd__(1), lambda v: v.tolist()),
     "array of objects": (lambda: np.array([[1], [2]], dtype=object), lambda v: v.fill(7), str),
+    "lists in an array": (lambda: np.array([[1], [2, 3]], dtype=object), lambda v: v[0].append(7), str),
     "old numpy generator": (lambda: np.random.RandomState(0), lambda v: v.rand(), lambda v: str(v.get_state())),
     "numpy generator": (lambda: np.random.default_rng(0), lambda v: v.random(), lambda v: str(v.bit_generator.state)),
     "generator of Python": (lambda: random.Random(0), lambda v: v.random(), lambda v: v.getstate()),
@@ -205,7 +207,7 @@ def test_memory_that_is_mapped_for_reading_is_not_written(tmp_path):
     np.arange(6.0).tofile(tmp_path / "table")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that such a tensor is not to be written
-        module = holder(torch.from_numpy(np.memmap(tmp_path / "table", mode="r")))
+        module = holder(torch.from_numpy(np.memmap(tmp_path / "table", np.float64, "r")))
     with isolated(module):
         module.value = None
     assert module.value.tolist() == list(range(6))

@@ -91,7 +91,7 @@ def nearest_medoid(vectors: Tensor, medoids: Tensor) -> Tensor:
         >>> nearest_medoid(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.6, 0.8], [1.0, 0.0]]))
         tensor([1, 0])
     """
-    parts = vectors.split(max(1, BLOCK // len(medoids)))
+    parts = vectors.split(BLOCK // len(medoids))
     return torch.cat([(part @ medoids.T).argmax(1) for part in parts])
 
 
@@ -102,8 +102,6 @@ def _spread(distance_to: Callable[[int], Tensor], points: int, count: int, gener
     for _ in range(count - 1):
         weights = distance.double().clamp_min(0) + 1e-12
         weights[chosen] = 0
-        cumulative = weights.cumsum(0)
-        place = torch.searchsorted(cumulative, generator.random() * float(cumulative[-1]), right=True)
-        chosen.append(min(int(place), points - 1))
+        chosen.append(int(generator.choice(points, p=(weights / weights.sum()).numpy())))
         distance = torch.minimum(distance, distance_to(chosen[-1]))
     return torch.tensor(chosen)

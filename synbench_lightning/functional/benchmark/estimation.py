@@ -32,6 +32,10 @@ class Estimate(NamedTuple):
         half = _quantile(confidence, self.degrees_of_freedom) * self.standard_error
         return self.value - half, self.value + half
 
+    def part(self, place: int) -> Estimate:
+        """One of several estimates, from their first dimension."""
+        return Estimate(self.value[place], self.standard_error[place], self.degrees_of_freedom[place])
+
 
 def mean_estimate(values: Tensor, population: int | None = None) -> Estimate:
     """Mean of points that were drawn at random, each with the same probability.

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from synbench_lightning.functional.benchmark.dynamics import task_curves
 from synbench_lightning.functional.benchmark.estimation import Estimate, mean_of_tasks, weighted_mean
+from synbench_lightning.functional.benchmark.item_response import (
+    chances_from_other_tasks,
+    fit_item_response,
+)
 from synbench_lightning.functional.benchmark.lure import lure
+from synbench_lightning.functional.benchmark.related import related_tasks
 from synbench_lightning.functional.benchmark.representatives import coefficient_clusters
 from synbench_lightning.functional.benchmark.residuals import aipw, weighted_residual
 from synbench_lightning.functional.benchmark.selection import Selection, proportional, stratified
+from synbench_lightning.functional.benchmark.worth import decision_accuracy
 
 Method = Literal["residual", "clusters", "random"]
 """How points are chosen in each task: drawn in proportion to how far off their forecasts were; the centres of clusters
@@ -29,6 +36,9 @@ less where they are log-likelihoods."""
 
 EVEN = 0.3
 """Share of the probability that is the same for all points of a task; .5 gives errors that are alike."""
+
+LEAST_MODELS = 4
+"""Complete evaluations below which no item response model is tried: the first half of them must be two."""
 
 
 def choose_points(curves: Tensor, tasks: Tensor, budget: int, method: Method = "residual", seed: int = 0) -> Selection:
@@ -121,18 +131,26 @@ def _residuals(curves: Tensor, tasks: Tensor, window: int) -> Tensor:
     """What forecasts from the evaluations of a window leave of those in the second half, less the mean of each task."""
     later = range(max(1, len(curves) // 2), len(curves))
     left = [curves[turn] - curves[max(0, turn - window) : turn].mean(0) for turn in later]
-    return torch.stack([residual - _of_each_task(residual, tasks) for residual in left])
+    return _off(torch.stack(left), tasks)
+
+
+def _off(residuals: Tensor, tasks: Tensor) -> Tensor:
+    """Residuals ``(..., n)`` less the mean of each task."""
+    return residuals - _of_each_task(residuals, tasks)
 
 
 def _of_each_task(values: Tensor, tasks: Tensor) -> Tensor:
-    """The mean of its task for each point, ``(n,)``."""
-    sums = torch.zeros(int(tasks.max()) + 1, dtype=values.dtype).index_add(0, tasks, values)
-    means: Tensor = (sums / torch.bincount(tasks))[tasks]
+    """The mean of its task for each point, ``(..., n)``."""
+    sums = torch.zeros(*values.shape[:-1], int(tasks.max()) + 1, dtype=values.dtype).index_add(-1, tasks, values)
+    means: Tensor = (sums / torch.bincount(tasks))[..., tasks]
     return means
 
 
 def predict_tasks(values: Tensor, selection: Selection, curves: Tensor, tasks: Tensor) -> list[Estimate]:
     """Each task's mean from the chosen points: forecast from the complete evaluations, and corrected.
+
+    Forecasts are those of :func:`forecast`. Where all values are one of two, right or wrong, an item response model
+    takes their place if it forecasts the second half of the complete evaluations better from the first.
 
     Points drawn at random give an unbiased correction (:func:`.aipw`); cluster centres are weighted by the size of
     their clusters (:func:`.weighted_residual`).
@@ -154,15 +172,54 @@ def predict_tasks(values: Tensor, selection: Selection, curves: Tensor, tasks: T
         >>> [torch.allclose(e.value, expected[tasks == k].mean()) for k, e in enumerate(estimates)]
         [True, True]
     """
-    predictions = forecast(curves, tasks).values
+    predictions = _expected(values, selection, curves, tasks)
     found = []
     for own, inside in _by_task(selection, tasks):
-        places, seen = torch.searchsorted(own, selection.indices[inside]), values[..., inside]
+        places = torch.searchsorted(own, selection.indices[inside])
+        seen, expected = values[..., inside], predictions[..., own]
         if selection.proposal is None:
-            found.append(weighted_residual(seen, predictions[own], places, selection.weights[inside]))
+            found.append(weighted_residual(seen, expected, places, selection.weights[inside]))
         else:
-            found.append(aipw(seen, predictions[own], places, selection.proposal[inside]))
+            found.append(aipw(seen, expected, places, selection.proposal[inside]))
     return found
+
+
+def _expected(values: Tensor, selection: Selection, curves: Tensor, tasks: Tensor) -> Tensor:
+    """What is expected of all points ``(n,)`` or ``(..., n)``, without the values of their own task."""
+    low, high = curves.min(), curves.max()
+    two_valued = all(bool(((seen == low) | (seen == high)).all()) for seen in (curves, values.to(curves)))
+    if not two_valued or low == high or len(curves) < LEAST_MODELS:
+        return forecast(curves, tasks).values
+    right, chosen = (curves == high).double(), selection.indices
+    earlier, later = right[: len(right) // 2], right[len(right) // 2 :]
+    by_items = chances_from_other_tasks(fit_item_response(earlier, tasks), later[:, chosen], chosen, tasks)
+    errors = [_off(later - guess, tasks).square().mean() for guess in (by_items, forecast(earlier, tasks).values)]
+    if errors[0] >= errors[1]:
+        return forecast(curves, tasks).values
+    answers = (values.to(curves) == high).double()
+    chances = chances_from_other_tasks(fit_item_response(right, tasks), answers, chosen, tasks)
+    return low.double() + (high - low).double() * chances
+
+
+def related(estimates: Sequence[Estimate], selection: Selection, curves: Tensor, tasks: Tensor) -> list[Estimate]:
+    """Estimates of :func:`predict_tasks`, each drawn to what the other tasks say of it (:func:`.related_tasks`).
+
+    Args:
+        estimates: of the tasks.
+        selection: of :func:`choose_points`.
+        curves: ``(T, n)`` complete evaluations.
+        tasks: ``(n,)`` task of each point.
+
+    Example:
+        >>> curves, tasks = -torch.rand(5, 40), torch.arange(40) // 20
+        >>> selection = choose_points(curves, tasks, budget=10)
+        >>> estimates = predict_tasks(-torch.rand(10), selection, curves, tasks)
+        >>> drawn = related(estimates, selection, curves, tasks)
+        >>> all(one.standard_error < other.standard_error for one, other in zip(drawn, estimates))
+        True
+    """
+    complete = torch.bincount(tasks[selection.indices], minlength=len(estimates)) == torch.bincount(tasks)
+    return related_tasks(estimates, task_curves(curves, tasks), complete)
 
 
 def change_of_benchmark(changes: Tensor, selection: Selection, tasks: Tensor) -> Estimate:
@@ -181,13 +238,40 @@ def change_of_benchmark(changes: Tensor, selection: Selection, tasks: Tensor) ->
         >>> round(change_of_benchmark(torch.full((10,), 0.5), selection, tasks).value.item(), 6)
         0.5
     """
+    return mean_of_tasks(_changes_of_tasks(changes, selection, tasks))
+
+
+def decisions(curves: Tensor, selection: Selection, tasks: Tensor) -> tuple[Tensor, Tensor]:
+    """How often the selected points put two complete evaluations in the order that all points put them in.
+
+    Args:
+        curves: ``(T, n)`` complete evaluations.
+        selection: of :func:`choose_points`.
+        tasks: ``(n,)`` task of each point.
+
+    Returns:
+        The :func:`.decision_accuracy` of the benchmark, and that of its tasks ``(K,)``.
+
+    Example:
+        >>> curves = torch.arange(4.0)[:, None] * torch.rand(40) - 5  # each point rises
+        >>> tasks = torch.arange(40) // 20
+        >>> decisions(curves, choose_points(curves, tasks, budget=10, method="random"), tasks)
+        (tensor(1., dtype=torch.float64), tensor([1., 1.], dtype=torch.float64))
+    """
+    truth = task_curves(curves, tasks)
+    estimates = _changes_of_tasks(curves[:, selection.indices].double(), selection, tasks)
+    found = torch.stack([estimate.value for estimate in estimates], 1)
+    return decision_accuracy(found.mean(1), truth.mean(1)), decision_accuracy(found, truth)
+
+
+def _changes_of_tasks(changes: Tensor, selection: Selection, tasks: Tensor) -> list[Estimate]:
     found = []
     for own, inside in _by_task(selection, tasks):
         if selection.proposal is None:
             found.append(weighted_mean(changes[..., inside], selection.weights[inside], len(own)))
         else:
             found.append(lure(changes[..., inside], selection.proposal[inside], len(own)))
-    return mean_of_tasks(found)
+    return found
 
 
 def _by_task(selection: Selection, tasks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

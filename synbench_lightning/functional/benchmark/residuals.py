@@ -17,7 +17,7 @@ def aipw(values: Tensor, predictions: Tensor, indices: Tensor, proposal: Tensor 
 
     Args:
         values: ``(..., m)`` values of the points that were evaluated, in the order of the draws.
-        predictions: ``(N,)`` predicted values of all points.
+        predictions: ``(N,)`` predicted values of all points, or ``(..., N)`` where they differ.
         indices: ``(m,)`` places of the evaluated points among them.
         proposal: ``(m,)`` probability of each draw among the points that were left; ``None``: all equally likely.
 
@@ -34,12 +34,12 @@ def aipw(values: Tensor, predictions: Tensor, indices: Tensor, proposal: Tensor 
         Estimate(value=tensor(3., dtype=torch.float64), standard_error=tensor(0., dtype=torch.float64), degrees_of_freedom=tensor(1., dtype=torch.float64))
     """  # noqa: E501 (one line, as it is printed)
     values, predicted = _residual_parts(values, predictions, indices)
-    residuals = values - predicted[indices]
+    residuals = values - predicted[..., indices]
     if proposal is None:
-        residual = mean_estimate(residuals, len(predicted))
+        residual = mean_estimate(residuals, predicted.shape[-1])
     else:
-        residual = lure(residuals, proposal, len(predicted))
-    return residual._replace(value=predicted.mean() + residual.value)
+        residual = lure(residuals, proposal, predicted.shape[-1])
+    return residual._replace(value=predicted.mean(-1) + residual.value)
 
 
 def weighted_residual(values: Tensor, predictions: Tensor, indices: Tensor, weights: Tensor) -> Estimate:
@@ -51,7 +51,7 @@ def weighted_residual(values: Tensor, predictions: Tensor, indices: Tensor, weig
 
     Args:
         values: ``(..., m)`` values of the points that were evaluated.
-        predictions: ``(N,)`` predicted values of all points.
+        predictions: ``(N,)`` predicted values of all points, or ``(..., N)`` where they differ.
         indices: ``(m,)`` places of the evaluated points among them.
         weights: ``(m,)`` share of the points that each of them stands for.
 
@@ -68,15 +68,15 @@ def weighted_residual(values: Tensor, predictions: Tensor, indices: Tensor, weig
         tensor(2.7500, dtype=torch.float64)
     """
     values, predicted = _residual_parts(values, predictions, indices)
-    residual = weighted_mean(values - predicted[indices], weights, len(predicted))
-    return residual._replace(value=predicted.mean() + residual.value)
+    residual = weighted_mean(values - predicted[..., indices], weights, predicted.shape[-1])
+    return residual._replace(value=predicted.mean(-1) + residual.value)
 
 
 def _residual_parts(values: Tensor, predictions: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     values, predicted = check_values(values), check_values(predictions, "predictions")
-    if predicted.ndim != 1 or indices.shape != values.shape[-1:]:
+    if predicted.ndim not in (1, values.ndim) or indices.shape != values.shape[-1:]:
         raise ValueError(
-            f"`predictions` must be (points,) and `indices` of shape {tuple(values.shape[-1:])}, one for each value, "
-            f"got {tuple(predictions.shape)} and {tuple(indices.shape)}."
+            "`predictions` must be (points,) or have the dimensions of `values`, and `indices` of shape "
+            f"{tuple(values.shape[-1:])}, one for each value; got {tuple(predictions.shape)}, {tuple(indices.shape)}."
         )
     return values, predicted

@@ -16,6 +16,12 @@ def test_points_that_move_with_an_anchor_are_predicted_exactly():
     assert opposite[1].item() == pytest.approx(1.5)  # its only anchor moves the other way
 
 
+def test_an_anchor_that_never_moved_leaves_the_others_at_their_means():
+    curves = torch.tensor([[0.7, 1.0, 0.0], [0.7, 2.0, 0.0], [0.7, 6.0, 3.0]])
+    found = anchor_predictions(curves, torch.tensor([0]), torch.tensor([5.0]))
+    assert found.tolist() == pytest.approx([0.7, 3.0, 1.0])
+
+
 def test_the_error_of_anchors_is_that_of_predicting_the_second_half_from_the_first():
     curves = torch.randn(20, 30, generator=torch.Generator().manual_seed(0)).double().cumsum(0)
     anchors = torch.tensor([3, 7, 11])
@@ -25,6 +31,7 @@ def test_the_error_of_anchors_is_that_of_predicting_the_second_half_from_the_fir
     ]
     assert found.standard_error.item() == pytest.approx(np.sqrt(np.mean(np.square(wrong))))
     assert found.degrees_of_freedom == 10
+    assert torch.isfinite(anchor_estimate(curves[:4], anchors, curves[-1, anchors]).standard_error)
     assert torch.isinf(anchor_estimate(curves[:3], anchors, curves[-1, anchors]).standard_error)
 
 

@@ -35,6 +35,18 @@ def test_scaling_of_correlation_distances_is_the_principal_components_of_the_cur
     found = multidimensional_scaling(correlation_distance(pearson(curves).r), dims=3)
     expected = PCA(3).fit_transform(curves.T.numpy())
     assert procrustes(found.numpy(), expected)[2] < 1e-6
+    sign = np.sign(np.take_along_axis(expected, np.abs(expected).argmax(0)[None], 0))
+    np.testing.assert_allclose(found.numpy(), expected * sign, atol=1e-6)
+    assert (found.amax(0) >= -found.amin(0)).all()
+
+
+def test_three_points_lie_in_a_plane_as_their_distances_say():
+    corners = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
+    found = multidimensional_scaling(torch.cdist(corners, corners), dims=3)
+    torch.testing.assert_close(torch.cdist(found, found), torch.cdist(corners, corners).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.sum(0), torch.zeros(3).double(), atol=1e-6, rtol=0)
+    line = multidimensional_scaling(torch.cdist(corners[:2], corners[:2]), dims=1)
+    assert line.abs().flatten().tolist() == pytest.approx([1.5, 1.5])
 
 
 def test_scaling_has_as_many_dimensions_as_asked_for():

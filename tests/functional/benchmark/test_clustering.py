@@ -28,6 +28,17 @@ def test_medoids_of_clear_clusters_are_the_best_there_are():
             assert all(len(cluster[torch.arange(12) % 3 == group].unique()) == 1 for group in range(3))
 
 
+@pytest.mark.parametrize("method", [k_means, k_medoids])
+def test_each_of_many_clusters_far_apart_is_found_with_any_seed(method):
+    # First points that are drawn alike from all would leave out some: 8 of 8 are hit once in 400 times.
+    vectors = torch.eye(8, dtype=torch.float64).repeat_interleave(10, 0)
+    vectors += 0.01 * torch.randn(80, 8, generator=torch.Generator().manual_seed(0)).double()
+    for seed in range(10):
+        found, cluster = method(vectors / vectors.norm(dim=1, keepdim=True), 8, seed)
+        assert sorted((found // 10).tolist()) == list(range(8))
+        assert torch.equal(cluster[found // 10 * 10], torch.arange(8))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_no_medoid_is_improved_by_another_point_of_its_cluster(seed):
     vectors = standardised(CURVES).T.contiguous()

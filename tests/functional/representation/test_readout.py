@@ -32,6 +32,35 @@ def test_with_many_examples_the_probabilities_are_those_of_the_gaussian_model():
     torch.testing.assert_close(found.exp(), truth.exp(), rtol=0, atol=0.03)
 
 
+def test_a_rare_class_is_as_likely_as_the_gaussian_model_says():
+    labels = (torch.arange(20_000) % 10 == 0).long()
+    generator = torch.Generator().manual_seed(0)
+    means = 1.5 * torch.eye(4)[:2]
+    support = torch.randn(20_000, 4, generator=generator) + means[labels]
+    features = torch.randn(200, 4, generator=generator) + means.mean(0)
+    found = class_log_probabilities(support, labels, features)
+    prior = torch.tensor([0.9, 0.1]).log()
+    truth = torch.log_softmax(-0.5 * torch.cdist(features, means).square() + prior, 1).double()
+    torch.testing.assert_close(found.exp(), truth.exp(), rtol=0, atol=0.05)
+
+
+def test_far_from_everything_the_answer_is_the_prior_once_in_n_plus_1_times():
+    support = torch.tensor([-1.1, -0.9, -1.0, -1.05, -0.95, -1.0, 0.9, 1.1])[:, None]
+    labels = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1])
+    found = class_log_probabilities(support, labels, torch.tensor([[-1e6], [1e6]])).exp()
+    assert found[0, 1].item() == pytest.approx(0.25 / 9)
+    assert found[1, 0].item() == pytest.approx(0.75 / 9)
+
+
+@pytest.mark.parametrize("n", [8, 20, 100])
+def test_classes_far_apart_are_certain_at_their_examples_and_doubtful_between_them(n):
+    labels = torch.arange(n) % 2
+    support = (2 * labels[:, None] - 1) + 0.05 * torch.randn(n, 1, generator=torch.Generator().manual_seed(0))
+    at_mean, between = class_log_probabilities(support, labels, torch.tensor([[1.0], [0.1]])).exp()[:, 1].tolist()
+    assert 1 - at_mean == pytest.approx(1 / (n + 1), rel=0.1)  # half of it from the search, half from the result
+    assert 0.5 < between < 0.7
+
+
 def test_the_classes_are_those_that_scikit_learn_finds():
     support, labels = gaussians(300, 10, 2.5, 0)
     features, _ = gaussians(500, 10, 2.5, 1)

@@ -1,0 +1,103 @@
+"""The score of an encoder outside training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from synbench_lightning.probe.families import Task
+from synbench_lightning.probe.inputs import Views
+from synbench_lightning.probe.labels import Labels
+from synbench_lightning.probe.plan import ProbePlan
+from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, Probe
+from synbench_lightning.probe.result import ProbeResult
+from synbench_lightning.probe.samples import Normalize
+from synbench_lightning.runtime.distributed import Progress
+from synbench_lightning.runtime.features import module_behind
+from synbench_lightning.runtime.isolation import isolated
+
+
+def evaluate(
+    encoder: Callable[[Tensor], Any],
+    input_shape: Sequence[int],
+    *,
+    tasks: str | Sequence[Task] = "dc",
+    plan: ProbePlan | str = "fast",
+    epsilons: Sequence[float] = (0.0, 0.2),
+    thresholds: Sequence[float] = OFFICIAL_THRESHOLDS,
+    batch_size: int = 256,
+    normalize: Normalize | None = None,
+    inputs: Tensor | None = None,
+    views: Views | None = None,
+    labels: Labels | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> ProbeResult:
+    """The SynBench score of an encoder, outside training.
+
+    A module is run in evaluation mode and without gradients, and left as it was.
+
+    Args:
+        encoder: a module or callable from ``(N, *input_shape)`` to features: ``(N, D)``, tokens ``(N, T, D)``, maps
+            ``(N, C, ...)``, or an object, dict or list of these. Channels that are elsewhere, as in ``(N, H, W, C)``,
+            are found from the module's layers and the shapes; the log says where another reading is possible.
+        input_shape: shape of one example, without the batch dimension.
+        tasks: ``"dc"`` (the paper's task), ``"default"`` or another family (:func:`task_family`), or a sequence of
+            :class:`GaussianTask` and :class:`LabelledTask`.
+        plan: ``"fast"``, ``"official"`` or a :class:`ProbePlan`.
+        epsilons: strengths of the shift that the discriminant is robust to, each in [0, 1), relative to half the
+            distance of the class means in the representation.
+        thresholds: threshold accuracies for :attr:`ProbeResult.scores`, each in [0.5, 1).
+        batch_size: examples in one forward.
+        normalize: mean and standard deviation, numbers or one per channel (the first dimension of an input): the
+            encoder then sees ``(x + 0.5 - mean) / std``, as in the paper.
+        inputs: ``(N, *input_shape)`` unlabelled inputs as the encoder takes them, at least 32, of which the first 128
+            are shown with noise for :attr:`ProbeResult.information`; or ``(N, V, *input_shape)``, V views of each, of
+            which as many are shown as 2,048 forwards allow.
+        views: a function from a batch of inputs ``(N, *input_shape)``, on the CPU, to a random view of each, such as
+            the augmentations of the pretraining. It takes the place of noise, and is called once for each of 16 draws
+            or more with a seed of its own: whether it draws for a batch or for each example does not matter. For a
+            transform of single examples: ``lambda batch: torch.stack([transform(x) for x in batch])``.
+        labels: a few labels for :attr:`ProbeResult.readout`: integers ``(N,)``, those of ``inputs``, or a pair
+            (x, y) of labelled inputs and their labels; at least 20, of which the first 512 are shown.
+        seed: of noise and views; the same seed shows every encoder the same examples.
+        device: where to draw the examples; ``None`` for where the module's parameters are.
+        progress: called now and then with the number of examples done and their total.
+
+    Returns:
+        The result for all tasks, epsilons and scales.
+
+    Raises:
+        ValueError: for an argument outside its range, or features that are NaN or infinite.
+        TypeError: for an encoder that returns something else than features.
+        RuntimeError: if the encoder raises.
+
+    Example:
+        >>> result = evaluate(torch.nn.Flatten(), (1, 4, 4))  # nothing is lost
+        >>> 0.97 < result.score() < 1.03
+        True
+    """
+    if not callable(encoder) or isinstance(encoder, type):
+        raise ValueError(f"`encoder` must be a module or a function from a batch to features, got {encoder!r}.")
+    module = module_behind(encoder)
+    parameter = None if module is None else next((p for p in module.parameters() if p.is_floating_point()), None)
+    home = torch.device("cpu") if parameter is None else parameter.device
+    chosen = home if device is None else torch.device(device)
+    if parameter is not None and chosen.type != home.type:
+        raise ValueError(
+            f"`device` is {chosen}, but the encoder's parameters are on {home}: move it with `.to()` first."
+        )
+    dtype = torch.float32 if parameter is None else parameter.dtype
+    probe = Probe(
+        tasks, plan, input_shape, epsilons=epsilons, thresholds=thresholds, batch_size=batch_size, normalize=normalize,
+        inputs=inputs, views=views, labels=labels, seed=seed, device=chosen, module=module,
+    )  # fmt: skip
+    for doubt in probe.doubts:
+        warnings.warn(doubt, stacklevel=2)
+    with isolated(module):
+        return probe(lambda x: encoder(x.to(dtype)), progress=progress)
