@@ -10,6 +10,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import torch
+
 LONGEST = 300
 """Characters of a value that an error shows."""
 
@@ -31,6 +33,13 @@ def check_integer(name: str, value: Any, lowest: int) -> int:
             if (integer := operator.index(value)) >= lowest:
                 return integer
     raise ValueError(f"`{name}` must be an integer of at least {lowest}, got {shown(value)}.")
+
+
+def check_integers(name: str, values: Any) -> None:
+    """A tensor of integers."""
+    dtype = getattr(values, "dtype", None)
+    if not isinstance(dtype, torch.dtype) or dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+        raise ValueError(f"`{name}` must be a tensor of integers, got {shown(values)}.")
 
 
 def check_number(

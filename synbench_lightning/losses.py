@@ -10,14 +10,11 @@ import torch
 from torch import Tensor, distributed, nn
 
 from synbench_lightning.checks import check_flag, check_integer, check_name, check_number, numbers
-from synbench_lightning.functional.minimax import (
-    exponentiated_gradient,
-    maximum_weights,
-    smoothed_maximum,
-    softmax_weights,
-)
+from synbench_lightning.functional.minimax import exponentiated_gradient, smoothed_maximum, softmax_weights
 
-MODES = ("softmax", "exponentiated_gradient", "max")
+MODES = ("softmax", "exponentiated_gradient")
+LEARNABLE = 0.01
+"""Share of the trivial loss that can be learnt in every task that is not noise. Not searched."""
 
 
 class TaskRobustLoss(nn.Module):
@@ -25,16 +22,23 @@ class TaskRobustLoss(nn.Module):
 
     Its gradient is a weighted sum of the tasks' gradients, in which those with the highest losses weigh most. What is
     compared are *running losses*: the mean over a task's examples in the batch, on all processes, averaged
-    exponentially over the batches (``momentum``), less the ``reference``. Call them :math:`L_i`:
+    exponentially over the batches (``momentum``), less the ``reference``, as a share of what can be learnt where
+    ``trivial`` losses are given. Call them :math:`L_i`:
 
     - ``"softmax"``: weights :math:`p_i \propto \exp(L_i/\mu)`, the gradient of the smoothed maximum
       :math:`F = \mu \log\sum_i \exp(L_i/\mu)`, which is the value (arXiv 2306.12070).
     - ``"exponentiated_gradient"``: :math:`q_i \leftarrow q_i \exp(\eta L_i)`, normalised, in each batch; the value is
       :math:`\sum_i q_i L_i` (Group DRO). The weights remember: they settle where those of a maximum alternate.
-    - ``"max"``: all weight on the highest loss, which is the value.
 
     Without a ``reference`` the task with the largest irreducible loss takes the weight, whether or not it can improve,
-    and the worst downstream task need not benefit: ``examples/pretrain_task_robust.py`` shows both.
+    and the worst downstream task need not benefit; without ``trivial`` losses the task whose losses are largest does,
+    however little of it is missing. ``examples/pretrain_task_robust.py`` shows both.
+
+    **References that are learnt on the way.** Let a proxy, a small module that trains beside the model, make losses on
+    the same batches: ``robust(losses, counts, reference=proxy_losses)``. Their running mean takes the place of the
+    ``reference``. A proxy for each task, trained for that task alone, tells what can be reached; one that is trained
+    for the mean tells what an average run has reached so far. Proxies learn from losses of their own:
+    ``(proxy_losses * counts).sum() / counts.sum()``, added to the value.
 
     **Absent tasks** have a count of 0 on every process. They get no gradient, and stand in the comparison with their
     running loss; tasks that never came are left out of it. The others' gradients are multiplied by the number of tasks
@@ -48,22 +52,27 @@ class TaskRobustLoss(nn.Module):
     **Accumulated batches.** The state moves with each call, whether or not the optimizer steps. The gradients of a step
     are weighted by running losses, which average over its batches: with ``momentum`` near 1 the step is that of one
     large batch. ``m`` steps of exponentiated gradient on small batches are one on the large batch with ``m`` times the
-    step size. With ``momentum=0``, softmax and maximum of small batches minimise the mean of their worst losses, which
-    is an upper bound of the worst mean loss.
+    step size. With ``momentum=0`` the softmax of small batches minimises the mean of their worst losses, which is an
+    upper bound of the worst mean loss.
 
     **Evaluation mode** changes no state and communicates nothing: the value is that of the given losses.
 
     Args:
         num_tasks: number of tasks ``k``.
-        mode: ``"softmax"``, ``"exponentiated_gradient"`` or ``"max"``.
+        mode: ``"softmax"`` or ``"exponentiated_gradient"``.
         temperature: of the softmax, positive. Small: close to the maximum. Large: close to the mean. The default is a
             convention, not searched: ``examples/pretrain_task_robust.py`` was judged with it, and takes another by
             ``--temperature``.
         step_size: of the exponentiated gradient, positive. The default is that of Group DRO, not searched here.
         relative: whether ``temperature`` and ``step_size`` are relative to the mean size of the running losses, so that
-            one setting serves losses of every size. ``False``: in units of the loss, and of one over it.
+            one setting serves losses of every size. ``False``: in units of the loss, and of one over it. Shares (see
+            ``trivial``) have no size: both settings are the same.
         reference: ``k`` losses over which the excess is compared: what can be reached for each task, as by a model of
             its own, or what a run with the mean of the losses has reached (as in DoReMi). ``None``: zeros.
+        trivial: ``k`` losses of having learnt nothing: the variance of the targets, the entropy of the frequencies of
+            words. The excess is then divided by what can be learnt, ``trivial - reference``: it is the share of that
+            which is missing. Tasks of which less than 1 % of the trivial loss can be learnt are noise, and left out.
+            ``None``: the excess itself.
         floor: share of the weight that all tasks get in equal parts, in [0, 1]; at 1 the loss is the mean.
         momentum: weight of the past in the running losses, in [0, 1). 0: each batch alone decides. The default, not
             searched, averages over about ten batches; ``tests/test_losses_optimum.py`` shows the bias that 0 has.
@@ -71,6 +80,7 @@ class TaskRobustLoss(nn.Module):
     Attributes:
         weights: ``(k,)`` weights of the last batch, float32.
         running_losses: ``(k,)`` running losses, float32; NaN for tasks that never came.
+        running_reference: ``(k,)`` the same of the losses of a proxy; NaN for tasks without any.
 
     Raises:
         ValueError: for an argument outside its range, or losses or counts of another shape than ``(k,)``.
@@ -87,17 +97,20 @@ class TaskRobustLoss(nn.Module):
 
     weights: Tensor
     running_losses: Tensor
+    running_reference: Tensor
     reference: Tensor
+    trivial: Tensor | None
 
     def __init__(
         self,
         num_tasks: int,
-        mode: Literal["softmax", "exponentiated_gradient", "max"] = "softmax",
+        mode: Literal["softmax", "exponentiated_gradient"] = "softmax",
         *,
         temperature: float = 0.1,
         step_size: float = 0.01,
         relative: bool = True,
         reference: Sequence[float] | Tensor | None = None,
+        trivial: Sequence[float] | Tensor | None = None,
         floor: float = 0.0,
         momentum: float = 0.9,
     ) -> None:
@@ -111,16 +124,19 @@ class TaskRobustLoss(nn.Module):
         self.relative = check_flag("relative", relative)
         self.floor = check_number("floor", floor, "a share in [0, 1]", 0, 1)
         self.momentum = check_number("momentum", momentum, "a share in [0, 1)", 0, math.nextafter(1, 0))
-        baseline = (0.0,) * self.num_tasks if reference is None else numbers("reference", reference)
-        if len(baseline) != self.num_tasks or not all(map(math.isfinite, baseline)):
-            raise ValueError(
-                f"`reference` must hold one finite loss for each of the {self.num_tasks} tasks, got {list(baseline)}."
-            )
         self.register_buffer("weights", torch.full((self.num_tasks,), 1 / self.num_tasks))
-        self.register_buffer("running_losses", torch.full((self.num_tasks,), torch.nan))
-        self.register_buffer("reference", torch.tensor(baseline), persistent=False)
+        for name in ("running_losses", "running_reference"):
+            self.register_buffer(name, torch.full((self.num_tasks,), torch.nan))
+        zeros = torch.zeros(self.num_tasks)
+        self.register_buffer("reference", self._one_each("reference", reference, zeros), persistent=False)
+        self.register_buffer("trivial", self._one_each("trivial", trivial, None), persistent=False)
+        if self.trivial is not None and not bool((self.trivial > self.reference).any()):
+            raise ValueError(
+                f"`trivial` must be above the reference, {self.reference.tolist()}, for one task at least, or there is "
+                f"nothing to learn, got {self.trivial.tolist()}."
+            )
 
-    def forward(self, losses: Tensor, counts: Tensor | None = None) -> Tensor:
+    def forward(self, losses: Tensor, counts: Tensor | None = None, reference: Tensor | None = None) -> Tensor:
         """The loss to minimise.
 
         Args:
@@ -128,21 +144,32 @@ class TaskRobustLoss(nn.Module):
                 :func:`~synbench_lightning.functional.minimax.task_means` makes them from losses of examples.
             counts: ``(k,)`` numbers of these examples; 0 for a task without any, whose loss is then not looked at.
                 ``None``: as many for each.
+            reference: ``(k,)`` the same losses of a proxy, which get no gradient from here. ``None``: the reference of
+                before.
 
         Returns:
             A scalar, of the losses' precision but at least float32.
         """
-        losses, counts = self._checked(losses, counts)
+        losses, counts, proxy = self._checked(losses, counts, reference)
         here = torch.where(counts > 0, losses, 0.0)
-        means, share, present = _over_processes(here.detach(), counts, communicate=self.training)
-        tracked, known = self._track(means, present)
+        both = (
+            here.detach()[None] if proxy is None else torch.stack([here.detach(), torch.where(counts > 0, proxy, 0.0)])
+        )
+        means, share, present = _over_processes(both, counts, communicate=self.training)
+        tracked, known = self._track(self.running_losses, means[0], present)
+        least = self._least(None if proxy is None else means[1], present).to(tracked)
+        size, learnable = self._learnable(least)
+        compared = known & learnable
+        compared = compared | ~compared.any()  # before any task came, all of them are compared
         # The value is that of all processes; the gradient goes through the losses of this one.
-        slope = share * known.sum() / present.sum().clamp_min(1)
-        excess = torch.where(known, tracked - self.reference + slope * (here - here.detach()), -torch.inf)
-        scale = _mean(tracked.abs(), known).clamp_min(torch.finfo(torch.float32).tiny) if self.relative else 1.0
+        slope = share * compared.sum() / (present & compared).sum().clamp_min(1)
+        excess = torch.where(compared, (tracked - least + slope * (here - here.detach())) / size, -torch.inf)
+        scale: Tensor | float = 1.0
+        if self.relative and self.trivial is None:
+            scale = _mean(tracked.abs(), compared).clamp_min(torch.finfo(torch.float32).tiny)
         value, weights = self._compare(excess, scale)
-        value = torch.lerp(value, _mean(excess, known), self.floor)
-        weights = torch.lerp(weights, known.to(weights.dtype) / known.sum(), self.floor)
+        value = torch.lerp(value, _mean(excess, compared), self.floor)
+        weights = torch.lerp(weights, compared.to(weights.dtype) / compared.sum(), self.floor)
         if self.training:
             self._remember(tracked, present, weights)
         return value
@@ -189,9 +216,20 @@ class TaskRobustLoss(nn.Module):
         speed = "step_size" if self.mode == "exponentiated_gradient" else "temperature"
         return f"num_tasks={self.num_tasks}, mode={self.mode!r}, {speed}={getattr(self, speed)}, floor={self.floor}"
 
-    def _checked(self, losses: Any, counts: Any) -> tuple[Tensor, Tensor]:
-        for name, given in (("losses", losses), ("counts", counts)):
-            if given is None and name == "counts":
+    def _one_each(self, name: str, given: Any, default: Tensor | None) -> Tensor | None:
+        """Of each task a finite number."""
+        if given is None:
+            return default
+        found = numbers(name, given)
+        if len(found) != self.num_tasks or not all(map(math.isfinite, found)):
+            raise ValueError(
+                f"`{name}` must hold one finite loss for each of the {self.num_tasks} tasks, got {list(found)}."
+            )
+        return torch.tensor(found)
+
+    def _checked(self, losses: Any, counts: Any, reference: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+        for name, given in (("losses", losses), ("counts", counts), ("reference", reference)):
+            if given is None and name != "losses":
                 continue
             if not isinstance(given, Tensor) or given.shape != (self.num_tasks,):
                 got = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
@@ -206,38 +244,57 @@ class TaskRobustLoss(nn.Module):
             raise ValueError(f"`counts` must be numbers of examples, 0 or more for each task, got {counts.tolist()}.")
         # Sums of half precision would lose what tells tasks apart, autocast or not.
         values = losses.to(torch.promote_types(losses.dtype, torch.float32))
-        return values, torch.ones_like(values) if counts is None else counts.detach().to(values)
+        counts = torch.ones_like(values) if counts is None else counts.detach().to(values)
+        return values, counts, None if reference is None else reference.detach().to(values)
 
-    def _track(self, means: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """The running losses after this batch, and the tasks that have one."""
-        past = self.running_losses.to(means.dtype) if self.training else torch.full_like(means, torch.nan)
+    def _track(self, running: Tensor, means: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Running means after this batch, and the tasks that have one."""
+        past = running.to(means.dtype) if self.training else torch.full_like(means, torch.nan)
         seen = ~past.isnan()
         moved = torch.where(seen, torch.lerp(means, past, self.momentum), means)
         known = present | seen
-        tracked = torch.where(known, torch.where(present, moved, past), 0.0)
-        return tracked, known | ~known.any()  # before any task came, all of them are compared, at 0
+        return torch.where(known, torch.where(present, moved, past), 0.0), known
+
+    def _least(self, proxy: Tensor | None, present: Tensor) -> Tensor:
+        """What each task can reach: the running losses of a proxy, or else the reference that was given."""
+        if proxy is None:
+            return torch.where(self.running_reference.isnan(), self.reference, self.running_reference)
+        tracked, known = self._track(self.running_reference, proxy, present)
+        if self.training:
+            with torch.no_grad():
+                _keep(self.running_reference, tracked, present)
+        return torch.where(known, tracked, self.reference)
+
+    def _learnable(self, least: Tensor) -> tuple[Tensor, Tensor]:
+        """What can be learnt of each task, and whether it is more than noise."""
+        if self.trivial is None:
+            return torch.ones_like(least), torch.ones_like(least, dtype=torch.bool)
+        size = self.trivial - least
+        learnable = size > LEARNABLE * self.trivial.abs()
+        return torch.where(learnable, size, self.trivial.abs()), learnable
 
     def _compare(self, excess: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor]:
         """The value, differentiable, and the weights, which are its gradient."""
         fixed = excess.detach()
-        if self.mode == "max":
-            return excess.amax(), maximum_weights(fixed)
         if self.mode == "softmax":
             temperature = self.temperature * scale
             return smoothed_maximum(excess, temperature), softmax_weights(fixed, temperature)
-        # A task that comes for the first time starts with an equal share.
-        before = torch.where(self.running_losses.isnan(), 1 / self.num_tasks, self.weights).to(fixed.dtype)
+        # A task that was not compared before starts with an equal share.
+        before = torch.where(self.weights == 0, 1 / self.num_tasks, self.weights).to(fixed.dtype)
         weights = exponentiated_gradient(before, fixed, self.step_size / scale)
         return (weights * torch.where(excess.isneginf(), 0.0, excess)).sum(), weights
 
     @torch.no_grad()
     def _remember(self, tracked: Tensor, present: Tensor, weights: Tensor) -> None:
         """Keep running losses and weights, but for those that an overflow or a NaN would spoil for good."""
-        self.running_losses.copy_(torch.where(present & tracked.isfinite(), tracked, self.running_losses))
+        _keep(self.running_losses, tracked, present)
         self.weights.copy_(torch.where(weights.isfinite().all(), weights, self.weights))
 
     def _worst(self) -> Tensor:
-        return torch.where(self.running_losses.isnan(), -torch.inf, self.running_losses - self.reference).argmax()
+        least = self._least(None, self.weights > 0)
+        size, learnable = self._learnable(least)
+        excess = (self.running_losses - least) / size
+        return torch.where(self.running_losses.isnan() | ~learnable, -torch.inf, excess).argmax()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TaskRobustLoss:
         # `.half()` and the like are not for the state: a running mean in half precision stands still.
@@ -253,16 +310,21 @@ def _mean(values: Tensor, known: Tensor) -> Tensor:
     return torch.where(known, values, 0.0).sum() / known.sum()
 
 
-def _over_processes(losses: Tensor, counts: Tensor, communicate: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each task the mean loss over all processes, the share of this process in it, and whether it is present.
+def _keep(running: Tensor, tracked: Tensor, present: Tensor) -> None:
+    running.copy_(torch.where(present & tracked.isfinite(), tracked, running))
 
-    The share is multiplied by the number of processes, over which strategies take the mean of the gradients.
+
+def _over_processes(losses: Tensor, counts: Tensor, communicate: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each row ``(r, k)`` of task losses the means over all processes.
+
+    And of each task the share of this process in it, and whether it is present. The share is multiplied by the number
+    of processes, over which strategies take the mean of the gradients.
     """
     sums, totals, processes = losses * counts, counts, 1
     if communicate and distributed.is_available() and distributed.is_initialized():
-        both = torch.stack([sums, totals])
-        distributed.all_reduce(both)
-        sums, totals, processes = both[0], both[1], distributed.get_world_size()
+        rows = torch.cat([sums, totals[None]])
+        distributed.all_reduce(rows)
+        sums, totals, processes = rows[:-1], rows[-1], distributed.get_world_size()
     present = totals > 0
     totals = torch.where(present, totals, 1.0)
     return sums / totals, processes * counts / totals, present

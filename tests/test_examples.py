@@ -31,6 +31,24 @@ def test_an_example_prints_the_score_of_every_probe(monkeypatch, capsys, name):
     assert all(0 <= float(row[1]) < 1.1 for row in found)
 
 
+def test_the_first_example_judges_what_was_chosen_by_labels(monkeypatch, capsys, tmp_path):
+    run(monkeypatch, "pretrain_digits.py", "--steps", "6", "--every", "2", "--quiet", "--patience", "1")
+    out = capsys.readouterr().out
+    tables = out.split("run of seed 0:")[1:]
+    assert len(tables) == 2
+    for table in tables:
+        probes = [row for row in rows(table) if "±" in row]
+        assert [int(row[0]) for row in probes] == [0, 2, 4, 6]
+        accuracy = {int(row[0]): float(row[5]) for row in probes}
+        (chosen,) = [int(row[0]) for row in probes if row[-1] == "chosen"]
+        information = {int(row[0]): float(row[2]) for row in probes[1:]}
+        assert information[chosen] == max(information.values())
+        choice = next(row for row in rows(table) if row[-1] == "saved)")
+        assert float(choice[1]) == accuracy[chosen]
+        assert [float(value) for value in choice[3:6]] == [accuracy[6], max(accuracy.values()), accuracy[0]]
+    assert (tmp_path / "runs" / "digits_contrastive.png").exists()
+
+
 def test_the_probing_example_prints_a_row_for_each_probe(monkeypatch, capsys):
     run(monkeypatch, "robust_probe_digits.py", "--steps", "2", "--seeds", "1")
     out = capsys.readouterr().out

@@ -9,7 +9,7 @@ from synbench_lightning import TaskRobustLoss
 from tests.callbacks.runs import curves, probing, trainer
 from tests.encoders import Autoencoder
 
-MODES = ["softmax", "exponentiated_gradient", "max"]
+MODES = ["softmax", "exponentiated_gradient"]
 
 
 class Robust(Autoencoder):
@@ -49,7 +49,7 @@ def test_a_resumed_run_goes_on_with_the_same_weights_and_losses(mode):
     run.save_checkpoint("half.ckpt")
     trainer(max_steps=30).fit(second, ckpt_path="half.ckpt")
     for name, value in whole.state_dict().items():
-        assert torch.equal(value, second.state_dict()[name]), name
+        torch.testing.assert_close(second.state_dict()[name], value, rtol=0, atol=0, equal_nan=True, msg=name)
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])

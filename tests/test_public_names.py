@@ -26,7 +26,7 @@ from synbench_lightning.functional.benchmark import (
     selection,
 )
 from synbench_lightning.functional.gaussian import aggregates, discriminant, score, theory
-from synbench_lightning.functional.representation import readout, spectrum
+from synbench_lightning.functional.representation import class_probabilities, readout, spectrum
 
 NAMES = [name for name in vars(synbench_lightning) if not name.startswith("_") and name[0].isupper()] + [
     "evaluate",
@@ -48,7 +48,8 @@ PUBLIC = [getattr(synbench_lightning, name) for name in NAMES] + [
     aggregates.aggregate_weights,
     minimax.smoothed_maximum,
     minimax.task_means,
-    readout.class_log_probabilities,
+    class_probabilities.class_log_probabilities,
+    readout.few_label_readout,
     *(getattr(dynamics, name) for name in ("pearson", "task_curves", "standardised", "correlation_distance")),
     *(getattr(polynomials, name) for name in ("polynomial_basis", "polynomial_coefficients", "agreement")),
     *(getattr(cartography, name) for name in ("cartography", "multidimensional_scaling")),

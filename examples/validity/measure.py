@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from synbench_lightning.functional.representation.information import instance_information
-from synbench_lightning.functional.representation.ridge import few_label_readout
+from synbench_lightning.functional.representation.readout import few_label_readout
 from synbench_lightning.functional.representation.spectrum import effective_rank
 from validity.answers import PREDICTOR_PREFIX, TARGET_PREFIX, Row
 from validity.downstream import downstream

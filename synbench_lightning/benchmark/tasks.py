@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from synbench_lightning.checks import check_integer, check_name
-from synbench_lightning.functional.representation.readout import class_log_probabilities
+from synbench_lightning.functional.representation.class_probabilities import class_log_probabilities
 from synbench_lightning.runtime.distributed import Processes, Progress, gathered
 from synbench_lightning.runtime.features import FeatureReader
 

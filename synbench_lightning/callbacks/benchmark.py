@@ -71,10 +71,10 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
             in each evaluation and are no points.
         warmup: complete evaluations before points are chosen.
         method: how points are chosen in each task: ``"residual"``, drawn with probabilities that grow with how far off
-            the forecasts of a point were in the warm-up; unbiased, with an interval that covers, and not worse than
-            random drawing on any of the matrices of ``python -m tests.benchmarks.points``; ``"random"``, drawn all
-            alike; ``"clusters"``, those nearest to the centres of clusters of the curves that the warm-up has seen: no
-            probability stands behind its interval.
+            the forecasts of a point were in the warm-up; unbiased, with an interval that covers, and better than
+            random drawing on all matrices of ``python -m tests.benchmarks.points``, or as good within a tenth;
+            ``"random"``, drawn all alike; ``"clusters"``, those nearest to the centres of clusters of the curves that
+            the warm-up has seen: no probability stands behind its interval.
         audit_every: evaluations from one audit to the next, after the warm-up; ``None`` for no audits.
         audit: share of the points that an audit draws besides, in (0, 1]; at least two of each task.
         every_n_train_steps: optimizer steps between evaluations.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from synbench_lightning.checks import check_integer, check_integers
+
 
 def smoothed_maximum(losses: Tensor, temperature: Tensor | float) -> Tensor:
     r"""A smooth upper bound of the largest of ``k`` losses.
@@ -46,23 +48,6 @@ def softmax_weights(losses: Tensor, temperature: Tensor | float) -> Tensor:
     return torch.softmax(losses / temperature, -1)
 
 
-def maximum_weights(losses: Tensor) -> Tensor:
-    """A subgradient of the maximum: all weight on the largest loss, in equal parts where several are the largest.
-
-    Args:
-        losses: ``(..., k)``; a task at ``-inf`` is left out.
-
-    Returns:
-        ``(..., k)`` weights, each at least 0, with sum 1.
-
-    Example:
-        >>> maximum_weights(torch.tensor([1.0, 2.0, 2.0]))
-        tensor([0.0000, 0.5000, 0.5000])
-    """
-    largest = (losses == losses.amax(-1, keepdim=True)).to(losses.dtype)
-    return largest / largest.sum(-1, keepdim=True)
-
-
 def exponentiated_gradient(weights: Tensor, losses: Tensor, step_size: Tensor | float) -> Tensor:
     r"""One step of exponentiated gradient ascent on the weights: :math:`q_i \propto q_i \exp(\eta L_i)`.
 
@@ -91,20 +76,37 @@ def task_means(losses: Tensor, tasks: Tensor, num_tasks: int) -> tuple[Tensor, T
 
     Args:
         losses: loss of each example (or token, or pixel), any shape.
-        tasks: the task that each belongs to, integers in [0, ``num_tasks``) that broadcast to the shape of ``losses``.
+        tasks: the task that each belongs to, integers below ``num_tasks`` that broadcast to the shape of ``losses``, as
+            :mod:`~synbench_lightning.functional.splits` makes them. Losses with a negative one, of no task, are left
+            out.
         num_tasks: number of tasks ``k``.
 
     Returns:
         ``(k,)`` means, 0 for a task without examples, and ``(k,)`` counts, both of the losses' precision but at least
         float32.
 
+    Raises:
+        ValueError: for tasks that are no integers, too large or of a shape that does not broadcast.
+
     Example:
-        >>> means, counts = task_means(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 2]), num_tasks=3)
+        >>> means, counts = task_means(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, -1, 2]), num_tasks=3)
         >>> means, counts
-        (tensor([2., 0., 5.]), tensor([2., 0., 1.]))
+        (tensor([1., 0., 5.]), tensor([1., 0., 1.]))
     """
+    check_integer("num_tasks", num_tasks, 1)
+    check_integers("tasks", tasks)
     values = losses.to(torch.promote_types(losses.dtype, torch.float32)).flatten()
-    index = tasks.expand(losses.shape).flatten()
+    try:
+        index = tasks.expand(losses.shape).flatten()
+    except RuntimeError:
+        raise ValueError(
+            f"`tasks` must broadcast to the shape of the losses, {tuple(losses.shape)}, got {tuple(tasks.shape)}."
+        ) from None
+    # A compiled step is one graph, which a look at a value would cut.
+    if not torch.compiler.is_compiling() and index.numel() and int(index.max()) >= num_tasks:
+        raise ValueError(f"`tasks` must be below `num_tasks`, {num_tasks}, got {int(index.max())}.")
+    counted = index >= 0
+    index = index.clamp_min(0)
     sums, counts = values.new_zeros(num_tasks), values.new_zeros(num_tasks)
-    counts = counts.index_add(0, index, torch.ones_like(values))
-    return sums.index_add(0, index, values) / counts.clamp_min(1), counts
+    counts = counts.index_add(0, index, counted.to(values.dtype))
+    return sums.index_add(0, index, torch.where(counted, values, 0.0)) / counts.clamp_min(1), counts

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from synbench_lightning.checks import shown
-from synbench_lightning.functional.representation.ridge import few_label_readout
+from synbench_lightning.functional.representation.readout import few_label_readout
 from synbench_lightning.probe.inputs import ShownInputs, check_inputs
 from synbench_lightning.probe.samples import Block, Examples, checksum, in_blocks
 

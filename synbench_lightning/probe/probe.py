@@ -20,7 +20,7 @@ from synbench_lightning.functional.gaussian.score import check_thresholds, synbe
 from synbench_lightning.functional.gaussian.theory import optimal_accuracy
 from synbench_lightning.functional.jackknife import jackknife_error
 from synbench_lightning.functional.representation.information import information_error, instance_information
-from synbench_lightning.functional.representation.ridge import few_label_readout
+from synbench_lightning.functional.representation.readout import few_label_readout
 from synbench_lightning.functional.representation.spectrum import spectrum_statistics
 from synbench_lightning.probe.encoding import Encoding
 from synbench_lightning.probe.families import Task, resolve_tasks

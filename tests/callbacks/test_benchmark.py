@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from synbench_lightning import BenchmarkCallback, BenchmarkResult, SynBenchEarlyStopping, labelled_proxies
 from synbench_lightning.functional.benchmark.worth import signal_and_noise
-from synbench_lightning.functional.representation.readout import class_log_probabilities
+from synbench_lightning.functional.representation.class_probabilities import class_log_probabilities
 from tests.callbacks.runs import curves, probing, steps, trainer
 from tests.contract.test_resume import SaveBefore
 from tests.encoders import Autoencoder

@@ -43,13 +43,13 @@ def test_views_of_one_epoch_suffice_where_there_are_32():
     assert first.kept.shape == (40, 2, 4)
 
 
-@pytest.mark.parametrize(("size", "expected"), [(256, 341), (1000, 32)])
-def test_pairs_of_large_inputs_take_256_mib_or_are_as_many_as_are_needed(size, expected):
-    shape, first = (3, size, size), FirstBatches()
-    views = [torch.full((1, 1, 1, 1), value).expand(400, *shape) for value in (0.0, 1.0)]
-    first.begin(ALONE, views, shape, pairs=True)
-    assert first.kept.shape == (expected, 2, *shape)
-    assert first.kept.nbytes <= 2**28 or expected == 32
+@pytest.mark.parametrize(("budget", "expected"), [(4096, 256), (160, 32)])
+def test_pairs_fit_the_budget_or_are_as_many_as_are_needed(monkeypatch, budget, expected):
+    monkeypatch.setattr("synbench_lightning.callbacks.first_batches.NOISE_BUDGET_BYTES", budget)
+    first = FirstBatches()
+    first.begin(ALONE, batch(0, 400), (4,), pairs=True)
+    assert first.kept.shape == (expected, 2, 4)
+    assert first.kept.nbytes <= budget or expected == 32
 
 
 def test_what_was_kept_stays():

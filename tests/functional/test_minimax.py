@@ -6,7 +6,6 @@ from scipy.special import logsumexp, softmax
 
 from synbench_lightning.functional.minimax import (
     exponentiated_gradient,
-    maximum_weights,
     smoothed_maximum,
     softmax_weights,
     task_means,
@@ -46,11 +45,6 @@ def test_the_softmax_weights_are_those_of_the_worst_mixture_with_an_entropy_bonu
     assert softmax_weights(torch.tensor(row), 0.2).numpy() == pytest.approx(best, abs=1e-4)
 
 
-def test_the_weights_of_the_maximum_are_the_limit_of_the_softmax_also_at_ties():
-    ties = torch.tensor([[1.0, 3.0, 3.0, 2.0], [4.0, 0.0, 1.0, 2.0]], dtype=torch.float64)
-    torch.testing.assert_close(maximum_weights(ties), softmax_weights(ties, 1e-3))
-
-
 def test_an_exponentiated_step_is_the_worst_mixture_near_the_present_one():
     row, weights = LOSSES[1], np.array([0.1, 0.4, 0.2, 0.2, 0.1])
     best = largest_on_the_simplex(lambda q: q @ row - (q * np.log(q / weights)).sum() / 0.7, 5)
@@ -70,11 +64,10 @@ def test_a_weight_comes_back_from_zero():
     assert weights[1] > 0.9
 
 
-@pytest.mark.parametrize("weights_of", [lambda x: softmax_weights(x, 0.1), maximum_weights])
-def test_a_task_at_minus_infinity_is_left_out(weights_of):
+def test_a_task_at_minus_infinity_is_left_out():
     row = torch.tensor(LOSSES[2])
-    without = weights_of(row[:4])
-    torch.testing.assert_close(weights_of(torch.cat([row[:4], row.new_tensor([-torch.inf])]))[:4], without)
+    without = softmax_weights(row[:4], 0.1)
+    torch.testing.assert_close(softmax_weights(torch.cat([row[:4], row.new_tensor([-torch.inf])]), 0.1)[:4], without)
     assert smoothed_maximum(torch.tensor([1.0, -torch.inf]), 0.1) == 1.0
 
 
@@ -85,6 +78,30 @@ def test_task_means_are_those_of_numpy():
     assert means[:4].numpy() == pytest.approx([losses[:, tasks == task].mean() for task in range(4)])
     assert counts.tolist() == [*(30 * np.bincount(tasks, minlength=4)), 0]
     assert means[4] == 0
+
+
+def test_losses_of_no_task_are_left_out_whatever_they_are():
+    losses, tasks = (
+        torch.tensor([[1.0, torch.nan, 3.0], [torch.inf, 7.0, 5.0]]),
+        torch.tensor([[0, -1, 1], [-100, 1, 0]]),
+    )
+    means, counts = task_means(losses, tasks, 2)
+    assert means.tolist() == [3.0, 5.0]
+    assert counts.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        (torch.tensor([0, 1, 2]), "`tasks` must be below `num_tasks`, 2, got 2"),
+        (torch.tensor([0.0, 1.0, 1.0]), r"`tasks` must be a tensor of integers, got a Tensor \(torch.float32\)"),
+        (torch.tensor([0, 1]), r"`tasks` must broadcast to the shape of the losses, \(4, 3\), got \(2,\)"),
+        ([0, 1, 1], r"`tasks` must be a tensor of integers, got \[0, 1, 1\]"),
+    ],
+)
+def test_tasks_that_do_not_fit_the_losses_are_refused(tasks, message):
+    with pytest.raises(ValueError, match=message):
+        task_means(torch.ones(4, 3), tasks, 2)
 
 
 def test_task_means_add_in_float32_and_an_empty_task_has_no_gradient():
