@@ -10,7 +10,7 @@ Where things live; each floor knows those below it:
 ``probe``               proxy tasks and their families, samples, views and labels, and one probe of an encoder
 ``runtime``             what Lightning and torch do: strategies, devices, isolation of the module, layouts of features
 ``functional``          the mathematics of tensors: ``gaussian`` (the score), ``representation`` (information, readouts,
-                        spectra), ``benchmark`` (dynamics, selection, estimates), ``minimax``
+                        spectra), ``benchmark`` (dynamics, selection, estimates), ``minimax``, ``splits``
 ``losses``, ``metrics`` training for the worst task; the score as a torchmetrics metric
 ``linear_probe``        the discriminant behind the score as a classifier
 ======================= =============================================================================================
