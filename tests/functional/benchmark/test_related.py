@@ -84,3 +84,21 @@ def test_correlations_are_positive_definite_even_for_tasks_that_never_move(turns
     known = torch.stack([torch.arange(turns).double()] * 6 + [torch.ones(turns)], 1)
     assert torch.linalg.eigvalsh(correlations(known)).min() > 0.01
     assert torch.allclose(correlations(known).diagonal(), torch.ones(7, dtype=torch.float64))
+
+
+def test_four_complete_evaluations_are_needed():
+    given = estimated(evaluations(4, seed=2), 1.0)
+    assert related_tasks(given, evaluations(3), NONE) == given
+    drawn = related_tasks(given, evaluations(4), NONE)
+    assert all(bool((one.value != other.value).any()) for one, other in zip(given, drawn, strict=True))
+
+
+def test_intervals_from_few_complete_evaluations_are_as_wide_as_those_of_the_next_draw():
+    # Without any points of its own a task is a further draw: its error is that of a normal mean of T and one more.
+    found = [
+        related_tasks(estimated(evaluations(1, seed=2), 1e6), evaluations(turns), NONE)[0].standard_error.item()
+        / evaluations(turns).double().std(0)[0].item()
+        for turns in (5, 9)
+    ]
+    few, more = ((1 + 1 / turns) * (turns - 1) / (turns - 3) for turns in (5, 9))
+    assert found[0] / found[1] == pytest.approx((few / more) ** 0.5, rel=0.1)
