@@ -71,8 +71,8 @@ class TaskRobustLoss(nn.Module):
             its own, or what a run with the mean of the losses has reached (as in DoReMi). ``None``: zeros.
         trivial: ``k`` losses of having learnt nothing: the variance of the targets, the entropy of the frequencies of
             words. The excess is then divided by what can be learnt, ``trivial - reference``: it is the share of that
-            which is missing. Tasks of which less than 1 % of the trivial loss can be learnt are noise, and left out.
-            ``None``: the excess itself.
+            which is missing. Tasks of which less than 1 % of the trivial loss can be learnt are noise, and left out; one
+            of which little more can be learnt weighs most until it is. ``None``: the excess itself.
         floor: share of the weight that all tasks get in equal parts, in [0, 1]; at 1 the loss is the mean.
         momentum: weight of the past in the running losses, in [0, 1). 0: each batch alone decides. The default, not
             searched, averages over about ten batches; ``tests/test_losses_optimum.py`` shows the bias that 0 has.
@@ -152,12 +152,12 @@ class TaskRobustLoss(nn.Module):
         """
         losses, counts, proxy = self._checked(losses, counts, reference)
         here = torch.where(counts > 0, losses, 0.0)
-        both = (
-            here.detach()[None] if proxy is None else torch.stack([here.detach(), torch.where(counts > 0, proxy, 0.0)])
-        )
-        means, share, present = _over_processes(both, counts, communicate=self.training)
+        # Always both rows: a process without a proxy sums as many numbers as those that have one.
+        rows = torch.stack([here.detach(), torch.zeros_like(here) if proxy is None else proxy])
+        examples = torch.stack([counts, torch.zeros_like(counts) if proxy is None else counts])
+        means, share, (present, compared_with) = _over_processes(rows, examples, communicate=self.training)
         tracked, known = self._track(self.running_losses, means[0], present)
-        least = self._least(None if proxy is None else means[1], present).to(tracked)
+        least = self._least(means[1], compared_with).to(tracked)
         size, learnable = self._learnable(least)
         compared = known & learnable
         compared = compared | ~compared.any()  # before any task came, all of them are compared
@@ -255,15 +255,17 @@ class TaskRobustLoss(nn.Module):
         known = present | seen
         return torch.where(known, torch.where(present, moved, past), 0.0), known
 
-    def _least(self, proxy: Tensor | None, present: Tensor) -> Tensor:
+    def _least(self, proxy: Tensor, present: Tensor) -> Tensor:
         """What each task can reach: the running losses of a proxy, or else the reference that was given."""
-        if proxy is None:
-            return torch.where(self.running_reference.isnan(), self.reference, self.running_reference)
         tracked, known = self._track(self.running_reference, proxy, present)
+        before = self._reached()
         if self.training:
             with torch.no_grad():
                 _keep(self.running_reference, tracked, present)
-        return torch.where(known, tracked, self.reference)
+        return torch.where(known, tracked, before)
+
+    def _reached(self) -> Tensor:
+        return torch.where(self.running_reference.isnan(), self.reference, self.running_reference)
 
     def _learnable(self, least: Tensor) -> tuple[Tensor, Tensor]:
         """What can be learnt of each task, and whether it is more than noise."""
@@ -271,7 +273,8 @@ class TaskRobustLoss(nn.Module):
             return torch.ones_like(least), torch.ones_like(least, dtype=torch.bool)
         size = self.trivial - least
         learnable = size > LEARNABLE * self.trivial.abs()
-        return torch.where(learnable, size, self.trivial.abs()), learnable
+        # What is left out is divided too, and a gradient through 0/0 is not a number even where nothing comes of it.
+        return torch.where(learnable, size, 1.0), learnable
 
     def _compare(self, excess: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor]:
         """The value, differentiable, and the weights, which are its gradient."""
@@ -291,7 +294,7 @@ class TaskRobustLoss(nn.Module):
         self.weights.copy_(torch.where(weights.isfinite().all(), weights, self.weights))
 
     def _worst(self) -> Tensor:
-        least = self._least(None, self.weights > 0)
+        least = self._reached()
         size, learnable = self._learnable(least)
         excess = (self.running_losses - least) / size
         return torch.where(self.running_losses.isnan() | ~learnable, -torch.inf, excess).argmax()
@@ -314,17 +317,17 @@ def _keep(running: Tensor, tracked: Tensor, present: Tensor) -> None:
     running.copy_(torch.where(present & tracked.isfinite(), tracked, running))
 
 
-def _over_processes(losses: Tensor, counts: Tensor, communicate: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each row ``(r, k)`` of task losses the means over all processes.
+def _over_processes(means: Tensor, counts: Tensor, communicate: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Of rows ``(r, k)`` of task means, with the counts of each, the means over all processes.
 
-    And of each task the share of this process in it, and whether it is present. The share is multiplied by the number
-    of processes, over which strategies take the mean of the gradients.
+    And of each task the share of this process in the first row, and whether a row has it. The share is multiplied by
+    the number of processes, over which strategies take the mean of the gradients.
     """
-    sums, totals, processes = losses * counts, counts, 1
+    sums, totals, processes = torch.where(counts > 0, means * counts, 0.0), counts, 1
     if communicate and distributed.is_available() and distributed.is_initialized():
-        rows = torch.cat([sums, totals[None]])
+        rows = torch.cat([sums, totals])
         distributed.all_reduce(rows)
-        sums, totals, processes = rows[:-1], rows[-1], distributed.get_world_size()
+        (sums, totals), processes = rows.chunk(2), distributed.get_world_size()
     present = totals > 0
     totals = torch.where(present, totals, 1.0)
-    return sums / totals, processes * counts / totals, present
+    return sums / totals, processes * counts[0] / totals[0], present

@@ -42,6 +42,15 @@ def test_a_task_of_noise_takes_no_weight_and_no_gradient(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("trivial", [0.0, -1.0, 1e-30])
+def test_a_task_of_which_nothing_can_be_learnt_may_have_any_trivial_loss(mode, trivial):
+    found = gradient(
+        TaskRobustLoss(2, mode, trivial=[1.0, trivial], reference=[0.0, trivial]), torch.tensor([0.5, 0.3])
+    )
+    assert found.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_the_losses_of_a_proxy_are_the_reference_from_then_on(mode):
     reference = [0.2, 0.5, 0.1, 0.4]
     given = TaskRobustLoss(4, mode, reference=reference, trivial=[2.0] * 4)
