@@ -12,8 +12,8 @@ batches and weights at the start for
   with `floor=1.0` for the mean. Trivial losses are the variances; the references, what an encoder of the same size
   reaches that is trained for this task alone, cost three runs, once.
 
-Afterwards linear probes ask for three things that are drawn independently: shape, colour and texture. SynBench asks with
-a proxy for each of the three parts, and for the information about each part: views change the other two.
+Afterwards linear probes ask for three things that are drawn independently: shape, colour and texture. SynBench asks
+with a proxy for each of the three parts, and for the information about each part: views change the other two.
 
 RESULTS
 
@@ -33,7 +33,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
@@ -70,6 +70,7 @@ PART_OF = by_octave((PATCH, PATCH), len(PARTS))
 LABELS = (50, 100, 200, 400, 800, 1600)
 """Numbers of labels of the learning curves; the tables have the accuracy with the fourth."""
 FEW = LABELS[3]
+LOG_EVERY = 50
 
 METHODS = ("mean error", "mean error, 4 x steps", "worst loss", "mean share", "worst share")
 """What a model is trained for. The first is what the others are compared with."""
@@ -152,7 +153,7 @@ class MaskedAutoencoder(LightningModule):
             return losses[self.only]
         if self.robust is None:
             return (losses * counts).sum() / counts.sum()
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if (self.global_step + 1) % LOG_EVERY == 0:
             self.log_dict(self.robust.metrics(self.split.names))
         value: Tensor = self.robust(losses, counts)
         return value
@@ -229,14 +230,16 @@ def pretrain(
     steps = steps or args.steps
     model = MaskedAutoencoder(split, robust, steps, args.dim, only)
     # Seen beside what is trained for: `synbench_tasks/` has the score in each part, `robust/` losses and weights.
-    watch = [SynBenchCallback(tasks=pictures.proxies, every_n_train_steps=max(1, steps // 6))] if watched else []
+    watch: list[Callback] = (
+        [SynBenchCallback(tasks=pictures.proxies, every_n_train_steps=max(1, steps // 6))] if watched else []
+    )
     folder = f"task_robust/{name.replace(',', '').replace(' ', '_')}"
     trainer = Trainer(
         max_steps=steps, accelerator="cpu", callbacks=watch, enable_checkpointing=False, enable_progress_bar=False,
         logger=TensorBoardLogger(args.dir, folder, f"seed_{seed}", default_hp_metric=False) if watched else False,
-        enable_model_summary=False, log_every_n_steps=50,
+        enable_model_summary=False, log_every_n_steps=LOG_EVERY,
     )  # fmt: skip
-    order = RandomSampler(pictures.train, num_samples=128 * steps)  # type: ignore[arg-type]
+    order = RandomSampler(pictures.train, num_samples=128 * steps)
     batches = BatchSampler(order, 128, drop_last=False)
     trainer.fit(model, DataLoader(TensorDataset(pictures.train), batch_size=None, sampler=batches))
     return model
