@@ -205,7 +205,7 @@ def from_parts(coefficients: Tensor) -> Tensor:
 def proxies(pictures: Tensor) -> list[GaussianTask]:
     """A proxy task for each part: two classes that differ along the main direction of the pictures in it."""
     parts = cosine_transform(image_patches(pictures, PATCH))
-    inside = [torch.where(part == PART_OF, parts, 0.0) for part in range(len(PARTS))]
+    inside = [torch.where(PART_OF.eq(part), parts, 0.0) for part in range(len(PARTS))]
     directions = [torch.pca_lowrank(one.flatten(1), 4, niter=8)[2][:, 0].view_as(parts[0]) for one in inside]
     return [GaussianTask(name, one) for name, one in zip(PARTS, from_parts(torch.stack(directions)), strict=True)]
 
@@ -216,7 +216,7 @@ def other_parts_changed(part: int, pictures: Tensor) -> Callable[[Tensor], Tenso
     def view(images: Tensor) -> Tensor:
         others = pictures[torch.randint(len(pictures), (len(images),))]
         own, other = (cosine_transform(image_patches(one, PATCH)) for one in (images, others))
-        return from_parts(torch.where(part == PART_OF, own, other))
+        return from_parts(torch.where(PART_OF.eq(part), own, other))
 
     return view
 
