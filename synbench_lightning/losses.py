@@ -71,8 +71,8 @@ class TaskRobustLoss(nn.Module):
             its own, or what a run with the mean of the losses has reached (as in DoReMi). ``None``: zeros.
         trivial: ``k`` losses of having learnt nothing: the variance of the targets, the entropy of the frequencies of
             words. The excess is then divided by what can be learnt, ``trivial - reference``: it is the share of that
-            which is missing. Tasks of which less than 1 % of the trivial loss can be learnt are noise, and left out; one
-            of which little more can be learnt weighs most until it is. ``None``: the excess itself.
+            which is missing. Tasks of which less than 1 % of the trivial loss can be learnt are noise, and left out;
+            one of which little more can be learnt weighs most until it is. ``None``: the excess itself.
         floor: share of the weight that all tasks get in equal parts, in [0, 1]; at 1 the loss is the mean.
         momentum: weight of the past in the running losses, in [0, 1). 0: each batch alone decides. The default, not
             searched, averages over about ten batches; ``tests/test_losses_optimum.py`` shows the bias that 0 has.
