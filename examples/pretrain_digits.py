@@ -16,11 +16,11 @@ What to expect, means of the seeds 0 to 4 (`--seeds 0 1 2 3 4`), looked at once:
     over-training                     .871          .786   .786   .884                      81 %
     contrastive                       .936          .935   .936   .938                       0 %
 
-In each seed of the first run the chosen checkpoint is the first that was saved, after step 20: .06 to .10 better than the
-last one, up to .02 below the best, and no better than raw pixels (.890). In seed 0, the picture in README, the encoder
-with random weights has even more information, and the chosen one .003 more of the answers right than it. In the second
-run nothing is lost and nothing gained. The first was chosen on the seeds 100 and 101 after about ten others that go
-wrong or were meant to, by collapse, forgetting or large learning rates: most kept improving, or never became better
+In each seed of the first run the chosen checkpoint is the first that was saved, after step 20: .06 to .10 better than
+the last one, up to .02 below the best, and no better than raw pixels (.890). In seed 0, the picture in README, the
+encoder with random weights has even more information, and the chosen one .003 more of the answers right than it. In the
+second run nothing is lost and nothing gained. The first was chosen on the seeds 100 and 101 after about ten others that
+go wrong or were meant to, by collapse, forgetting or large learning rates: most kept improving, or never became better
 than they had begun, so that there was little to choose.
 
     pip install 'synbench-lightning[examples]'
@@ -155,7 +155,7 @@ class SimCLR(LightningModule):
 
 
 class OverTraining(SimCLR):
-    """Pretraining on labels that are wrong for nearly half of the images: the network ends with knowing them by heart."""
+    """Pretraining on labels of which nearly half are wrong: the network ends with knowing them by heart."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -15,9 +15,9 @@ batches and weights at the start for
 Afterwards linear probes ask for three things that are drawn independently: shape, colour and texture. SynBench asks
 with a proxy for each of the three parts, and for the information about each part: views change the other two.
 
-What to expect: accuracy in the worst and in the mean of the three downstream tasks with 400 labels (chance is a quarter),
-± 95 % interval over ten seeds, looked at once (`--seeds 10`); "harder" are pictures with weaker textures and shapes
-that lie anywhere (`--stripes .06 --jitter 2`):
+What to expect: accuracy in the worst and in the mean of the three downstream tasks with 400 labels (chance is a
+quarter), ± 95 % interval over ten seeds, looked at once (`--seeds 10`); "harder" are pictures with weaker textures and
+shapes that lie anywhere (`--stripes .06 --jitter 2`):
 
                                   worst           mean          harder, worst    harder, mean
     mean error                .272 ± .006     .624 ± .011       .265 ± .004     .498 ± .014
@@ -27,11 +27,11 @@ that lie anywhere (`--stripes .06 --jitter 2`):
     worst share               .686 ± .050     .855 ± .017       .383 ± .054     .515 ± .021
 
 The mean error spends the eight features on colour; the worst loss, on what nobody can learn. Shares find the texture:
-the worst task gains .41 ± .05, and is better with 50 labels than otherwise with 1,600; colour loses .24. Most of that is
-the *share*, not the *worst*: worst and mean share differ by less than their intervals, and on harder pictures the mean
-share is better. The synthetic numbers agree: the lowest score rises from .17 to .77, the least information about a part
-from .04 to 2.0 nats. But with four times the steps that information triples and the accuracy stays, and between the two
-kinds of shares the order of the scores is not that of the accuracies.
+the worst task gains .41 ± .05, and is better with 50 labels than otherwise with 1,600; colour loses .24. Most of that
+is the *share*, not the *worst*: worst and mean share differ by less than their intervals, and on harder pictures the
+mean share is better. The synthetic numbers agree: the lowest score rises from .17 to .77, the least information about a
+part from .04 to 2.0 nats. But with four times the steps that information triples and the accuracy stays, and between
+the two kinds of shares the order of the scores is not that of the accuracies.
 
 With tasks by the place of patches or by their texture (`--split regions` or `textures`, five seeds) shares gain nothing
 (worst task -.010 ± .014 and +.007 ± .013): these tasks do not compete, the mean error learns all to within .05 of what
