@@ -32,7 +32,7 @@ class TaskRobustLoss(nn.Module):
 
     Without a ``reference`` the task with the largest irreducible loss takes the weight, whether or not it can improve,
     and the worst downstream task need not benefit; without ``trivial`` losses the task whose losses are largest does,
-    however little of it is missing. ``examples/pretrain_task_robust.py`` shows both.
+    however little of it is missing. ``examples/pretrain_task_robust.py`` shows the first.
 
     **References that are learnt on the way.** Let a proxy, a small module that trains beside the model, make losses on
     the same batches: ``robust(losses, counts, reference=proxy_losses)``. Their running mean takes the place of the
