@@ -79,6 +79,19 @@ def test_drawn_one_by_one_points_have_the_stated_proposals():
     assert bool(((firsts / draws - share).abs() < 4 * (share / draws).sqrt()).all())
 
 
+def test_sizes_of_zero_leave_the_floor_and_are_even_where_all_are():
+    tasks, sizes = torch.zeros(4, dtype=torch.long), torch.tensor([0.0, 0.0, 0.0, 1.0])
+    assert proportional(sizes, tasks, 1, floor=0.2).inclusion.tolist() == pytest.approx([0.05, 0.05, 0.05, 0.85])
+    assert proportional(sizes * 0, tasks, 1, floor=0.2).inclusion.tolist() == pytest.approx([0.25] * 4)
+
+
+@pytest.mark.parametrize("draw", [uniform, stratified])
+def test_a_single_point_of_a_single_task_can_be_asked_for(draw):
+    found = draw(torch.zeros(4, dtype=torch.long), 1)
+    assert len(found.indices) == 1
+    assert found.weights.tolist() == [1.0]
+
+
 def test_shares_are_equal_as_far_as_tasks_have_points():
     assert allotment(torch.tensor([50, 30, 2]), 12).tolist() == [5, 5, 2]
     assert allotment(torch.tensor([5, 5, 5]), 7).tolist() == [3, 2, 2]
