@@ -94,6 +94,11 @@ def with_format(declared):
         ((125, 64), 2, nn.TransformerEncoderLayer(64, 4), (1, 2000)),
         ((49, 32), 2, nn.LSTM(8, 32, batch_first=True), (49, 8)),
         ((49, 64), 2, nn.GRU(8, 32, batch_first=True, bidirectional=True), (49, 8)),
+        ((32, 16), 2, nn.LSTM(8, 32, proj_size=16, batch_first=True), ()),
+        ((16, 32), 2, nn.LSTM(8, 16, bidirectional=True, batch_first=True), ()),
+        ((32, 16), 2, nn.LSTM(8, 16, batch_first=True), ()),
+        ((32, 16), 2, nn.LayerNorm(16), ()),
+        ((32, 16), 1, nn.BatchNorm1d(32), ()),
         ((65, 48), 2, nn.Sequential(nn.Linear(48, 65), nn.Linear(65, 48)), (3, 32, 32)),  # mixes tokens and channels
         ((196, 64), 2, nn.Sequential(nn.Linear(9, 64), nn.Linear(64, 196)), (3, 224, 224)),  # 14 x 14 patches
         ((96, 4, 7, 7), 1, None, ()),  # videos

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from synbench_lightning.runtime.input_shape import example_shape
+from synbench_lightning.runtime.input_shape import example_shape, views_of_shape
 
 IMAGES, LABELS = torch.rand(4, 3, 8, 8), torch.arange(4)
 
@@ -60,3 +60,25 @@ def test_inputs_are_not_only_images(shape):
 def test_a_batch_without_floating_point_inputs_says_how_to_probe_in_embedding_space(batch, found):
     with pytest.raises(ValueError, match=rf"could not be read off the batch.*found {found}.*inputs_embeds"):
         example_shape(batch, "the batch")
+
+
+TWO = [torch.rand(4, 3, 8, 8), torch.rand(4, 3, 8, 8)]
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        torch.stack(TWO, 1),
+        (torch.stack(TWO, 1), LABELS),
+        (TWO, LABELS),
+        {"crops": [*TWO, torch.rand(4, 3, 4, 4)], "label": LABELS},
+        (*TWO, TWO[0], torch.rand(2, 3, 8, 8)),  # the same again, and one of other examples
+    ],
+)
+def test_views_of_the_same_examples_belong_together_by_their_place(batch):
+    assert torch.equal(views_of_shape(batch, (3, 8, 8)), torch.stack(TWO, 1))
+
+
+@pytest.mark.parametrize("batch", [IMAGES, (IMAGES, LABELS), [IMAGES, IMAGES.clone()], IMAGES[:, None], LABELS, []])
+def test_one_view_of_each_is_none(batch):
+    assert views_of_shape(batch, (3, 8, 8)) is None
