@@ -1,6 +1,8 @@
 """Judged on curves that are made to order: an encoder whose score is set by the step of training."""
 
 import math
+import re
+from datetime import timedelta
 
 import pytest
 import torch
@@ -8,8 +10,8 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
-from synbench_lightning import ProbePlan, SynBenchEarlyStopping
-from tests.callbacks.runs import probing, steps, trainer
+from synbench_lightning import ProbePlan, SynBenchCallback, SynBenchEarlyStopping
+from tests.callbacks.runs import SMALL, probing, steps, trainer
 from tests.encoders import Autoencoder
 
 
@@ -149,6 +151,35 @@ def test_intervals_that_fit_are_told_nothing(recwarn):
     ]
     trainer(probing(5), *fitting, max_steps=1, limit_train_batches=10, enable_checkpointing=True).fit(Autoencoder())
     assert not [warning for warning in recwarn if "probe is made" in str(warning.message)]
+
+
+BY_SCORE = {"monitor": "synbench/score", "mode": "max"}
+
+
+@pytest.mark.parametrize(
+    ("every", "callback", "told"),
+    [
+        ({"every_n_epochs": 1}, EarlyStopping(**BY_SCORE), None),
+        ({"every_n_epochs": 2}, EarlyStopping(**BY_SCORE), "but a probe is made every 2 epochs"),
+        ({"every_n_epochs": 1}, ModelCheckpoint(**BY_SCORE), None),
+        ({"every_n_epochs": 2}, ModelCheckpoint(every_n_epochs=4, **BY_SCORE), None),
+        ({"every_n_epochs": 2}, ModelCheckpoint(every_n_epochs=3, **BY_SCORE), r"every 3 epochs.*every_n_epochs=2\)"),
+        ({"every_n_epochs": 1}, ModelCheckpoint(every_n_train_steps=10, **BY_SCORE), "saves every 10 steps"),
+        ({"every_n_train_steps": 20}, ModelCheckpoint(every_n_epochs=2, **BY_SCORE), None),
+        (
+            {"every_n_train_steps": 20},
+            ModelCheckpoint(every_n_epochs=1, **BY_SCORE),
+            "saves every 1 epochs of 10 steps",
+        ),
+        ({"every_n_train_steps": 5}, ModelCheckpoint(train_time_interval=timedelta(hours=1), **BY_SCORE), "of time"),
+    ],
+)
+def test_epochs_and_steps_are_compared(recwarn, every, callback, told):
+    probe = SynBenchCallback(plan=SMALL, log_figures=False, **every)
+    trainer(probe, callback, max_steps=1, limit_train_batches=10, enable_checkpointing=True).fit(Autoencoder())
+    about = [str(warning.message) for warning in recwarn if "a probe is made" in str(warning.message)]
+    assert len(about) == (told is not None)
+    assert told is None or re.search(told, about[0])
 
 
 def test_a_score_that_is_minimised_is_told():
