@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
@@ -90,18 +91,11 @@ def shown_inputs(
     return NoisyInputs(inputs, shape, seed, device) if views is None else DrawnViews(inputs, views, shape, seed, device)
 
 
-class NoisyInputs:
-    """Each input with white noise: what stands for that which must not matter where nothing is known of it."""
+class _InputByInput(ABC):
+    """Inputs whose examples come one input after another."""
 
-    kind: Kind = "noise"
-    doubts: tuple[str, ...] = ()
-
-    def __init__(self, inputs: Tensor, input_shape: Sequence[int], seed: int, device: torch.device) -> None:
-        self.inputs = check_inputs("inputs", inputs, input_shape, FEWEST_INPUTS, MOST_INPUTS)
-        self.noise = INPUT_NOISE * float(self.inputs.double().std())
-        self.identity = f"{len(self.inputs)} ({checksum(self.inputs)})"
-        self.seed, self.device, self.num_inputs = seed, device, len(self.inputs)
-        self.draws = _draws(self.num_inputs)
+    num_inputs: int
+    draws: int
 
     @property
     def examples(self) -> Examples:
@@ -113,6 +107,24 @@ class NoisyInputs:
         """``(inputs, draws, D)``."""
         grouped: Tensor = features.unflatten(0, (-1, self.draws))
         return grouped
+
+    @abstractmethod
+    def write(self, block: Block, out: Tensor) -> None:
+        """Write the examples of a block into ``(block.vectors, *input_shape)``."""
+
+
+class NoisyInputs(_InputByInput):
+    """Each input with white noise: what stands for that which must not matter where nothing is known of it."""
+
+    kind: Kind = "noise"
+    doubts: tuple[str, ...] = ()
+
+    def __init__(self, inputs: Tensor, input_shape: Sequence[int], seed: int, device: torch.device) -> None:
+        self.inputs = check_inputs("inputs", inputs, input_shape, FEWEST_INPUTS, MOST_INPUTS)
+        self.noise = INPUT_NOISE * float(self.inputs.double().std())
+        self.identity = f"{len(self.inputs)} ({checksum(self.inputs)})"
+        self.seed, self.device, self.num_inputs = seed, device, len(self.inputs)
+        self.draws = _draws(self.num_inputs)
 
     def write(self, block: Block, out: Tensor) -> None:
         """Write the examples of a block into ``(block.vectors, *input_shape)``."""
@@ -186,7 +198,7 @@ class DrawnViews:
         return view
 
 
-class GivenViews:
+class GivenViews(_InputByInput):
     """Views of each input that were there already, as in a batch for contrastive pretraining."""
 
     kind: Kind = "pairs"
@@ -201,17 +213,6 @@ class GivenViews:
             raise ValueError("`inputs` (N, V, *input_shape) must hold different views of each input: they are equal.")
         self.doubts = _doubts(first, first, other)
         self.identity = f"{self.num_inputs} x {self.draws} views ({checksum(self.inputs)})"
-
-    @property
-    def examples(self) -> Examples:
-        """All of them, those of one input after those of another."""
-        rows = self.num_inputs * self.draws
-        return Examples(in_blocks(rows), rows, 1, self.write)
-
-    def by_input(self, features: Tensor) -> Tensor:
-        """``(inputs, draws, D)``."""
-        grouped: Tensor = features.unflatten(0, (-1, self.draws))
-        return grouped
 
     def write(self, block: Block, out: Tensor) -> None:
         """Write the examples of a block into ``(block.vectors, *input_shape)``."""
