@@ -32,6 +32,14 @@ def test_coverage_takes_the_best_first_and_spends_less_on_tasks_that_are_alike()
     assert single.item() == (vectors @ vectors.T).clamp_min(0).sum(0).argmax().item()
 
 
+def test_tasks_count_alike_however_many_points_they_have():
+    a, b, c, d = torch.linalg.qr(torch.randn(9, 5, generator=torch.Generator().manual_seed(0)).sub_(1)).Q.T[1:]
+    kinds = [(a, 40), (b, 10), (c, 4), (d, 4)]  # a fifth of the large task is unlike the rest, half of the small one
+    curves = torch.cat([curve[:, None].repeat(1, number) for curve, number in kinds], 1)
+    tasks = torch.tensor([0] * 50 + [1] * 8)
+    assert torch.bincount(tasks[coverage(curves, tasks, 3).indices]).tolist() == [1, 2]
+
+
 def test_greedy_coverage_is_near_the_best_there_is():
     curves = CURVES[:, :12]
     vectors = standardised(curves).T
