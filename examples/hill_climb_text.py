@@ -59,7 +59,19 @@ from synbench_lightning.functional.benchmark.estimation import Estimate
 from synbench_lightning.functional.benchmark.polynomials import agreement, polynomial_coefficients
 
 try:
-    from reviews import LENGTH, MASK, PAD, MaskedLanguageModel, Review, Vocabulary, batches, packaged, read
+    from reviews import (
+        LENGTH,
+        MASK,
+        PAD,
+        MaskedLanguageModel,
+        Review,
+        Vocabulary,
+        batches,
+        by_source,
+        clozes,
+        packaged,
+        read,
+    )
 
     from synbench_lightning.plots import (
         correlation_figure,
@@ -104,10 +116,7 @@ class Texts(NamedTuple):
 def texts_of(reviews: list[Review], points: int, seed: int) -> Texts:
     """A part of the reviews is kept from pretraining, for labels."""
     reviews = random.Random(seed).sample(reviews, len(reviews))
-    users, critics = (
-        [one for one in reviews if one.source == source]
-        for source in sorted({one.source for one in reviews}, key=lambda source: -mean_length(reviews, source))
-    )
+    users, critics = by_source(reviews)
     held_critics, held_users = len(critics) // 3, len(users) // 5
     pretraining = critics[held_critics:] + users[held_users:]
     vocabulary = Vocabulary((one.words for one in pretraining), 5000)
@@ -123,31 +132,21 @@ def texts_of(reviews: list[Review], points: int, seed: int) -> Texts:
         {
             "critics": opinions[:points],
             "users": ends[:points],
-            "is or are": clozes(critics[:held_critics], LABELS["is or are"], points),
-            "he or she": clozes(users[:held_users], LABELS["he or she"], points),
+            "is or are": filled_in("is or are", critics[:held_critics], points),
+            "he or she": filled_in("he or she", users[:held_users], points),
         },
         opinions[points : points + min(1000, third)],
         opinions[points + min(1000, third) :],
     )  # fmt: skip
 
 
-def mean_length(reviews: Sequence[Review], source: str) -> float:
-    lengths = [len(one.words) for one in reviews if one.source == source]
-    return sum(lengths) / len(lengths)
-
-
-def clozes(reviews: Sequence[Review], words: tuple[str, str], points: int) -> list[Example]:
-    """Texts around one of two words that is left out, as many of each, one of each review."""
-    found: list[list[Example]] = [[], []]
-    for review in reviews:
-        places = [place for place, word in enumerate(review.words) if word in words]
-        if places:
-            place = places[len(places) // 2]
-            label = words.index(review.words[place])
-            before, after = review.words[max(0, place - LENGTH // 2) : place], review.words[place + 1 :]
-            after = after[: LENGTH - 1 - len(before)]
-            found[label].append({"before": " ".join(before), "after": " ".join(after), "label": label})
-    return [example for pair in zip(*found, strict=False) for example in pair][:points]
+def filled_in(task: str, reviews: Sequence[Review], points: int) -> list[Example]:
+    """Examples of a task that is to fill in what is left out, as many words as the model reads."""
+    first, second = LABELS[task]
+    return [
+        {"before": " ".join(before), "after": " ".join(after[: LENGTH - 1 - len(before)]), "label": label}
+        for before, after, label in clozes(reviews, (first, second), points)
+    ]
 
 
 class Checkpoints(Callback):

@@ -53,8 +53,8 @@ from synbench_lightning.functional.minimax import task_means
 from synbench_lightning.functional.splits import by_class, by_frequency, of_tokens
 
 try:
-    from reviews import LENGTH, SPECIAL, Review, Vocabulary, packaged, read
-    from robust_runs import Data, Downstream, TaskModule, add_arguments, compare, parse
+    from reviews import LENGTH, SPECIAL, Review, Vocabulary, by_source, clozes, packaged, read
+    from robust_runs import MOST_LABELS, Data, Downstream, TaskModule, add_arguments, compare, parse
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 except ImportError as error:
     raise SystemExit(
@@ -154,32 +154,26 @@ def unlearnt(split: Split, counts: Tensor) -> Tensor:
 def texts_of(reviews: Sequence[Review]) -> tuple[list[Review], dict[str, list[Text]]]:
     """Reviews to pretrain on, and labelled texts of others for each downstream task."""
     reviews = random.Random(0).sample(reviews, len(reviews))
-    by_source = [[one for one in reviews if one.source == source] for source in sorted({one.source for one in reviews})]
     number, half = LABELLED + ASKED, (LABELLED + ASKED) // 2
-    users, critics = sorted(by_source, key=lambda own: -sum(len(one.words) for one in own))
+    users, critics = by_source(reviews)
     rest_users, rest_critics = users[len(users) // 2 :], critics[number:]
     users, critics = users[: len(users) // 2], critics[:number]
     tasks: dict[str, list[Text]] = {
         "critics": [(one.words, one.label) for one in critics],
         "users": [(one.words[-LENGTH:], one.label) for one in users[:number]],
         "writer": [(one.words[:20], 0) for one in critics[:half]] + [(one.words[:20], 1) for one in users[:half]],
-        "is/are": clozes(users, ("is", "are"), number),
-        "he/she": clozes(users, ("he", "she"), number),
+        "is/are": around(users, ("is", "are"), number),
+        "he/she": around(users, ("he", "she"), number),
     }
     return rest_users + rest_critics, {name: random.Random(1).sample(own, len(own)) for name, own in tasks.items()}
 
 
-def clozes(reviews: Sequence[Review], words: tuple[str, str], number: int) -> list[Text]:
-    """What is around one of two words, without both, as many of each, one of each review."""
-    found: list[list[Text]] = [[], []]
-    for review in reviews:
-        places = [place for place, word in enumerate(review.words) if word in words]
-        if places:
-            middle = places[len(places) // 2]
-            around = review.words[max(0, middle - LENGTH // 2) : middle + LENGTH // 2]
-            label = words.index(review.words[middle])
-            found[label].append(([word for word in around if word not in words], label))
-    return [text for pair in zip(*found, strict=False) for text in pair][:number]
+def around(users: Sequence[Review], words: tuple[str, str], number: int) -> list[Text]:
+    """What is around one of two words, without both."""
+    return [
+        ([word for word in before + after[: LENGTH // 2 - 1] if word not in words], label)
+        for before, after, label in clozes(users, words, number)
+    ]
 
 
 def bags_of(texts: Sequence[Sequence[str]], vocabulary: Vocabulary) -> Tensor:
@@ -212,7 +206,7 @@ def main() -> None:
     vocabulary = Vocabulary((one.words for one in rest), WORDS)
     split = split_of(args.split, vocabulary)
     windows = vocabulary.windows(one.words for one in rest)
-    if len(windows) < 4000 or min(map(len, labelled.values())) < ASKED + 400:
+    if len(windows) < 4000 or min(map(len, labelled.values())) < ASKED + MOST_LABELS:
         raise SystemExit("--reviews is too small: give 3,000 reviews or more of each source, and longer ones of one")
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))
     held_out, train = windows[order[:2000]], windows[order[2000:]]

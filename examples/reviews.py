@@ -53,6 +53,40 @@ def split(text: str) -> list[str]:
     return re.findall(r"\[\w+\]|[a-z0-9']+|[.,!?]", text.lower().replace("<br />", " "))
 
 
+def by_source(reviews: Sequence[Review]) -> tuple[list[Review], list[Review]]:
+    """Those of the source whose reviews are longer on average, and those of the other, in the order given."""
+
+    def mean_length(own: Sequence[Review]) -> float:
+        return sum(len(one.words) for one in own) / len(own)
+
+    sources = sorted({one.source for one in reviews})
+    longer, shorter = sorted(
+        ([one for one in reviews if one.source == source] for source in sources), key=mean_length, reverse=True
+    )
+    return longer, shorter
+
+
+class Cloze(NamedTuple):
+    """The words before and after one that is left out, and which of two it was (0 or 1)."""
+
+    before: list[str]
+    after: list[str]
+    label: int
+
+
+def clozes(reviews: Iterable[Review], words: tuple[str, str], number: int) -> list[Cloze]:
+    """Texts in which one of two words is left out, as many of each in turn, one of each review."""
+    found: list[list[Cloze]] = [[], []]
+    for review in reviews:
+        places = [place for place, word in enumerate(review.words) if word in words]
+        if places:
+            place = places[len(places) // 2]
+            label = words.index(review.words[place])
+            before, after = review.words[max(0, place - LENGTH // 2) : place], review.words[place + 1 :]
+            found[label].append(Cloze(before, after, label))
+    return [cloze for pair in zip(*found, strict=False) for cloze in pair][:number]
+
+
 class Vocabulary:
     """The most frequent words, by number; a function from a text to the numbers of its words."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
+from scipy.stats import sem
 from scipy.stats import t as student
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -33,6 +33,8 @@ LABELS = (50, 100, 200, 400, 800, 1600)
 FEW = LABELS[3]
 DRAWS = range(0, 400, 100)
 """Where the draws of labels begin, whose accuracies are averaged."""
+MOST_LABELS = DRAWS[-1] + LABELS[-1]
+"""Labelled examples that are needed."""
 LOG_EVERY = 50
 
 METHODS = ("mean error", "mean error, 4 x steps", "worst loss", "mean share", "worst share")
@@ -49,7 +51,7 @@ Scores = dict[str, float]
 
 
 class Downstream(NamedTuple):
-    """Inputs and labels to learn a task from, at least 1,900, and to ask it."""
+    """Inputs and labels to learn a task from, at least `MOST_LABELS`, and to ask it."""
 
     known: Tensor
     labels: Tensor
@@ -248,9 +250,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean over the seeds, and the half-width of its 95 % confidence interval (Student's t)."""
-    n, mean = len(values), fmean(values)
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
-    return mean, float(student.ppf(0.975, n - 1)) * spread
+    return fmean(values), float(student.ppf(0.975, len(values) - 1) * sem(values))
 
 
 def rows(runs: Sequence[Found], measure: str) -> dict[str, list[float]]:

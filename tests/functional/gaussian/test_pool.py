@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from synbench_lightning.functional.gaussian import pool as module
+from synbench_lightning.functional.gaussian.left_out import TERMS
 from synbench_lightning.functional.gaussian.pool import SHARE, fit_of_means, pooled
 
 SCALES, VECTORS = torch.tensor([0.5, 1.5, 2.5, 3.5], dtype=torch.float64), 8
@@ -48,7 +48,7 @@ def test_eigenvalues_are_those_of_the_residual_rows():
     found = of(x)
     sums, differences = (x[..., 0, :] + x[..., 1, :]) / 2, (x[..., 0, :] - x[..., 1, :]) / 2
     # Half sums lose the mean of their scale; half differences what an odd polynomial of the scale tells of them.
-    odd = np.stack([(SCALES / SCALES.max()).numpy() ** power for power in range(1, 2 * module.TERMS, 2)], 1)
+    odd = np.stack([(SCALES / SCALES.max()).numpy() ** power for power in range(1, 2 * TERMS, 2)], 1)
     flat = differences[0].double().numpy().mean(1)
     fitted = odd @ np.linalg.lstsq(odd, flat, rcond=None)[0]
     rows = np.concatenate(
