@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from synbench_lightning import BenchmarkCallback, ProbeResult, SynBenchCallback
-from synbench_lightning.functional.benchmark.dynamics import task_curves
+from synbench_lightning.functional.benchmark.curve_correlation import task_curves
 
 CHECKPOINTS, EVERY, BATCH_SIZE = 40, 25, 64
 

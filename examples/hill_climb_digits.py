@@ -15,7 +15,7 @@ forecast with AIPW, has three quarters of the error of random draws with AIPW (.
 points, .0051 and .0073 at 10) and a fifth to a quarter of that of plain means of random points. Its 95 % intervals hold
 in .96 to .98. Here draws in proportion to the loss, or to the variability, and centres of coefficient clusters are as
 good or better; on answers of language models they are worse than random draws, and the default is not
-(`python -m tests.benchmarks.points`). Predicting the points that were not evaluated from those that they moved with
+(`python -m tests.performance.points`). Predicting the points that were not evaluated from those that they moved with
 does not get better with more points. In the choice of a checkpoint the last one (regret .0074) is beaten clearly from
 10 percent of the points on (.0016), and there random draws (.0010) do as well.
 
@@ -42,20 +42,25 @@ from torch import Tensor
 from synbench_lightning import ProbeResult
 from synbench_lightning.functional.benchmark.anchors import anchor_estimate
 from synbench_lightning.functional.benchmark.cartography import cartography, multidimensional_scaling
-from synbench_lightning.functional.benchmark.dynamics import correlation_distance, pearson, standardised, task_curves
-from synbench_lightning.functional.benchmark.estimation import (
+from synbench_lightning.functional.benchmark.confidence_intervals import (
     Estimate,
     mean_estimate,
     mean_of_tasks,
     minimum_detectable_difference,
     weighted_mean,
 )
+from synbench_lightning.functional.benchmark.curve_correlation import (
+    correlation_distance,
+    pearson,
+    standardised,
+    task_curves,
+)
 from synbench_lightning.functional.benchmark.lure import lure
 from synbench_lightning.functional.benchmark.polynomials import agreement, polynomial_coefficients
 from synbench_lightning.functional.benchmark.prediction import change_of_benchmark, choose_points, predict_tasks
 from synbench_lightning.functional.benchmark.representatives import anchor_points, coverage
 from synbench_lightning.functional.benchmark.selection import Selection, proportional, stratified, uniform
-from synbench_lightning.functional.gaussian.theory import optimal_accuracy, optimal_bound
+from synbench_lightning.functional.gaussian.bayes_optimal import optimal_accuracy, optimal_bound
 
 try:
     from digits_benchmark import CHECKPOINTS, Run, pretrain

@@ -54,8 +54,13 @@ from torch.utils.data import DataLoader
 
 from synbench_lightning import BenchmarkCallback, Prompts
 from synbench_lightning.functional.benchmark.cartography import multidimensional_scaling
-from synbench_lightning.functional.benchmark.dynamics import correlation_distance, pearson, standardised, task_curves
-from synbench_lightning.functional.benchmark.estimation import Estimate
+from synbench_lightning.functional.benchmark.confidence_intervals import Estimate
+from synbench_lightning.functional.benchmark.curve_correlation import (
+    correlation_distance,
+    pearson,
+    standardised,
+    task_curves,
+)
 from synbench_lightning.functional.benchmark.polynomials import agreement, polynomial_coefficients
 
 try:

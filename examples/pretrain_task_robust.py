@@ -58,7 +58,7 @@ from torch import Tensor, nn
 
 from synbench_lightning import GaussianTask, TaskRobustLoss
 from synbench_lightning.functional.minimax import task_means
-from synbench_lightning.functional.splits import (
+from synbench_lightning.functional.task_splits import (
     by_octave,
     by_place,
     cosine_transform,

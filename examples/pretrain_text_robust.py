@@ -50,7 +50,7 @@ from torch import Tensor, nn
 
 from synbench_lightning import GaussianTask, TaskRobustLoss
 from synbench_lightning.functional.minimax import task_means
-from synbench_lightning.functional.splits import by_class, by_frequency, of_tokens
+from synbench_lightning.functional.task_splits import by_class, by_frequency, of_tokens
 
 try:
     from reviews import LENGTH, SPECIAL, Review, Vocabulary, by_source, clozes, packaged, read

@@ -16,9 +16,9 @@ Where things live; each floor knows those below it:
 ======================= =============================================================================================
 """
 
-from synbench_lightning.benchmark.best import Comparison as Comparison
-from synbench_lightning.benchmark.best import select_best as select_best
-from synbench_lightning.benchmark.harness import harness_task as harness_task
+from synbench_lightning.benchmark.lm_eval import harness_task as harness_task
+from synbench_lightning.benchmark.model_selection import Comparison as Comparison
+from synbench_lightning.benchmark.model_selection import select_best as select_best
 from synbench_lightning.benchmark.prompts import Prompts as Prompts
 from synbench_lightning.benchmark.proxies import labelled_proxies as labelled_proxies
 from synbench_lightning.benchmark.result import BenchmarkResult as BenchmarkResult

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from synbench_lightning.checks import check_number
+from synbench_lightning.functional.gaussian.asymptotic import estimate_limit
 from synbench_lightning.functional.gaussian.discriminant import accuracy_and_bound, check_epsilons
-from synbench_lightning.functional.gaussian.limit import estimate_limit
 from synbench_lightning.functional.gaussian.score import check_thresholds, synbench_score
 from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.runtime.devices import statistics_device

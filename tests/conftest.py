@@ -10,8 +10,8 @@ import pytest
 import torch
 
 collect_ignore = [  # looking for doctests imports every file; these register a device that stays
-    "contract/pretended_device.py",
-    "contract/training_on_a_pretended_device.py",
+    "integration/pretended_device.py",
+    "integration/training_on_a_pretended_device.py",
 ]
 torch.set_num_threads(1)  # the tensors here are small: threads would wait for each other
 

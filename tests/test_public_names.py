@@ -16,8 +16,8 @@ from synbench_lightning.functional import minimax
 from synbench_lightning.functional.benchmark import (
     anchors,
     cartography,
-    dynamics,
-    estimation,
+    confidence_intervals,
+    curve_correlation,
     lure,
     polynomials,
     prediction,
@@ -25,7 +25,7 @@ from synbench_lightning.functional.benchmark import (
     residuals,
     selection,
 )
-from synbench_lightning.functional.gaussian import aggregates, discriminant, score, theory
+from synbench_lightning.functional.gaussian import aggregates, bayes_optimal, discriminant, score
 from synbench_lightning.functional.representation import class_probabilities, readout, spectrum
 
 NAMES = [name for name in vars(synbench_lightning) if not name.startswith("_") and name[0].isupper()] + [
@@ -36,8 +36,8 @@ NAMES = [name for name in vars(synbench_lightning) if not name.startswith("_") a
     "task_family",
 ]
 PUBLIC = [getattr(synbench_lightning, name) for name in NAMES] + [
-    theory.optimal_accuracy,
-    theory.optimal_bound,
+    bayes_optimal.optimal_accuracy,
+    bayes_optimal.optimal_bound,
     discriminant.accuracy_and_bound,
     score.synbench_score,
     spectrum.effective_rank,
@@ -50,12 +50,12 @@ PUBLIC = [getattr(synbench_lightning, name) for name in NAMES] + [
     minimax.task_means,
     class_probabilities.class_log_probabilities,
     readout.few_label_readout,
-    *(getattr(dynamics, name) for name in ("pearson", "task_curves", "standardised", "correlation_distance")),
+    *(getattr(curve_correlation, name) for name in ("pearson", "task_curves", "standardised", "correlation_distance")),
     *(getattr(polynomials, name) for name in ("polynomial_basis", "polynomial_coefficients", "agreement")),
     *(getattr(cartography, name) for name in ("cartography", "multidimensional_scaling")),
     *(getattr(selection, name) for name in ("uniform", "stratified", "proportional")),
     *(getattr(representatives, name) for name in ("anchor_points", "coefficient_clusters", "coverage")),
-    *(getattr(estimation, name) for name in (
+    *(getattr(confidence_intervals, name) for name in (
         "Estimate", "mean_estimate", "weighted_mean", "mean_of_tasks", "minimum_detectable_difference",
     )),
     lure.lure,

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 import synbench_lightning
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "examples/README.md", "tests/benchmarks/README.md", "tests/contract/README.md"]
+PAGES = ["README.md", "examples/README.md", "tests/performance/README.md", "tests/integration/README.md"]
 
 
 def anchors(page):

@@ -21,7 +21,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from synbench_lightning import ProbePlan, task_family
-from synbench_lightning.functional.gaussian.limit import estimate_limit
+from synbench_lightning.functional.gaussian.asymptotic import estimate_limit
 from synbench_lightning.functional.gaussian.score import synbench_score
 from validity.inputs import Images, Transform
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from synbench_lightning.benchmark.logits import Forward, Logits
+from synbench_lightning.benchmark.lm_adapter import Forward, Logits
 from synbench_lightning.benchmark.tokens import Pieces, Tokenizer, check_tokenizer, longest, pieces
 from synbench_lightning.checks import check_integer, shown
 from synbench_lightning.runtime.sharding import has_shards

@@ -34,7 +34,7 @@ class BenchmarkResult:
         seconds: wall-clock time of the evaluation.
         step: optimizer steps before it.
         signal: how far the values of the run lie apart so far, as a standard deviation without the noise; ``None``
-            before the fifth evaluation (:func:`~synbench_lightning.functional.benchmark.worth.signal_and_noise`).
+            before the fifth evaluation (:func:`.signal_and_noise`).
         noise: how far neighbouring values are off each other by chance.
         task_signals: ``(K,)`` of each task, empty before the fifth evaluation.
         task_noises: ``(K,)``.

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from synbench_lightning.checks import check_integer, check_name
 from synbench_lightning.functional.representation.class_probabilities import class_log_probabilities
-from synbench_lightning.runtime.distributed import Processes, Progress, gathered
+from synbench_lightning.runtime.collectives import Processes, Progress, gather_rows
 from synbench_lightning.runtime.features import FeatureReader
 
 READ_TWICE = 8
@@ -120,7 +120,7 @@ class Benchmark:
                 continue
             found = self._gathered(answer, task, indices, processes, advance, device, read if readout else None)
             values[inside] = self._judged(found, task, len(support)) if readout else found[:, 0].double()
-        values = processes.same(values)
+        values = processes.broadcast(values)
         graded = bool(((values == 0) | (values == 1)).all())  # right or wrong, no likelihoods
         if not graded and (not bool(torch.isfinite(values).all()) or bool((values > 1e-6).any())):
             wrong = self.names[int(self.tasks[places][~(values <= 1e-6) | ~torch.isfinite(values)][0])]
@@ -154,7 +154,7 @@ class Benchmark:
                 self._answered(answer, task, indices[blocks[0]], device, read)  # others make one more forward
             return found
 
-        return gathered(processes, len(indices), device, make).cpu()
+        return gather_rows(processes, len(indices), device, make).cpu()
 
     def _answered(
         self,

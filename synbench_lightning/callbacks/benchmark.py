@@ -9,16 +9,16 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from synbench_lightning.benchmark.climb import Climb, Climbed
+from synbench_lightning.benchmark.adaptive_evaluation import Climb, Climbed
 from synbench_lightning.benchmark.result import BenchmarkResult
 from synbench_lightning.benchmark.tasks import Benchmark, Tasks
-from synbench_lightning.callbacks.keys import keys_of
-from synbench_lightning.callbacks.probing import ProbingCallback
-from synbench_lightning.callbacks.run import history_of
+from synbench_lightning.callbacks.metric_keys import keys_of
+from synbench_lightning.callbacks.probing_callback import ProbingCallback
+from synbench_lightning.callbacks.run_state import history_of
 from synbench_lightning.checks import check_integer
 from synbench_lightning.functional.benchmark.prediction import Method
 from synbench_lightning.functional.benchmark.selection import Selection
-from synbench_lightning.runtime.distributed import Progress, StrategyProcesses
+from synbench_lightning.runtime.collectives import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
 from synbench_lightning.runtime.features import FeatureReader, module_behind
 
@@ -72,7 +72,7 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         warmup: complete evaluations before points are chosen.
         method: how points are chosen in each task: ``"residual"``, drawn with probabilities that grow with how far off
             the forecasts of a point were in the warm-up; unbiased, with an interval that covers, and better than
-            random drawing on all matrices of ``python -m tests.benchmarks.points``, or as good within a tenth;
+            random drawing on all matrices of ``python -m tests.performance.points``, or as good within a tenth;
             ``"random"``, drawn all alike; ``"clusters"``, those nearest to the centres of clusters of the curves that
             the warm-up has seen: no probability stands behind its interval.
         audit_every: evaluations from one audit to the next, after the warm-up; ``None`` for no audits.
@@ -171,8 +171,8 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
     def _history_of(cls, state: Any) -> list[BenchmarkResult]:
         return history_of(state, BenchmarkResult.from_dict)
 
-    def _take_up(self, state: Mapping[str, Any]) -> None:
-        super()._take_up(state)
+    def _restore_state(self, state: Mapping[str, Any]) -> None:
+        super()._restore_state(state)
         settings = self.climb.settings
         if state["settings"] == settings:
             self._climbed = Climbed.from_dict(state)
@@ -238,7 +238,7 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
             return self.benchmark.log_likelihoods(encoder, places, processes, progress, device, self._read)
 
         found, self._next = self.climb.evaluate(self._climbed, self.history, evaluated, trainer.global_step)
-        return processes.same(found)
+        return processes.broadcast(found)
 
 
 def _worth(result: BenchmarkResult) -> str:

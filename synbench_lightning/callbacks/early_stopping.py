@@ -12,13 +12,13 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from synbench_lightning.callbacks.keys import DETAILS, TASKS, renamed, sections
-from synbench_lightning.callbacks.probing import ProbingCallback
-from synbench_lightning.callbacks.run import OfOneRun
+from synbench_lightning.callbacks.metric_keys import DETAILS, TASKS, renamed, sections
+from synbench_lightning.callbacks.probing_callback import ProbingCallback
+from synbench_lightning.callbacks.run_state import RunStateCallback
 from synbench_lightning.checks import check_integer, check_number
 
 
-class SynBenchEarlyStopping(OfOneRun, EarlyStopping):
+class SynBenchEarlyStopping(RunStateCallback, EarlyStopping):
     """Stop training when a probed metric has stopped improving.
 
     Lightning's own ``EarlyStopping`` looks at the end of epochs or validations and takes a value that it has seen
@@ -77,7 +77,7 @@ class SynBenchEarlyStopping(OfOneRun, EarlyStopping):
     def _begin(self) -> None:
         EarlyStopping.load_state_dict(self, self._at_start)
 
-    def _take_up(self, state: Mapping[str, Any]) -> None:
+    def _restore_state(self, state: Mapping[str, Any]) -> None:
         EarlyStopping.load_state_dict(self, dict(state))
         for name in ("wait_count", "stopped_epoch", "patience"):
             check_integer(name, getattr(self, name), 0)

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from tqdm.auto import tqdm
 
-from synbench_lightning.runtime.distributed import Progress
+from synbench_lightning.runtime.collectives import Progress
 
 DELAY_SECONDS = 1.0
 """A probe that is over by then shows no bar."""

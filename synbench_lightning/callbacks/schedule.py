@@ -51,7 +51,7 @@ class Schedule:
         """What is kept in checkpoints."""
         return {"last_step": self.last_step, "owed": self.owed}
 
-    def take_up(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state` has given.
 
         Raises:

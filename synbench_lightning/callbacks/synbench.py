@@ -10,25 +10,25 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from synbench_lightning.callbacks.advice import best_key_advice
-from synbench_lightning.callbacks.dashboard import Dashboard
-from synbench_lightning.callbacks.first_batches import FirstBatches
-from synbench_lightning.callbacks.keys import keys_of, logged_values, watched_names
-from synbench_lightning.callbacks.probing import ProbingCallback
-from synbench_lightning.callbacks.remarks import Remarks
-from synbench_lightning.callbacks.run import history_of
+from synbench_lightning.callbacks.config_warnings import best_key_warnings
+from synbench_lightning.callbacks.figure_logging import FigureLogger
+from synbench_lightning.callbacks.metric_keys import keys_of, logged_values, watched_names
+from synbench_lightning.callbacks.probe_warnings import ProbeWarnings
+from synbench_lightning.callbacks.probing_callback import ProbingCallback
+from synbench_lightning.callbacks.run_state import history_of
+from synbench_lightning.callbacks.view_collection import ViewCollection
 from synbench_lightning.checks import check_flag, check_input_shape, check_number, shown
+from synbench_lightning.functional.gaussian.bayes_optimal import optimal_accuracy
 from synbench_lightning.functional.gaussian.discriminant import check_epsilons
 from synbench_lightning.functional.gaussian.score import check_thresholds
-from synbench_lightning.functional.gaussian.theory import optimal_accuracy
 from synbench_lightning.probe.families import Task
-from synbench_lightning.probe.inputs import Views, shown_inputs
-from synbench_lightning.probe.labels import Labels, check_labels
+from synbench_lightning.probe.labelled_inputs import Labels, check_labels
 from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, Probe
+from synbench_lightning.probe.proxy_samples import Normalize
 from synbench_lightning.probe.result import ProbeResult
-from synbench_lightning.probe.samples import Normalize
-from synbench_lightning.runtime.distributed import Progress, StrategyProcesses
+from synbench_lightning.probe.views import Views, viewed_inputs
+from synbench_lightning.runtime.collectives import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
 from synbench_lightning.runtime.features import module_behind
 from synbench_lightning.runtime.input_shape import example_shape
@@ -147,7 +147,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     """
 
     title = "SynBench probe"
-    _of_fit: ClassVar[dict[str, Any]] = {**ProbingCallback._of_fit, "_shown": None}
+    _fit_scoped: ClassVar[dict[str, Any]] = {**ProbingCallback._fit_scoped, "_shown": None}
 
     def __init__(
         self,
@@ -205,36 +205,36 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             check_labels(labels, inputs)
         self.inputs, self.views, self.labels = inputs, views, labels
         self.log_figures = check_flag("log_figures", log_figures)
-        self._dashboard = Dashboard(prefix, self.threshold) if log_figures else None
+        self._figure_logger = FigureLogger(prefix, self.threshold) if log_figures else None
         self._shown: Probe | None = None  # the samples, ready to be shown
 
     def _begin(self) -> None:
         super()._begin()
-        self._remarks = Remarks(self.threshold)
+        self._probe_warnings = ProbeWarnings(self.threshold)
         self._shape: tuple[int, ...] | None = None  # of an input, likewise
-        self._first_batches = FirstBatches()
+        self._view_collection = ViewCollection()
 
     def _state(self) -> dict[str, Any]:
         return {
             "history": [result.to_dict() for result in self.history],
-            "first_batch": self._first_batches.kept,
+            "first_batch": self._view_collection.kept,
             "input_shape": None if self._shape is None else list(self._shape),
-            "call": self._look.state(),
+            "call": self._discovery.state(),
         }
 
     @classmethod
     def _history_of(cls, state: Any) -> list[ProbeResult]:
         return history_of(state, ProbeResult.from_dict)
 
-    def _take_up(self, state: Mapping[str, Any]) -> None:
-        super()._take_up(state)
+    def _restore_state(self, state: Mapping[str, Any]) -> None:
+        super()._restore_state(state)
         first_batch = state.get("first_batch")
         if not (first_batch is None or isinstance(first_batch, Tensor)):
             raise ValueError(f"its 'first_batch' must be a tensor or None, got a {type(first_batch).__name__}")
-        self._first_batches.kept = first_batch if isinstance(self.inputs, str) else None
+        self._view_collection.kept = first_batch if isinstance(self.inputs, str) else None
         shape = state.get("input_shape")
         self._shape = None if shape is None else check_input_shape(shape)
-        self._look.take_up(state.get("call"))
+        self._discovery.restore(state.get("call"))
 
     def metrics(self, result: ProbeResult) -> dict[str, float]:
         """The logged values of a result by key, but for the overhead."""
@@ -247,31 +247,31 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the encoder, and get ready for the loggers' figures and charts."""
         super().on_fit_start(trainer, pl_module)
-        if self._dashboard is not None:
-            self._dashboard.open()
+        if self._figure_logger is not None:
+            self._figure_logger.open()
 
     @property
     def pending(self) -> tuple[str, ...]:
         """The information, while views are still taken from batches."""
-        keys = ("information", "information_se") if self._first_batches.collecting else ()
+        keys = ("information", "information_se") if self._view_collection.collecting else ()
         return tuple(f"{self.prefix}/{key}" for key in keys)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Take views from the batch where they are still needed, and probe where the first probe is due."""
-        if self._first_batches.collecting and self._first_batches.add(trainer.strategy, batch):
+        if self._view_collection.collecting and self._view_collection.add(trainer.strategy, batch):
             self._show_pairs()
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make do with the views of one epoch: in the next one the examples come again."""
-        if self._first_batches.collecting and self._first_batches.end(trainer.strategy):
+        if self._view_collection.collecting and self._view_collection.end(trainer.strategy):
             self._show_pairs()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the last weights where the end came unforeseen, and draw the last figures."""
         super().on_train_end(trainer, pl_module)
-        if self._dashboard is not None:
-            self._dashboard.close(trainer, self.history)
+        if self._figure_logger is not None:
+            self._figure_logger.close(trainer, self.history)
 
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         shape = self._shape = self._decided_shape(trainer, pl_module, batch)
@@ -297,7 +297,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
                 "`labels=` of a few inputs follow downstream accuracy better."
             )
 
-    def _needs_no_look(self) -> bool:
+    def _can_probe_unobserved(self) -> bool:
         return self.input_shape is not None or self._shape is not None
 
     def _decided_shape(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> tuple[int, ...]:
@@ -306,8 +306,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             return self.input_shape
         if self._shape is not None:
             return self._shape
-        if self._look.call is not None:
-            return self._look.call.shape
+        if self._discovery.call is not None:
+            return self._discovery.call.shape
         found: tuple[int, ...] | str
         try:  # the other processes must hear of it before anybody leaves
             example = pl_module.example_input_array
@@ -324,17 +324,17 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         """The inputs to be shown, the same on every process; ``None`` where there are none, or not all of them yet."""
         if not isinstance(self.inputs, str):
             return self.inputs
-        self._first_batches.begin(trainer.strategy, batch, shape, pairs=self.views is None)
-        kept = self._first_batches.kept
+        self._view_collection.begin(trainer.strategy, batch, shape, pairs=self.views is None)
+        kept = self._view_collection.kept
         return None if kept is None else kept.float()
 
     def _show_pairs(self) -> None:
         """Show the views that were found, from the next probe on."""
-        pairs, probe = self._first_batches.kept, self._shown
+        pairs, probe = self._view_collection.kept, self._shown
         assert pairs is not None
         if probe is not None:
             samples = probe.samples
-            probe.shown = shown_inputs(pairs.float(), None, samples.input_shape, self.seed, samples.device)
+            probe.shown = viewed_inputs(pairs.float(), None, samples.input_shape, self.seed, samples.device)
             self._tell(probe)
 
     def _tell(self, probe: Probe) -> None:
@@ -351,7 +351,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             + (" (the first batch holds no two views of an example)" if isinstance(self.inputs, str) else ""),
         }[shown.kind]
         rank_zero_info(f"SynBench: `{self.prefix}/information` is about {what}.")
-        for doubt in probe.doubts:
+        for doubt in probe.warnings:
             rank_zero_warn(doubt)
 
     def on_train_batch_end(
@@ -359,7 +359,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     ) -> None:
         """Keep the loss, and probe where a probe is due."""
         if isinstance(outputs, Mapping) and isinstance(outputs.get("loss"), Tensor):
-            self._remarks.trained(outputs["loss"])
+            self._probe_warnings.trained(outputs["loss"])
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def _probe(
@@ -371,13 +371,15 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         progress: Progress | None,
     ) -> ProbeResult:
         assert self._shown is not None
-        return self._shown(encoder, processes, progress).at(step=processes.same(trainer.global_step))
+        return self._shown(encoder, processes, progress).at(step=processes.broadcast(trainer.global_step))
 
-    def _published(self, trainer: Trainer, result: ProbeResult, metrics: Mapping[str, float], position: int) -> None:
+    def _after_logging(
+        self, trainer: Trainer, result: ProbeResult, metrics: Mapping[str, float], position: int
+    ) -> None:
         before = self.history[-2] if len(self.history) > 1 else None
-        self._remarks.probed(result, before)
+        self._probe_warnings.probed(result, before)
         if before is None or before.best_key != result.best_key:
-            for advice in best_key_advice(trainer, self.prefix, result.best_key):
+            for advice in best_key_warnings(trainer, self.prefix, result.best_key):
                 rank_zero_info(advice)
-        if self._dashboard is not None:
-            self._dashboard.update(trainer, self.history, metrics, self.monitored(result), position)
+        if self._figure_logger is not None:
+            self._figure_logger.update(trainer, self.history, metrics, self.monitored(result), position)

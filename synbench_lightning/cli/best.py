@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from synbench_lightning.benchmark.best import select_best_checkpoint
+from synbench_lightning.benchmark.model_selection import select_best_checkpoint
 from synbench_lightning.cli.errors import CommandError
 
 

@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from synbench_lightning.cli.errors import CommandError, UsageError
-from synbench_lightning.cli.runs import Run, runs_in
+from synbench_lightning.cli.run_files import Run, runs_in
 from synbench_lightning.cli.tables import aligned
 
 BAR = 24

@@ -17,11 +17,11 @@ from typing import Any
 import synbench_lightning
 from synbench_lightning.checks import check_integer, check_name, check_number
 from synbench_lightning.cli.best import best_command
+from synbench_lightning.cli.encoder_evaluation import evaluate_command
+from synbench_lightning.cli.encoder_sources import Source
 from synbench_lightning.cli.errors import CommandError, UsageError, in_one_line
-from synbench_lightning.cli.evaluating import evaluate_command
 from synbench_lightning.cli.history import history_command
 from synbench_lightning.cli.report import report_command
-from synbench_lightning.cli.sources import Source
 from synbench_lightning.probe.families import FAMILIES
 
 EVALUATE = """\

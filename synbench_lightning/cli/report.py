@@ -16,7 +16,7 @@ from typing import Any
 import synbench_lightning
 from synbench_lightning.benchmark.result import BenchmarkResult
 from synbench_lightning.cli.errors import CommandError
-from synbench_lightning.cli.runs import Run, runs_in
+from synbench_lightning.cli.run_files import Run, runs_in
 from synbench_lightning.probe.result import ProbeResult
 
 

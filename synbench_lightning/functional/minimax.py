@@ -77,8 +77,8 @@ def task_means(losses: Tensor, tasks: Tensor, num_tasks: int) -> tuple[Tensor, T
     Args:
         losses: loss of each example (or token, or pixel), any shape.
         tasks: the task that each belongs to, integers below ``num_tasks`` that broadcast to the shape of ``losses``, as
-            :mod:`~synbench_lightning.functional.splits` makes them. Losses with a negative one, of no task, are left
-            out.
+            :mod:`~synbench_lightning.functional.task_splits` makes them. Losses with a negative one, of no task, are
+            left out.
         num_tasks: number of tasks ``k``.
 
     Returns:

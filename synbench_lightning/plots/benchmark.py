@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from synbench_lightning.functional.benchmark.dynamics import Correlation
-from synbench_lightning.functional.benchmark.estimation import Estimate
+from synbench_lightning.functional.benchmark.confidence_intervals import Estimate
+from synbench_lightning.functional.benchmark.curve_correlation import Correlation
 from synbench_lightning.plots.style import COLOURS, OPTIMUM, Axes, Figure, in_style, new_figure
 
 MARKS = ((0.01, "**"), (0.05, "*"))
@@ -21,7 +21,7 @@ def task_curves_figure(curves: Tensor, names: Sequence[str], steps: Sequence[int
     """How well each task is solved over training, as the mean log-likelihood of the right label.
 
     Args:
-        curves: ``(T, K)`` of :func:`~synbench_lightning.functional.benchmark.dynamics.task_curves`.
+        curves: ``(T, K)`` of :func:`~synbench_lightning.functional.benchmark.curve_correlation.task_curves`.
         names: of the K tasks.
         steps: optimizer steps of the T checkpoints.
         warmup: number of checkpoints at which all points were evaluated; ``None`` draws no line after them.
@@ -58,14 +58,14 @@ def correlation_figure(correlation: Correlation, names: Sequence[str]) -> Figure
     """Correlations between tasks, marked ``*`` where p < .05 and ``**`` where p < .01.
 
     Args:
-        correlation: ``(K, K)`` of :func:`~synbench_lightning.functional.benchmark.dynamics.pearson`.
+        correlation: ``(K, K)`` of :func:`~synbench_lightning.functional.benchmark.curve_correlation.pearson`.
         names: of the K tasks.
 
     Raises:
         ValueError: if the names do not fit.
 
     Example:
-        >>> from synbench_lightning.functional.benchmark.dynamics import pearson
+        >>> from synbench_lightning.functional.benchmark.curve_correlation import pearson
         >>> figure = correlation_figure(pearson(torch.randn(9, 3)), ["a", "b", "c"])
         >>> figure.axes[0].get_title()
         'Correlation of tasks over training'

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from synbench_lightning.functional.gaussian.theory import optimal_accuracy, optimal_bound
+from synbench_lightning.functional.gaussian.bayes_optimal import optimal_accuracy, optimal_bound
 from synbench_lightning.plots.style import ENCODER, OPTIMUM, SHADE, Figure, in_style, new_figure
 
 MARGIN = "robustness margin"

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from synbench_lightning.probe.families import Task
-from synbench_lightning.probe.inputs import Views
-from synbench_lightning.probe.labels import Labels
+from synbench_lightning.probe.labelled_inputs import Labels
 from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, Probe
+from synbench_lightning.probe.proxy_samples import Normalize
 from synbench_lightning.probe.result import ProbeResult
-from synbench_lightning.probe.samples import Normalize
-from synbench_lightning.runtime.distributed import Progress
+from synbench_lightning.probe.views import Views
+from synbench_lightning.runtime.collectives import Progress
 from synbench_lightning.runtime.features import module_behind
 from synbench_lightning.runtime.isolation import isolated
 
@@ -97,7 +97,7 @@ def evaluate(
         tasks, plan, input_shape, epsilons=epsilons, thresholds=thresholds, batch_size=batch_size, normalize=normalize,
         inputs=inputs, views=views, labels=labels, seed=seed, device=chosen, module=module,
     )  # fmt: skip
-    for doubt in probe.doubts:
+    for doubt in probe.warnings:
         warnings.warn(doubt, stacklevel=2)
     with isolated(module):
         return probe(lambda x: encoder(x.to(dtype)), progress=progress)

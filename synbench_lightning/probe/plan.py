@@ -22,7 +22,7 @@ class ProbePlan:
 
     ``ProbePlan()`` is the plan ``"fast"``: Gauss-Legendre scales on [0, ``max_scale``], each noise vector used at both
     signs, an estimate of what accuracy and bound tend to with many samples
-    (:mod:`synbench_lightning.functional.gaussian.limit`), and the exact area.
+    (:mod:`synbench_lightning.functional.gaussian.asymptotic`), and the exact area.
     ``ProbePlan.official()`` is the protocol of the published script: 49 scales 0.1 .. 4.9, 2048 training and 2048 test
     samples at each, a covariance of its own for each, and a sum over 100 grid points for the area.
 

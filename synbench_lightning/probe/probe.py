@@ -13,24 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from synbench_lightning.checks import check_integer
+from synbench_lightning.functional.gaussian.asymptotic import estimate_limit
+from synbench_lightning.functional.gaussian.bayes_optimal import optimal_accuracy
 from synbench_lightning.functional.gaussian.discriminant import accuracy_and_bound, check_epsilons, class_moments
-from synbench_lightning.functional.gaussian.limit import estimate_limit
-from synbench_lightning.functional.gaussian.pool import expected_seconds
+from synbench_lightning.functional.gaussian.pooled_covariance import expected_seconds
 from synbench_lightning.functional.gaussian.score import check_thresholds, synbench_score
-from synbench_lightning.functional.gaussian.theory import optimal_accuracy
 from synbench_lightning.functional.jackknife import jackknife_error
 from synbench_lightning.functional.representation.information import information_error, instance_information
 from synbench_lightning.functional.representation.readout import few_label_readout
 from synbench_lightning.functional.representation.spectrum import spectrum_statistics
-from synbench_lightning.probe.encoding import Encoding
+from synbench_lightning.probe.batched_encoding import BatchedEncoding
 from synbench_lightning.probe.families import Task, resolve_tasks
-from synbench_lightning.probe.inputs import Views, shown_inputs
-from synbench_lightning.probe.labels import LabelledInputs, Labels
+from synbench_lightning.probe.labelled_inputs import LabelledInputs, Labels
 from synbench_lightning.probe.plan import ProbePlan
+from synbench_lightning.probe.proxy_samples import Normalize, ProxySamples, labelled_examples
 from synbench_lightning.probe.result import ProbeResult, as_table
-from synbench_lightning.probe.samples import Normalize, ProxySamples, labelled_examples
 from synbench_lightning.probe.tasks import GaussianTask, LabelledTask
-from synbench_lightning.runtime.distributed import Processes, Progress, SingleProcess
+from synbench_lightning.probe.views import Views, viewed_inputs
+from synbench_lightning.runtime.collectives import Processes, Progress, SingleProcess
 from synbench_lightning.runtime.features import FeatureReader
 
 LONG = 10.0
@@ -78,15 +78,15 @@ class Probe:
         gaussian = [task for task in self.tasks if isinstance(task, GaussianTask)]
         self.labelled = [task for task in self.tasks if isinstance(task, LabelledTask)]
         self.samples = ProxySamples(gaussian, self.plan, normalize=normalize, seed=seed, device=device)
-        self.shown = shown_inputs(inputs, views, self.samples.input_shape, seed, device)
+        self.shown = viewed_inputs(inputs, views, self.samples.input_shape, seed, device)
         self.with_labels = None
         if labels is not None:
             self.with_labels = LabelledInputs(labels, inputs, self.samples.input_shape, device)
 
     @property
-    def doubts(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """Sentences about views that may not be what was meant."""
-        return () if self.shown is None else self.shown.doubts
+        return () if self.shown is None else self.shown.warnings
 
     @property
     def num_forwards(self) -> int:
@@ -116,7 +116,7 @@ class Probe:
         start = time.perf_counter()
         processes = processes or SingleProcess()
         samples = self.samples
-        encoding = Encoding(
+        encoding = BatchedEncoding(
             encoder, self._read, samples.input_shape, samples.device, self.batch_size, self.num_forwards, processes,
             progress,
         )  # fmt: skip
@@ -124,7 +124,7 @@ class Probe:
             found = self._limit(encoding) if self.plan.protocol == "fast" else self._official(encoding)
             if self.labelled:
                 found = self._with_labelled(found, encoding)
-            told = self._told_by_inputs(encoding)
+            told = self._input_metrics(encoding)
         finally:
             self.batch_size = encoding.batch_size
         rank, alpha, deviation = spectrum_statistics(found.eigenvalues, found.variances)
@@ -147,9 +147,9 @@ class Probe:
             seed=self.samples.seed,
             seconds=time.perf_counter() - start,
         )
-        return processes.same(result)
+        return processes.broadcast(result)
 
-    def _limit(self, encoding: Encoding) -> _Found:
+    def _limit(self, encoding: BatchedEncoding) -> _Found:
         features = encoding.features(self.samples.examples(self.samples.cells))
         dim, scales = features.shape[-1], self.plan.scales
         shaped = features.unflatten(0, (len(self.samples.tasks), len(scales), -1))
@@ -170,7 +170,7 @@ class Probe:
         errors = jackknife_error(scores(accuracy, bound), scores(*replicates))
         return _Found(accuracy, bound, errors, dim, found[0].eigenvalues, found[0].variances)
 
-    def _told_by_inputs(self, encoding: Encoding) -> dict[str, Any]:
+    def _input_metrics(self, encoding: BatchedEncoding) -> dict[str, Any]:
         """What of a result is about inputs and labels, by its name there; nothing where there are none."""
         told: dict[str, Any] = {}
         if self.shown is not None:
@@ -222,7 +222,7 @@ class Probe:
                 stacklevel=4,
             )
 
-    def _official(self, encoding: Encoding) -> _Found:
+    def _official(self, encoding: BatchedEncoding) -> _Found:
         labels, half, scales = (self.samples.signs > 0).long(), self.samples.vectors // 2, self.plan.scales
         found: list[Tensor] = []
         pooled: Tensor | None = None
@@ -239,7 +239,7 @@ class Probe:
         eigenvalues = torch.linalg.eigvalsh(pooled).clamp_min(0)
         return _Found(accuracy, bound, None, features.shape[-1], eigenvalues, pooled.diagonal())
 
-    def _with_labelled(self, gaussian: _Found, encoding: Encoding) -> _Found:
+    def _with_labelled(self, gaussian: _Found, encoding: BatchedEncoding) -> _Found:
         """The same with labelled tasks where they stand in the family, alike at every scale."""
         curves, errors = [torch.stack(pair) for pair in zip(gaussian.accuracy, gaussian.bound, strict=True)], []
         limits = 1 - torch.tensor(self.thresholds, dtype=torch.float64)

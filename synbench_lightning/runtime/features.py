@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, float64, nn, strided
 
-from synbench_lightning.runtime.layout import Layout, Widths, channel_axis
+from synbench_lightning.runtime.channel_layout import Layout, Widths, channel_axis
 
 NAMES = (
     "pooler_output",

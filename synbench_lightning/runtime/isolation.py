@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from synbench_lightning.runtime.devices import seed_accelerator
+from synbench_lightning.runtime.module_snapshot import ModuleSnapshot
 from synbench_lightning.runtime.sharding import has_shards
-from synbench_lightning.runtime.state import State
 
 PROBE_SEED = 0
 """Global generators stand at this seed in every probe, so that encoders that draw (random masks) draw alike."""
@@ -26,9 +26,9 @@ def isolated(module: nn.Module | None) -> Iterator[None]:
 
     Inside, every submodule is in evaluation mode and gradients are off. Afterwards whatever the module reaches is as it
     was, by reference and by value: parameters, buffers, train/eval flags, attributes, containers within containers,
-    objects of the user's classes, generators (:class:`.State`). The global generators of Python, numpy and torch (CPU
-    and accelerator) continue where they were, and ``torch.compile`` has compiled nothing. What has changed and cannot
-    be put back is named in a warning. State that the module does not reach (global variables) is not seen.
+    objects of the user's classes, generators (:class:`.ModuleSnapshot`). The global generators of Python, numpy and
+    torch (CPU and accelerator) continue where they were, and ``torch.compile`` has compiled nothing. What has changed
+    and cannot be put back is named in a warning. State that the module does not reach (global variables) is not seen.
 
     The price is a copy of all parameters and buffers, on their device, while the body runs. Of a module whose weights
     FSDP spreads over processes only buffers and flags are put back.
@@ -78,7 +78,7 @@ def _refuse_lazy(module: nn.Module) -> None:
 @contextmanager
 def _state(module: nn.Module) -> Iterator[list[nn.Module]]:
     """Everything that the module reaches; gives the modules among it."""
-    state = State(module)
+    state = ModuleSnapshot(module)
     try:
         yield state.modules
     finally:
@@ -93,7 +93,7 @@ def _state(module: nn.Module) -> Iterator[list[nn.Module]]:
 
 @contextmanager
 def _buffers_of_shards(module: nn.Module) -> Iterator[list[nn.Module]]:
-    """The buffers alone: what else changes is the sharding's own, weights that are gathered and let go of."""
+    """The buffers alone: what else changes is the sharding's own, weights that are gathered and freed."""
     modules = list(module.modules())
     kept = [
         (buffer, buffer.detach().clone()) for part in modules for buffer in part._buffers.values() if buffer is not None

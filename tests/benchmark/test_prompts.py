@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from synbench_lightning import BenchmarkCallback, Prompts, select_best
 from tests.callbacks.runs import trainer
-from tests.contract.test_resume import SaveBefore
+from tests.integration.test_resume import SaveBefore
 
 WORDS = re.findall(r"\S+", "[mask] [pad] a film so slow fine it was good bad very dull indeed .")
 IDS = {word: place for place, word in enumerate(WORDS)}

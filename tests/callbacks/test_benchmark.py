@@ -7,11 +7,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 from synbench_lightning import BenchmarkCallback, BenchmarkResult, SynBenchEarlyStopping, labelled_proxies
-from synbench_lightning.functional.benchmark.worth import signal_and_noise
+from synbench_lightning.functional.benchmark.signal_to_noise import signal_and_noise
 from synbench_lightning.functional.representation.class_probabilities import class_log_probabilities
 from tests.callbacks.runs import curves, probing, steps, trainer
-from tests.contract.test_resume import SaveBefore
 from tests.encoders import Autoencoder
+from tests.integration.test_resume import SaveBefore
 
 KEYS = {f"benchmark/value{end}" for end in ("", "_se", "_low", "_high")}
 KEYS |= {f"benchmark_tasks/{task}{end}" for task in ("easy", "hard") for end in ("", "_low", "_high")}

@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader
 
 from synbench_lightning import evaluate
 from tests.callbacks.runs import SMALL, probing, steps, trainer
-from tests.contract.test_resume import SaveBefore
 from tests.encoders import Autoencoder
+from tests.integration.test_resume import SaveBefore
 
 
 class Large(Autoencoder):

@@ -87,7 +87,7 @@ def test_a_resumed_run_makes_up_for_the_probe_that_its_checkpoint_was_saved_with
     schedule = Schedule(5, epochs, at_start=True, at_end=True)
     schedule.last_step, schedule.owed = settled, owed
     resumed = Schedule(5, epochs, at_start=True, at_end=True)
-    resumed.take_up(schedule.state())
+    resumed.restore(schedule.state())
     assert resumed.due_at_first_batch(SimpleNamespace(global_step=step), begins=False) == due
 
 

@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 from synbench_lightning import SynBenchEarlyStopping, evaluate
 from tests.callbacks.runs import SMALL, probing, steps, trainer
 from tests.callbacks.test_information import Large, first_batch
-from tests.contract.test_resume import SaveBefore
 from tests.encoders import Autoencoder, Batches
+from tests.integration.test_resume import SaveBefore
 
 
 def jitter(batch):

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from synbench_lightning import BenchmarkCallback, ProbePlan
 from tests.callbacks.runs import SMALL, probing, trainer
-from tests.contract.foreign import Foreign, patches, transformer
 from tests.distributed.leaving import leave
 from tests.encoders import Autoencoder
+from tests.integration.user_modules import Foreign, patches, transformer
 
 PARTS = {"all": ["encoder", "decoder", ""], "children": ["encoder", "decoder"], "root": [""]}
 

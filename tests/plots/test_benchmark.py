@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from synbench_lightning.functional.benchmark.dynamics import pearson
-from synbench_lightning.functional.benchmark.estimation import Estimate
+from synbench_lightning.functional.benchmark.confidence_intervals import Estimate
+from synbench_lightning.functional.benchmark.curve_correlation import pearson
 from synbench_lightning.plots import (
     correlation_figure,
     point_map_figure,

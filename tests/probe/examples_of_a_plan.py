@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from synbench_lightning.probe.families import task_family
 from synbench_lightning.probe.plan import ProbePlan
-from synbench_lightning.probe.samples import ProxySamples
+from synbench_lightning.probe.proxy_samples import ProxySamples
 
 SHAPE = (12,)
 

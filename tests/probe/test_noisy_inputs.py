@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from synbench_lightning import ProbePlan, ProbeResult, evaluate
-from synbench_lightning.probe.inputs import INPUT_NOISE, NoisyInputs
 from synbench_lightning.probe.probe import Probe
+from synbench_lightning.probe.views import INPUT_NOISE, NoisyViews
 
 SMALL = ProbePlan(forwards=768)
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def test_batch_size_does_not_matter_and_noise_is_the_same_in_each_probe():
 @pytest.mark.parametrize(("number", "draws"), [(32, 64), (33, 32), (64, 32), (100, 16), (128, 16), (500, 16)])
 def test_every_input_is_shown_as_often_with_other_noise(number, draws):
     x = images(number)
-    noisy = NoisyInputs(x, (1, 6, 6), 0, CPU)
+    noisy = NoisyViews(x, (1, 6, 6), 0, CPU)
     examples = noisy.examples
     out = torch.full((examples.rows, 1, 6, 6), float("nan"))
     for block in examples.blocks:

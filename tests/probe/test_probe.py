@@ -93,7 +93,7 @@ def test_normalize_reproduces_the_papers_input():
 def test_noise_that_does_not_fit_the_budget_is_drawn_again_and_the_same(monkeypatch):
     encoder = nn.Sequential(nn.Linear(8, 4), nn.ReLU())
     kept = evaluate(encoder, (8,), plan=SMALL)
-    monkeypatch.setattr("synbench_lightning.probe.samples.NOISE_BUDGET_BYTES", 0)
+    monkeypatch.setattr("synbench_lightning.probe.proxy_samples.NOISE_BUDGET_BYTES", 0)
     assert evaluate(encoder, (8,), plan=SMALL).scores == kept.scores
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from synbench_lightning import evaluate
-from synbench_lightning.probe import inputs as inputs_module
-from synbench_lightning.probe.inputs import INPUT_NOISE, DrawnViews
+from synbench_lightning.probe import views as views_module
+from synbench_lightning.probe.views import INPUT_NOISE, SampledViews
 from tests.probe.test_noisy_inputs import CPU, SMALL, images
 
 
@@ -62,13 +62,13 @@ def test_views_leave_no_trace_in_generators_and_are_the_same_in_each_draw(monkey
 
     transform = Transform()
     states = transform.own.get_state(), transform.numpy.bit_generator.state, random.getstate(), torch.get_rng_state()
-    kept = DrawnViews(images(), transform, (1, 6, 6), 0, CPU)
-    monkeypatch.setattr(inputs_module, "VIEWS_BUDGET_BYTES", 0)
-    drawn_again = DrawnViews(images(), transform, (1, 6, 6), 0, CPU)
+    kept = SampledViews(images(), transform, (1, 6, 6), 0, CPU)
+    monkeypatch.setattr(views_module, "VIEWS_BUDGET_BYTES", 0)
+    drawn_again = SampledViews(images(), transform, (1, 6, 6), 0, CPU)
     for draw in (3, 0, 3):
         assert torch.equal(kept.drawn(draw), drawn_again.drawn(draw))
     assert not torch.equal(kept.drawn(0), kept.drawn(1))
-    assert drawn_again.identity == kept.identity != DrawnViews(images(), transform, (1, 6, 6), 1, CPU).identity
+    assert drawn_again.identity == kept.identity != SampledViews(images(), transform, (1, 6, 6), 1, CPU).identity
     assert torch.equal(states[0], transform.own.get_state())
     assert states[1] == transform.numpy.bit_generator.state
     assert states[2] == random.getstate()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from synbench_lightning.functional.benchmark.dynamics import standardised
-from synbench_lightning.functional.benchmark.estimation import Estimate, check_values, estimate_of
+from synbench_lightning.functional.benchmark.confidence_intervals import Estimate, check_values, estimate_of
+from synbench_lightning.functional.benchmark.curve_correlation import standardised
 
 
 def anchor_estimate(curves: Tensor, anchors: Tensor, values: Tensor, importance: Tensor | None = None) -> Estimate:

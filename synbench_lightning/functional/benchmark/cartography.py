@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from synbench_lightning.checks import check_integer
-from synbench_lightning.functional.benchmark.dynamics import centred, check_curves
+from synbench_lightning.functional.benchmark.curve_correlation import centred, check_curves
 
 
 class Cartography(NamedTuple):

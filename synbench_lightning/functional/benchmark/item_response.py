@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from synbench_lightning.functional.benchmark.related import correlations
 from synbench_lightning.functional.benchmark.selection import task_sizes
+from synbench_lightning.functional.benchmark.task_shrinkage import correlations
 
 STEPS = 12
 """Newton steps; the penalised likelihoods are concave, and six are enough for a change below 1e-6."""

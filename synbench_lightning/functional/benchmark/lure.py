@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from synbench_lightning.functional.benchmark.estimation import Estimate, check_population, check_values, estimate_of
+from synbench_lightning.functional.benchmark.confidence_intervals import (
+    Estimate,
+    check_population,
+    check_values,
+    estimate_of,
+)
 
 
 def lure(values: Tensor, proposal: Tensor, population: int) -> Estimate:

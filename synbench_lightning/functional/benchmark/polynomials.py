@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from synbench_lightning.checks import check_integer
-from synbench_lightning.functional.benchmark.dynamics import check_curves, pearson
+from synbench_lightning.functional.benchmark.curve_correlation import check_curves, pearson
 
 
 def polynomial_basis(positions: Tensor, degree: int) -> Tensor:
@@ -112,7 +112,7 @@ def agreement(coefficients: Tensor, r: Tensor) -> float:
         A number in [-1, 1]; 1 for full agreement; NaN for fewer than two pairs.
 
     Example:
-        >>> from synbench_lightning.functional.benchmark.dynamics import standardised
+        >>> from synbench_lightning.functional.benchmark.curve_correlation import standardised
         >>> curves = torch.randn(12, 50, generator=torch.Generator().manual_seed(0))
         >>> agreement(polynomial_coefficients(standardised(curves), degree=11), pearson(curves).r) > 0.98
         True

@@ -8,18 +8,18 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from synbench_lightning.functional.benchmark.dynamics import task_curves
-from synbench_lightning.functional.benchmark.estimation import Estimate, mean_of_tasks, weighted_mean
+from synbench_lightning.functional.benchmark.confidence_intervals import Estimate, mean_of_tasks, weighted_mean
+from synbench_lightning.functional.benchmark.curve_correlation import task_curves
 from synbench_lightning.functional.benchmark.item_response import (
     chances_from_other_tasks,
     fit_item_response,
 )
 from synbench_lightning.functional.benchmark.lure import lure
-from synbench_lightning.functional.benchmark.related import related_tasks
 from synbench_lightning.functional.benchmark.representatives import coefficient_clusters
 from synbench_lightning.functional.benchmark.residuals import aipw, weighted_residual
 from synbench_lightning.functional.benchmark.selection import Selection, proportional, stratified
-from synbench_lightning.functional.benchmark.worth import decision_accuracy
+from synbench_lightning.functional.benchmark.signal_to_noise import decision_accuracy
+from synbench_lightning.functional.benchmark.task_shrinkage import related_tasks
 
 Method = Literal["residual", "clusters", "random"]
 """How points are chosen in each task: drawn in proportion to how far off their forecasts were; the centres of clusters
@@ -30,7 +30,7 @@ WINDOWS = (1, 2, 5, 10)
 
 PRIOR = 3.0
 """The mean squared residual of its task counts for each point like so many evaluations: a point that was never off in
-five of them may be off in the sixth. Searched among 0, 3 and 10 on matrices of ``python -m tests.benchmarks.points``:
+five of them may be off in the sixth. Searched among 0, 3 and 10 on matrices of ``python -m tests.performance.points``:
 with 0 the error is up to a quarter above that of random drawing where answers are right or wrong, with 10 drawing gains
 less where they are log-likelihoods."""
 

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from synbench_lightning.functional.benchmark.clustering import BLOCK, k_means, k_medoids, nearest_medoid
-from synbench_lightning.functional.benchmark.dynamics import standardised
+from synbench_lightning.functional.benchmark.curve_correlation import standardised
 from synbench_lightning.functional.benchmark.polynomials import polynomial_coefficients
 from synbench_lightning.functional.benchmark.selection import Selection, allotment, check_budget, task_sizes
 
 MAX_CANDIDATES = 1024
 """Number of random candidates from which :func:`coverage` selects (twice the budget, if that is more). Set for time,
 not searched for quality: each candidate costs one pass over all points, timed by
-`python -m tests.benchmarks.dynamics`."""
+`python -m tests.performance.dynamics`."""
 
 
 def anchor_points(curves: Tensor, tasks: Tensor, budget: int, seed: int = 0) -> Selection:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from synbench_lightning.functional.benchmark.estimation import Estimate, check_values, mean_estimate, weighted_mean
+from synbench_lightning.functional.benchmark.confidence_intervals import (
+    Estimate,
+    check_values,
+    mean_estimate,
+    weighted_mean,
+)
 from synbench_lightning.functional.benchmark.lure import lure
 
 

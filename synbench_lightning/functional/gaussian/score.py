@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from synbench_lightning.checks import numbers
-from synbench_lightning.functional.gaussian.theory import optimal_accuracy, optimal_bound
+from synbench_lightning.functional.gaussian.bayes_optimal import optimal_accuracy, optimal_bound
 
 
 def synbench_score(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from synbench_lightning.checks import check_number
 from synbench_lightning.functional.jackknife import jackknife_error
-from synbench_lightning.functional.rounding import ROUNDING
+from synbench_lightning.functional.tolerances import ROUNDING
 
 FLOOR = 0.01
 """Noise of the readout, as a share of the mean variance of the features; chosen in ``examples/validity_study.py``."""

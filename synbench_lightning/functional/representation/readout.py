@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from synbench_lightning.functional.rounding import ROUNDING
+from synbench_lightning.functional.tolerances import ROUNDING
 
 PENALTIES = tuple(10.0**exponent for exponent in range(-6, 3))
 """Ridges among which the best is taken, as multiples of the variance of the features, summed over the dimensions."""

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from synbench_lightning.functional.rounding import ROUNDING
+from synbench_lightning.functional.tolerances import ROUNDING
 
 PUBLISHED_FLOOR = 1e-7
 """Added to each share of a singular value before its logarithm is taken (RankMe)."""

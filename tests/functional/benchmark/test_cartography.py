@@ -5,7 +5,7 @@ from scipy.spatial import procrustes
 from sklearn.decomposition import PCA
 
 from synbench_lightning.functional.benchmark.cartography import cartography, multidimensional_scaling
-from synbench_lightning.functional.benchmark.dynamics import correlation_distance, pearson, standardised
+from synbench_lightning.functional.benchmark.curve_correlation import correlation_distance, pearson, standardised
 
 
 def walks(checkpoints, points, seed=0):

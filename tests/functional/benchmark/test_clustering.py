@@ -5,7 +5,7 @@ import torch
 from sklearn.cluster import KMeans
 
 from synbench_lightning.functional.benchmark.clustering import k_means, k_medoids
-from synbench_lightning.functional.benchmark.dynamics import standardised
+from synbench_lightning.functional.benchmark.curve_correlation import standardised
 
 CURVES = torch.randn(12, 100, generator=torch.Generator().manual_seed(0)).cumsum(0)
 

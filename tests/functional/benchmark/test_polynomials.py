@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from synbench_lightning.functional.benchmark.dynamics import correlation_distance, pearson, standardised
+from synbench_lightning.functional.benchmark.curve_correlation import correlation_distance, pearson, standardised
 from synbench_lightning.functional.benchmark.polynomials import agreement, polynomial_basis, polynomial_coefficients
 
 

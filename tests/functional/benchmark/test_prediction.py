@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from synbench_lightning.functional.benchmark.estimation import mean_of_tasks
+from synbench_lightning.functional.benchmark.confidence_intervals import mean_of_tasks
 from synbench_lightning.functional.benchmark.prediction import (
     change_of_benchmark,
     choose_points,

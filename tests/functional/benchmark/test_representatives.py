@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from synbench_lightning.functional.benchmark.dynamics import standardised
+from synbench_lightning.functional.benchmark.curve_correlation import standardised
 from synbench_lightning.functional.benchmark.representatives import anchor_points, coverage
 
 TASKS = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
+from synbench_lightning.functional.gaussian.bayes_optimal import optimal_accuracy, optimal_bound
 from synbench_lightning.functional.gaussian.discriminant import accuracy_and_bound, covariance_spectrum, robust_weights
-from synbench_lightning.functional.gaussian.theory import optimal_accuracy, optimal_bound
 from tests.encoders import DATA
 
 FEATURES = np.load(DATA / "features.npz")

@@ -5,8 +5,8 @@ import torch
 from scipy.integrate import quad
 from scipy.stats import norm
 
+from synbench_lightning.functional.gaussian.bayes_optimal import optimal_accuracy, optimal_bound
 from synbench_lightning.functional.gaussian.score import official_grid, synbench_score
-from synbench_lightning.functional.gaussian.theory import optimal_accuracy, optimal_bound
 from tests.encoders import DATA
 
 CURVE = json.loads((DATA / "encoder_a.json").read_text())["official_curve_seed1"]

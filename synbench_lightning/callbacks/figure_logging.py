@@ -1,0 +1,167 @@
+"""What a logger shows beside the points: figures, and a page of charts."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
+
+from synbench_lightning.callbacks.metric_keys import BAND, FIGURES, TASKS, name_of
+from synbench_lightning.probe.result import ProbeResult
+
+SHARE = 0.02
+"""Figures between the first probe and the last one are left out while drawing them takes more of the time."""
+
+
+class FigureLogger:
+    """The figures and charts of one callback's probes, on the first process.
+
+    TensorBoard gets images and charts; Wandb and MLflow get the figures by their own calls; other loggers have none for
+    figures, and nothing is said. None of it is worth a run: what fails is said once.
+
+    Args:
+        prefix: of the logged keys.
+        threshold: threshold accuracy of the logged scores.
+    """
+
+    def __init__(self, prefix: str, threshold: float) -> None:
+        self.prefix, self.threshold = prefix, threshold
+        self._step = 0  # of the last probe, on the loggers' axis
+        self._drawn: int | None = None  # and of the probe in the figures drawn last
+        self._started = self._spent = 0.0
+        self._told: set[str] = set()  # what has failed
+        self._monitored: str | None = None  # the key on the first of the charts that were laid out
+
+    def open(self) -> None:
+        """A fit begins."""
+        self._drawn, self._started, self._spent, self._told = None, time.perf_counter(), 0.0, set()
+        self._monitored = None
+
+    def update(
+        self, trainer: Trainer, history: Sequence[ProbeResult], metrics: Mapping[str, float], monitored: str, step: int
+    ) -> None:
+        """Show a new probe: charts of its keys, its band, and figures if they do not take too much of the time.
+
+        Args:
+            trainer: whose loggers show it.
+            history: the new probe is the last one.
+            metrics: its values by logged key.
+            monitored: the key to be monitored among them.
+            step: of the probe, on the loggers' axis.
+        """
+        self._step, before, self._monitored = step, self._monitored, monitored
+        for logger in _of_first_process(trainer):
+            if isinstance(logger, TensorBoardLogger):
+                if monitored != before:
+                    with self._spared("charts"):
+                        self._lay_out(logger, metrics, monitored)
+                with self._spared("band"):
+                    value, error = metrics[monitored], metrics.get(f"{monitored}_se", 0.0)
+                    for side, sign in (("low", -1), ("high", 1)):
+                        logger.experiment.add_scalar(self._band(monitored, side), value + sign * error, step)
+        elapsed = time.perf_counter() - self._started
+        if self._drawn is None or self._spent <= SHARE * elapsed:
+            self._draw(trainer, history)
+
+    def close(self, trainer: Trainer, history: Sequence[ProbeResult]) -> None:
+        """Figures of the last probe, where they were left out."""
+        if self._drawn not in (None, self._step):
+            self._draw(trainer, history)
+
+    def _band(self, key: str, side: str) -> str:
+        return f"{self.prefix}{BAND}/{key.partition('/')[2]}_{side}"
+
+    def _lay_out(self, logger: TensorBoardLogger, metrics: Mapping[str, float], monitored: str) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # In a folder of its own: TensorBoard shows the layouts of all runs, but one for each, which may be the user's.
+        # A later layout there takes the place of an earlier one.
+        with SummaryWriter(os.path.join(logger.log_dir, f"{self.prefix}_charts")) as writer:
+            writer.add_custom_scalars(self._layout(metrics, monitored))
+
+    def _layout(self, metrics: Mapping[str, float], monitored: str) -> dict[str, dict[str, list[Any]]]:
+        """Charts of TensorBoard's page "Custom scalars": the title, the kind, and the keys.
+
+        TensorBoard gives all lines of a run one colour, so that each chart has one.
+        """
+        titles = {key: CHARTS[name] for key in metrics if (name := name_of(key, self.prefix)) in CHARTS}
+        band = [monitored, *(self._band(monitored, side) for side in ("low", "high"))]
+        return {
+            self.prefix: {f"{titles.pop(monitored)} (± 1 standard error)": ["Margin", band]},
+            f"{self.prefix}: further values": {title: _line(key) for key, title in titles.items()},
+            f"{self.prefix}: scores of the tasks": {
+                task: _line(key) for key in metrics if (task := key.removeprefix(f"{self.prefix}{TASKS}/")) != key
+            },
+        }
+
+    def _draw(self, trainer: Trainer, history: Sequence[ProbeResult]) -> None:
+        loggers = [logger for logger in _of_first_process(trainer) if isinstance(logger, SHOWS_FIGURES)]
+        step = self._drawn = self._step
+        start = time.perf_counter()
+        with self._spared("figures"):
+            if loggers and find_spec("matplotlib"):
+                from synbench_lightning import plots
+
+                figures = {
+                    "curve": plots.robustness_accuracy_figure(history[-1], threshold=self.threshold),
+                    "scales": plots.scale_figure(history[-1]),
+                    "task_map": plots.task_map_figure(history, threshold=self.threshold),
+                }
+                images = {name: plots.pixels(figure) for name, figure in figures.items()}
+                for logger in loggers:
+                    with self._spared(f"figures for {type(logger).__name__}"):
+                        self._show(logger, figures, images, step)
+        self._spent += time.perf_counter() - start
+
+    def _show(self, logger: Any, figures: Mapping[str, Any], images: Mapping[str, Any], step: int) -> None:
+        for name, image in images.items():
+            key = f"{self.prefix}{FIGURES}/{name}"
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(key, image, step, dataformats="HWC")
+            elif isinstance(logger, WandbLogger):
+                logger.log_image(key, [image], step)
+            else:
+                logger.experiment.log_figure(logger.run_id, figures[name], f"{key}/step_{step:08d}.svg")
+
+    @contextmanager
+    def _spared(self, what: str) -> Iterator[None]:
+        """Go on whatever happens inside, and say once what did."""
+        try:
+            yield
+        except Exception as error:
+            if what not in self._told:
+                self._told.add(what)
+                rank_zero_warn(
+                    f"The {what} of {self.prefix} could not be shown; the run and its points go on without. "
+                    f"{type(error).__name__}: {error}"
+                )
+
+
+SHOWS_FIGURES = (TensorBoardLogger, WandbLogger, MLFlowLogger)
+
+
+def _of_first_process(trainer: Trainer) -> list[Any]:
+    return list(trainer.loggers) if trainer.is_global_zero else []
+
+
+CHARTS = {
+    "information": "information about inputs, nats",
+    "readout": "readout of a few labels",
+    "score": "SynBench score",
+    "worst": "score of the worst task",
+    "effective_rank": "effective rank of the features",
+    "overhead": "time in probes, as a share of the run's",
+}
+"""What the charts show, by name, and their titles."""
+
+
+def _line(key: str) -> list[Any]:
+    return ["Multiline", [f"^{re.escape(key)}$"]]

@@ -1,0 +1,57 @@
+"""Make what a probe found known: to loggers, to whoever monitors it, to the progress bar, to early stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+
+@runtime_checkable
+class ProbeListener(Protocol):
+    """A callback that wants to know of each probe, in the step in which it was made."""
+
+    def on_probe_end(self, trainer: Trainer, pl_module: LightningModule, metrics: Mapping[str, float]) -> None:
+        """Called on every process after a probe has been published."""
+        ...
+
+
+def log_metrics_once(
+    trainer: Trainer, metrics: Mapping[str, float], on_bar: tuple[str, float], step: int | None
+) -> None:
+    """Set the metrics where callbacks monitor them, show one value on the bar, and log one point for each metric.
+
+    ``LightningModule.log`` would repeat them at later logging steps, drop them between those, and is not allowed in
+    every hook. So they are written where it would write them.
+
+    Args:
+        trainer: the trainer in a fit.
+        metrics: values by logged key, the same on every process.
+        on_bar: what the main progress bar shows: a name, which should be short, and its value.
+        step: position on the loggers' axis; ``None`` to set the metrics without logging them (after a resume).
+    """
+    device = trainer.strategy.root_device
+    trainer.callback_metrics.update({key: torch.tensor(value, device=device) for key, value in metrics.items()})
+    name, value = on_bar
+    trainer.progress_bar_metrics[name] = value
+    if step is not None:
+        for logger in trainer.loggers:
+            logger.log_metrics(dict(metrics), step=step)
+
+
+def notify_listeners(trainer: Trainer, pl_module: LightningModule, metrics: Mapping[str, float]) -> None:
+    """Tell every callback that listens, wherever it stands in the list of callbacks."""
+    for callback in list(trainer.callbacks):  # type: ignore[attr-defined]
+        if isinstance(callback, ProbeListener):
+            callback.on_probe_end(trainer, pl_module, metrics)
+
+
+def logger_step(trainer: Trainer) -> int:
+    """Training steps that the loggers' axis has behind it between two batches.
+
+    It counts a step once however many optimizers step in it, and has no public name; Lightning's own
+    LearningRateMonitor reads it too.
+    """
+    return trainer.fit_loop.epoch_loop._batches_that_stepped

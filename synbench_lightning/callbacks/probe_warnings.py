@@ -1,0 +1,92 @@
+"""What the log says of the probes of a run that their curve does not."""
+
+from __future__ import annotations
+
+import math
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from synbench_lightning.probe.result import ProbeResult
+
+CLEAR = 3.0
+"""Standard errors of a difference from which on a value counts as fallen, by convention: 1 in 700 by chance."""
+UNSEEN = 0.01
+"""Below this a task counts as not seen at all."""
+
+
+class ProbeWarnings:
+    """Told of the losses and probes of a run; says what is worth saying, and says it once.
+
+    Args:
+        threshold: threshold accuracy of the logged scores.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        self._losses: tuple[Tensor | float, int] = (0.0, 0)  # sum and number of those since the last probe
+        self._best: tuple[float, float, float | None] | None = None  # value, its standard error, training loss
+        self._name = ""
+        self._fallen = False
+
+    def trained(self, loss: Tensor) -> None:
+        """A training step was made with this loss."""
+        total, count = self._losses
+        self._losses = total + loss.detach().mean(), count + 1
+
+    def probed(self, result: ProbeResult, before: ProbeResult | None) -> None:
+        """A probe was made, and that before it, if it was not the first one."""
+        if before is None:
+            self._first(result)
+        elif not before.compares(result):
+            rank_zero_warn(
+                f"The SynBench scores up to step {before.step}, from the checkpoint, were made with other arguments "
+                "and do not compare with those from here on, nor does a best score among them. "
+                f"Before: {before.settings}. Now: {result.settings}."
+            )
+        if result.collapsed and not (before and before.collapsed):
+            rank_zero_warn("The representation has collapsed: the features are constant for all examples, score 0.")
+        self._fall(result)
+
+    def _first(self, result: ProbeResult) -> None:
+        score = result.score(threshold=self.threshold)
+        rank_zero_info(f"SynBench: the representation has {result.feature_dim} dimensions, score {score:.3f}.")
+        scores = result.task_scores(threshold=self.threshold)
+        unseen = [task for task, value in scores.items() if value < UNSEEN]
+        if unseen and not result.collapsed:
+            rank_zero_info(
+                f"SynBench: the score of {', '.join(unseen)} is 0: the encoder does not show what is asked there "
+                "(does it standardise each input, or average over places?). If that stays so, leave it out with "
+                "`tasks=`."
+            )
+
+    def _fall(self, result: ProbeResult) -> None:
+        """Say when the score falls below its best, by more than noise, while the training loss improves.
+
+        Where the information about inputs or the readout of labels is measured, the better takes the score's place.
+        """
+        total, count = self._losses
+        loss, self._losses = float(total) / count if count else None, (0.0, 0)
+        value, error = {
+            "score": (result.score(threshold=self.threshold), result.standard_error(threshold=self.threshold)),
+            "information": (result.information or 0.0, result.information_error),
+            "readout": (result.readout or 0.0, result.readout_error),
+        }[result.best_key]
+        name, error = f"the {result.best_key}", error or 0.0
+        if name != self._name:
+            self._name, self._best = name, None
+        if self._best is None or value > self._best[0]:
+            self._best, self._fallen = (value, error, loss), False
+            return
+        best, its_error, before = self._best
+        if before is None:  # the best came before the first step
+            self._best = best, its_error, loss
+            return
+        lower = best - value > CLEAR * math.hypot(error, its_error)
+        if lower and loss is not None and loss < before and not self._fallen:
+            self._fallen = True
+            rank_zero_info(
+                f"SynBench: {name} has fallen from {best:.3f} to {value:.3f}, more than its noise, while the training "
+                f"loss went from {before:.4g} to {loss:.4g}. Either the encoder over-trains, or it unlearns what the "
+                "proxies ask while it gets better at its task: only downstream data can tell."
+            )

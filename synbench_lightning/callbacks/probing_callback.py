@@ -1,0 +1,379 @@
+"""What every callback that looks at the module in training has in common: when, isolated how, and what if it fails."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+
+from synbench_lightning.callbacks.config_warnings import (
+    interval_warnings,
+    renamed_key_warnings,
+    setup_warnings,
+    unknown_key_warnings,
+)
+from synbench_lightning.callbacks.encoder_discovery import EncoderDiscovery
+from synbench_lightning.callbacks.metric_keys import details_key, sections
+from synbench_lightning.callbacks.metric_logging import ProbeListener, log_metrics_once, logger_step, notify_listeners
+from synbench_lightning.callbacks.progress import probe_progress
+from synbench_lightning.callbacks.run_state import FORMAT, RunStateCallback
+from synbench_lightning.callbacks.schedule import Schedule
+from synbench_lightning.checks import check_integer, check_name, check_number
+from synbench_lightning.runtime.collectives import Progress, StrategyProcesses
+from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder
+from synbench_lightning.runtime.isolation import isolated
+from synbench_lightning.runtime.sharding import is_sharded, reachable_forward
+
+MAX_FAILURES = 3
+"""Failed probes in a row after which no more are made."""
+
+
+class Found(Protocol):
+    """A result of a probe."""
+
+    @property
+    def step(self) -> int | None: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+
+R = TypeVar("R", bound=Found)
+
+
+class ProbingCallback(RunStateCallback, Generic[R]):
+    """Makes probes of the module in training on a schedule, publishes what they found, and keeps it over a resume.
+
+    A subclass says what a probe is (:meth:`_probe`), what it is prepared with (:meth:`_prepare`), which values are
+    logged (:meth:`metrics`), what belongs to one run (:meth:`_begin`) or to one fit (``_fit_scoped``), and how its
+    state is written down (:meth:`_state`) and taken up (:meth:`_restore_state`).
+
+    The arguments that all of them have are named again in their signatures, for ``help``, editors and the command line,
+    and are checked here.
+
+    Args:
+        encoder: what to probe, see :func:`~synbench_lightning.runtime.encoder.find_encoder`.
+        every_n_train_steps: optimizer steps between probes.
+        every_n_epochs: epochs between probes, in place of steps.
+        probe_at_start: probe before the first step.
+        probe_at_end: probe when training ends.
+        max_overhead: the fraction of the time since training started that probes may take; ``None`` for no limit.
+        batch_size: examples in one forward.
+        seed: of whatever is drawn.
+        prefix: of the logged keys.
+        on_error: ``"warn"`` or ``"raise"``.
+
+    Raises:
+        ValueError: for an argument outside its range.
+    """
+
+    title: str
+    """What a probe is called in messages."""
+
+    _fit_scoped: ClassVar[dict[str, Any]] = {**RunStateCallback._fit_scoped, "_encoder": None, "_prepared": False}
+
+    def __init__(
+        self,
+        *,
+        encoder: EncoderSpec,
+        every_n_train_steps: int,
+        every_n_epochs: int | None,
+        probe_at_start: bool,
+        probe_at_end: bool,
+        max_overhead: float | None,
+        batch_size: int,
+        seed: int,
+        prefix: str,
+        on_error: Literal["warn", "raise"],
+    ) -> None:
+        if not (encoder is None or isinstance(encoder, str) or callable(encoder)):
+            raise ValueError(
+                "`encoder` must be None, a dotted attribute of the LightningModule, or a callable "
+                f"(pl_module, x) -> features, got a {type(encoder).__name__}."
+            )
+        if isinstance(encoder, (nn.Module, type)):
+            raise ValueError(
+                f"`encoder` must not be a module or class itself, got {encoder!r}: name the attribute of the "
+                "LightningModule that holds it, or pass `lambda pl_module, x: ...`."
+            )
+        self.schedule = Schedule(every_n_train_steps, every_n_epochs, probe_at_start, probe_at_end)
+        if max_overhead is not None:
+            check_number("max_overhead", max_overhead, "a fraction in (0, 1] or None", 0, 1, low_in=False)
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"`on_error` must be 'warn' or 'raise', got {on_error!r}.")
+        self.encoder = encoder
+        self.max_overhead = max_overhead
+        self.batch_size = check_integer("batch_size", batch_size, 1)
+        self.seed = check_integer("seed", seed, 0)
+        self.prefix = check_name("prefix", prefix)
+        self.on_error = on_error
+        self._encoder: Encoder | None = None
+        self._prepared = False
+        self._train_start = 0.0
+        self._probe_seconds = 0.0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.history: list[R] = []
+        self.schedule.begin()
+        self._discovery = EncoderDiscovery(self.encoder)
+        self._fresh = True  # no probe, and no state of one, came before the first batch
+        self._failures = 0  # in a row
+
+    @abstractmethod
+    def metrics(self, result: R) -> dict[str, float]:
+        """The logged values of a result by key, but for the overhead."""
+
+    @abstractmethod
+    def monitored(self, result: R) -> str:
+        """The logged key that matters most."""
+
+    @abstractmethod
+    def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """Get ready for probes, when the first batch of a fit is known."""
+
+    @abstractmethod
+    def _probe(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        encoder: Callable[[Tensor], Any],
+        processes: StrategyProcesses,
+        progress: Progress | None,
+    ) -> R:
+        """Make one probe; the module is isolated. Raises on every process or on none."""
+
+    @abstractmethod
+    def _state(self) -> dict[str, Any]:
+        """What is kept in checkpoints besides the schedule, as tensors and plain types; ``history`` among it."""
+
+    @classmethod
+    @abstractmethod
+    def _history_of(cls, state: Any) -> list[R]:
+        """The results in a state.
+
+        Raises:
+            ValueError: if they cannot be read.
+        """
+
+    def _keep(self, result: R) -> None:
+        """A probe was made: from here on it counts."""
+        self.history.append(result)
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Keys that are not logged yet, but will be."""
+        return ()
+
+    def _after_logging(self, trainer: Trainer, result: R, metrics: Mapping[str, float], position: int) -> None:
+        """What is to be done besides when a result has been published."""
+
+    @property
+    def state_key(self) -> str:
+        """The key of this callback's state in a checkpoint."""
+        return f"{type(self).__qualname__}{{'prefix': {self.prefix!r}}}"
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put the state into a checkpoint.
+
+        Not in ``state_dict``: two callbacks with one prefix would then be refused by the trainer, in an error that does
+        not name the prefix.
+        """
+        state = {"format": FORMAT, **self._state(), **self.schedule.state()}
+        checkpoint.setdefault("callbacks", {})[self.state_key] = state
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+
+    def _restore_state(self, state: Mapping[str, Any]) -> None:
+        self.history = self._history_of(state)
+        self.schedule.restore(state)
+        self._fresh = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a trainer of the other package, in which half of this would silently not work, and a shared prefix."""
+        if not isinstance(trainer, Trainer):
+            raise TypeError(
+                f"{type(self).__name__} works with `lightning.pytorch`, and this trainer is a "
+                f"{type(trainer).__module__}.{type(trainer).__name__}: import Trainer and LightningModule from "
+                "`lightning.pytorch`."
+            )
+        callbacks = [c for c in trainer.callbacks if isinstance(c, ProbingCallback)]  # type: ignore[attr-defined]
+        alike = [one for one in callbacks if not sections(one.prefix).isdisjoint(sections(self.prefix))]
+        if len(alike) > 1:
+            prefixes = list(dict.fromkeys(one.prefix for one in alike))
+            have = f"the same `prefix={self.prefix!r}`" if len(prefixes) == 1 else f"the prefixes {prefixes}"
+            raise ValueError(
+                f"{' and '.join(type(one).__name__ for one in alike)} of one trainer have {have}, under which their "
+                "points and states would mix: give each of them another `prefix=`."
+            )
+        super().setup(trainer, pl_module, stage)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the module, with no hook left on it."""
+        self._discovery.abandon()
+        super().teardown(trainer, pl_module, stage)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no hook on the module."""
+        self._discovery.abandon()
+        super().on_exception(trainer, pl_module, exception)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the encoder, where it is named."""
+        self._encoder = None if self.encoder is None else find_encoder(pl_module, self.encoder)
+        self._prepared = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with a restored history, and advise on intervals that do not fit."""
+        super().on_train_start(trainer, pl_module)
+        self._train_start, self._probe_seconds, self._failures = time.perf_counter(), 0.0, 0
+        if self.history:
+            last = self.history[-1]
+            self._publish(trainer, last, self.metrics(last), position=None)
+        intervals = interval_warnings(trainer, self.prefix, self.schedule, ProbeListener, type(self).__name__)
+        for advice in (
+            *setup_warnings(trainer),
+            *renamed_key_warnings(trainer, self.prefix, ProbeListener),
+            *intervals,
+        ):
+            rank_zero_warn(advice)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Look at the first training step; probe before it where nothing has to be seen in it."""
+        if self._prepared or self._discovery:
+            return
+        self._encoder = self._discovery.encoder(pl_module) or self._encoder
+        unseen = self._discovery.call is None and self._discovery.possible(trainer.strategy, pl_module)
+        if not unseen or (self.encoder is not None and self._can_probe_unobserved()):
+            self._start(trainer, pl_module, batch)
+        if unseen:
+            self._discovery.begin(pl_module, batch)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Probe before the first step is made, when it was seen what training gives the encoder."""
+        self._end_discovery(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Probe where one is due: `ModelCheckpoint` comes later in this step and sees the value."""
+        self._end_discovery(trainer, pl_module)  # no step was made yet where gradients are accumulated
+        if self._agreed(trainer, pl_module, self.schedule.due_after_batch(trainer, batch_idx)):
+            self._make(trainer, pl_module, position=logger_step(trainer) + 1)
+
+    def _can_probe_unobserved(self) -> bool:
+        """Whether a named encoder can be probed before it was seen what training gives it."""
+        return True
+
+    def _end_discovery(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take what was seen in the first step, and probe."""
+        if not self._discovery:
+            return
+        batch = self._discovery.end(trainer.strategy, pl_module)
+        if not self._prepared:
+            self._encoder = self._discovery.encoder(pl_module)
+            with self._discovery.as_before_the_step():
+                self._start(trainer, pl_module, batch)
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        """The first probe of a fit; after a resume, where one was missed."""
+        if self._encoder is None:
+            self._encoder = find_encoder(pl_module, self.encoder)
+        self._prepare(trainer, pl_module, batch)
+        self._prepared = True
+        due = self.schedule.due_at_first_batch(trainer, self._fresh)
+        self._fresh = False
+        if due:
+            self._make(trainer, pl_module, position=logger_step(trainer))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Probe the last weights where the end came unforeseen (early stopping, a time limit)."""
+        self._discovery.abandon()
+        if self._prepared and self._agreed(trainer, pl_module, self.schedule.due_at_end(trainer)):
+            self._make(trainer, pl_module, position=logger_step(trainer))
+        self._prepared = False
+
+    def _agreed(self, trainer: Trainer, pl_module: LightningModule, due: bool) -> bool:
+        """Whether a probe is due on the first process; then all of them make it.
+
+        They count the same steps, unless the module steps its optimizers by itself, where a process may leave one out.
+        """
+        if not pl_module.automatic_optimization:
+            due = trainer.strategy.reduce_boolean_decision(due and trainer.is_global_zero, all=False)
+        return due
+
+    def _publish(self, trainer: Trainer, result: R, metrics: Mapping[str, float], position: int | None) -> None:
+        # The prefix alone names the value on the bar: of 80 columns a whole key would take a third.
+        log_metrics_once(trainer, metrics, on_bar=(self.prefix, metrics[self.monitored(result)]), step=position)
+
+    def _make(self, trainer: Trainer, pl_module: LightningModule, position: int) -> None:
+        """Make the probe that is due. It stays due if it is cut short, by Ctrl-C or an error that ends the run."""
+        self.schedule.owed = True
+        assert self._encoder is not None
+        forward = reachable_forward(self._encoder, trainer.strategy, pl_module)
+        precision = trainer.precision_plugin
+        lockstep = is_sharded(trainer.strategy, pl_module)
+        processes = StrategyProcesses(trainer.strategy, trainer.world_size, lockstep)
+        if self._failures >= MAX_FAILURES or self._exceeds_budget(trainer, processes):
+            self.schedule.settle(trainer)
+            return
+        start = time.perf_counter()
+
+        def encoder(x: Any) -> Any:
+            with precision.val_step_context():
+                return forward(precision.convert_input(x))
+
+        try:
+            with isolated(pl_module), probe_progress(trainer, self.title) as progress:
+                result = self._probe(trainer, pl_module, encoder, processes, progress)
+        except Exception as error:
+            if self.on_error == "raise" or not self.history:
+                raise
+            self.schedule.settle(trainer)
+            self._skip_probe(trainer, error)
+            return
+        finally:
+            self._probe_seconds += time.perf_counter() - start
+        self._failures = 0
+        self._keep(result)
+        self.schedule.settle(trainer)
+        overhead = processes.broadcast(self._probe_seconds / (time.perf_counter() - self._train_start))
+        metrics = {**self.metrics(result), details_key(self.prefix, "overhead"): overhead}
+        self._publish(trainer, result, metrics, position)
+        if len(self.history) == 1:
+            for advice in unknown_key_warnings(trainer, self.prefix, [*metrics, *self.pending], ProbeListener):
+                rank_zero_warn(advice)
+        start = time.perf_counter()
+        self._after_logging(trainer, result, metrics, position)
+        self._probe_seconds += time.perf_counter() - start
+        notify_listeners(trainer, pl_module, metrics)
+
+    def _skip_probe(self, trainer: Trainer, error: Exception) -> None:
+        self._failures += 1
+        rank_zero_warn(
+            f"The {self.title} after step {trainer.global_step} failed and is left out; training goes on. "
+            f"{type(error).__name__}: {error}"
+        )
+        if self._failures == MAX_FAILURES:
+            rank_zero_warn(
+                f"{MAX_FAILURES} {self.title}s in a row have failed: no more are made in this run. What monitors "
+                f"`{self.prefix}/...` keeps the value of step {self.history[-1].step}."
+            )
+
+    def _exceeds_budget(self, trainer: Trainer, processes: StrategyProcesses) -> bool:
+        """Whether a probe as long as the last one would take more of the run's time than it may."""
+        if self.max_overhead is None or not self.history:
+            return False
+        elapsed = time.perf_counter() - self._train_start
+        last = self.history[-1].seconds
+        share = processes.broadcast((self._probe_seconds + last) / (elapsed + last))
+        if share > self.max_overhead:
+            rank_zero_info(
+                f"The {self.title} after step {trainer.global_step} is put off; with it, probes would take "
+                f"{share:.1%} of the time since training started, more than max_overhead={self.max_overhead:g}."
+            )
+        return share > self.max_overhead

@@ -1,0 +1,113 @@
+"""Which run a callback's state belongs to, and whether what a checkpoint holds can be read."""
+
+from __future__ import annotations
+
+import weakref
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+R = TypeVar("R")
+
+FORMAT = 1
+"""Of the states that are written. States of earlier versions have no number, and are read as this one."""
+
+
+class RunStateCallback(Callback):
+    """A callback whose state belongs to one run: a module in training by a trainer, over resumes and further fits.
+
+    Lightning hands states back in other functions too, with ``test(ckpt_path=...)`` and the like, and where a finder of
+    the learning rate or the batch size puts back what it has saved. Only a resumed ``fit`` takes one up, and what
+    another run has left is dropped when training begins.
+    """
+
+    _fit_scoped: ClassVar[dict[str, Any]] = {"log": None, "log_dict": None}
+    """What is let go of at the end of a fit, so that the module is freed and the callback can be copied. Lightning
+    itself gives every callback the module's ``log`` and ``log_dict``."""
+
+    _restores = True  # outside a trainer, whoever hands a state over means it
+    _resumed = _restored = False
+    _run: tuple[weakref.ref[Trainer], weakref.ref[LightningModule]] | None = None
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Set all that belongs to one run to what it is at its beginning."""
+
+    @abstractmethod
+    def _restore_state(self, state: Mapping[str, Any]) -> None:
+        """Take up a state, after :meth:`_begin`. Raises if it is not what this callback writes."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """A function of the trainer begins; its checkpoint, if any, is read after this."""
+        super().setup(trainer, pl_module, stage)
+        self._restores, self._resumed, self._restored = stage == "fit", False, False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Learn of a resume, whether or not the checkpoint has a state of this callback."""
+        self._resumed |= self._restores
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the state of a checkpoint from which a fit is resumed; if it is none, begin anew with a warning."""
+        if not self._restores:
+            return
+        self._begin()
+        try:
+            self._restore_state(state_dict)
+        except Exception as error:  # whatever another version has written must not keep a run from being resumed
+            self._begin()
+            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            rank_zero_warn(
+                f"What the checkpoint holds of {type(self).__name__} cannot be read: {why}. The callback begins anew; "
+                "training goes on."
+            )
+            return
+        self._restored = True
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Before training, it is a finder that saves: what it puts back is not a run to be resumed."""
+        if not trainer.strategy.restore_checkpoint_after_setup:  # such a strategy reads the run's checkpoint later
+            self._restores = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with what is here, or drop it, if it is another run's."""
+        same = self._run is not None and self._run[0]() is trainer and self._run[1]() is pl_module
+        if not (self._restored or (same and not self._resumed and trainer.global_step > 0)):
+            self._begin()
+        self._restores, self._run = False, (weakref.ref(trainer), weakref.ref(pl_module))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the module."""
+        super().teardown(trainer, pl_module, stage)
+        self.__dict__ |= self._fit_scoped
+        self._restores = True
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """The function has ended, without a teardown."""
+        self._restores = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, **self._fit_scoped, "_run": None}
+
+
+def history_of(state: Any, read: Callable[[Mapping[str, Any]], R]) -> list[R]:
+    """The results in a callback's state.
+
+    Args:
+        state: as it was found in a checkpoint.
+        read: a result from plain types.
+
+    Raises:
+        ValueError: if there are none to be read; the message says why.
+    """
+    if not isinstance(state, Mapping):
+        raise ValueError(f"it is a {type(state).__name__}")
+    number = state.get("format", FORMAT)
+    if number != FORMAT:
+        raise ValueError(f"it has the format {number!r}, and this version reads {FORMAT}: another version wrote it")
+    history = state.get("history")
+    if not isinstance(history, (list, tuple)):
+        raise ValueError(f"its 'history' must be a list, got a {type(history).__name__}")
+    return [read(values) for values in history]

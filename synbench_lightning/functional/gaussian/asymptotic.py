@@ -1,0 +1,230 @@
+r"""What accuracy and bound tend to with many samples, estimated from few.
+
+Every noise vector :math:`z` is shown at both signs of a task's direction :math:`u`. Half the sum :math:`p` and half
+the difference :math:`q` of the two features tell everything: the half difference of the class means is :math:`E q`,
+their midpoint :math:`E p`, the within-class covariance :math:`Cov\,p + Cov\,q`. A discriminant that is fitted to
+:math:`N` pairs in :math:`D` dimensions and measured on others is worse than that of many samples by about
+:math:`\sqrt{1 - D / N}`; the estimate takes that loss out and leaves in what the encoder itself has lost:
+
+1. The half difference of the means is odd in the scale :math:`s` (exchange the classes): four vectors, the coefficients
+   of :math:`s, s^3, s^5, s^7`, are fitted to all pairs of a task at once.
+2. One covariance is pooled over tasks, scales and pairs, with one factorisation. With a ridge :math:`g` it stands for a
+   population ridge :math:`\kappa = g / (1 - df(g) / N)`, and :math:`\kappa` is what solves the equation of the
+   epsilon-robust discriminant.
+3. The four coefficients give four candidate directions. Each pair is projected by directions fitted without it, in
+   closed form (Sherman-Morrison). Per scale the best combination of the four is taken under the covariance of
+   neighbouring scales, since the pooled one need not be right for that scale.
+4. The variance of the left-out projections holds the noise of the fitted directions. It is estimated from the leverages
+   and subtracted; for Gaussian features of one covariance that is Wishart's factor :math:`1 - D / N`.
+5. Accuracy and bound come from the left-out projections themselves, shrunk by that factor and shared by neighbouring
+   scales: no Gaussian shape is assumed.
+6. Steps 4 and 5 are repeated without each of some blocks of pairs: a jackknife.
+
+Where it is weak: a covariance that changes abruptly with the scale (a gated encoder reads .01 to .03 low from 8,192
+forwards, and the jackknife does not see it), and directions that fewer than one example in a thousand moves, which are
+dropped. Measured by ``python -m tests.performance.accuracy``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from synbench_lightning.functional.gaussian.cross_fitting import Projections, accuracy_and_bound_curves, neighbourhood
+from synbench_lightning.functional.gaussian.discriminant import check_epsilons
+from synbench_lightning.functional.gaussian.pooled_covariance import Means, Pool, fit_of_means, pooled, root
+
+MANY = 24
+"""Directions from which on all candidates are used (measured: with 16 or fewer, noise among them reads too high)."""
+
+
+class LimitEstimate(NamedTuple):
+    """Accuracy and bound ``(T, E, K)``, and their jackknife replicates ``(B, T, E, K)``.
+
+    ``resolved`` tells whether the pairs suffice for the ``rank`` directions in which the features vary; ``eigenvalues``
+    ``(D,)`` and ``variances`` ``(D,)`` are those of the pooled within-class covariance, rounding set to 0.
+    """
+
+    accuracy: Tensor
+    bound: Tensor
+    jackknife_accuracy: Tensor
+    jackknife_bound: Tensor
+    resolved: bool
+    rank: int
+    eigenvalues: Tensor
+    variances: Tensor
+
+
+def estimate_limit(
+    features: Tensor, scales: Sequence[float], epsilons: Sequence[float], blocks: int = 32
+) -> LimitEstimate:
+    """Accuracy and bound of the epsilon-robust discriminants in the limit of many samples.
+
+    Args:
+        features: ``(T, K, n, 2, D)``: task, scale, noise vector, sign (plus, minus), dimension.
+        scales: ``(K,)`` Mahalanobis half-distances in input space, positive.
+        epsilons: strengths of the shift relative to half the distance of the class means, each in [0, 1).
+        blocks: how many jackknife replicates, if there are as many noise vectors.
+
+    Returns:
+        The estimate, float64, on the features' device. Constant features give accuracy 0.5 and bound 0.
+
+    Raises:
+        ValueError: for features of another shape, fewer than four noise vectors, or an epsilon outside [0, 1).
+
+    Example:
+        >>> noise = torch.randn(1, 3, 512, 1, 64, generator=torch.Generator().manual_seed(0))
+        >>> shift = torch.tensor([0.5, 1.0, 2.0]).reshape(3, 1, 1, 1) * torch.eye(64)[0]
+        >>> found = estimate_limit(torch.cat([noise + shift, noise - shift], 3), [0.5, 1.0, 2.0], [0.0])
+        >>> (found.accuracy[0, 0] - torch.special.ndtr(torch.tensor([0.5, 1.0, 2.0]))).abs().max() < 0.02
+        tensor(True)
+    """
+    epsilons = check_epsilons(epsilons)
+    shape = features.shape
+    if features.ndim != 5 or shape[1] != len(scales) or shape[2] < 4 or shape[3] != 2:
+        raise ValueError(
+            f"`features` must have the shape (tasks, {len(scales)} scales, at least 4 noise vectors, 2 signs, "
+            f"dimensions), got {tuple(shape)}."
+        )
+    vectors = shape[2]
+    position = torch.tensor(scales, dtype=torch.float64, device=features.device)
+    means = fit_of_means(position, vectors)
+    pool, residuals, coefficients, resolved, rank, eigenvalues, variances = pooled(features, means)
+    blocks, found = min(blocks, vectors), []
+    for x, mu in zip(residuals, coefficients, strict=True):
+        if len(pool.values) == 0:
+            chance = torch.full((1 + blocks, len(epsilons), len(scales)), 0.5).to(position)
+            found.append(torch.stack([chance, torch.zeros_like(chance)]))
+            continue
+        projections = _projected(x, position, means, mu, pool, epsilons)
+        curves = accuracy_and_bound_curves(projections, position, blocks)
+        # With the directions held fixed the replicates vary too little, by the root of Wishart's factor.
+        widening = torch.stack([projection.kept for projection in projections]).rsqrt()[:, None]
+        found.append(torch.cat([curves[:, :1], curves[:, :1] + (curves[:, 1:] - curves[:, :1]) * widening], 1))
+    accuracy, bound = torch.stack(found, 2)  # (replicates, T, E, K) each
+    return LimitEstimate(accuracy[0], bound[0], accuracy[1:], bound[1:], resolved, rank, eigenvalues, variances)
+
+
+def _projected(
+    x: Tensor, position: Tensor, means: Means, mu: Tensor, pool: Pool, epsilons: Sequence[float]
+) -> list[Projections]:
+    """Left-out projections of one task for each epsilon, from a task's residuals and coefficients in the pool."""
+    variance = x[:, :, 1].double().square().mean((0, 1))  # of the half differences
+    own_pairs = x.shape[0] * x.shape[1]
+
+    def leverages(ridge: float) -> tuple[Tensor, Tensor, Tensor]:
+        """``X diag(w) X'`` of every pair: of the inverse ``(K, n, 2, 2)``; diagonals ``(K, n, 2)`` for the noise."""
+        inverse = 1 / (pool.values + ridge)
+        weights = torch.stack([inverse, pool.values * inverse**2, variance * inverse**2], 1).float()
+        a, c = ((x[:, :, side].square() @ weights).double() for side in (0, 1))
+        cross = ((x[:, :, 0] * x[:, :, 1]) @ weights[:, 0]).double()
+        lever = torch.stack([a[..., 0], cross, cross, c[..., 0]], -1).unflatten(-1, (2, 2))
+        return lever / pool.pairs, torch.stack([a[..., 1], c[..., 1]], -1), torch.stack([a[..., 2], c[..., 2]], -1)
+
+    def effective_pairs(out: Tensor, ridge: float) -> float:
+        """From N, where half differences do not vary, to 2 N, where they vary like half sums; fewer for heavy tails."""
+        left_out = out.diagonal(dim1=-2, dim2=-1).sum() - 2 * own_pairs  # the trace of (I - H)^-1 H
+        ratio = float(left_out) * pool.pairs / own_pairs / pool.freedom(ridge)
+        return pool.freedom(ridge) / (1 - 1 / ratio)
+
+    smallest = leverages(pool.smallest_ridge)
+    lever = smallest[0]
+    energy = _energy(mu, means, variance / (1 - float(lever[..., 1, 1].mean())))
+    size = effective_pairs(_left_out(lever), pool.smallest_ridge)
+    found = []
+    for epsilon in epsilons:
+        ridge = _population_ridge(pool, energy, size, epsilon)
+        inverse = 1 / (pool.values + ridge)
+        lever, of_covariance, of_means = smallest if ridge == pool.smallest_ridge else leverages(ridge)
+        out = _left_out(lever)
+        size = effective_pairs(out, ridge)
+        kappa = ridge / (1 - pool.freedom(ridge) / size)
+        # Without pair i: X R_i = (I - H)^-1 X R, and its half difference is taken out of the coefficients.
+        own = (means.load / means.lever[:, None])[:, None, None, :]
+        projected = (x @ (inverse * mu).T.float()).double()
+        left = out @ projected
+        residual = left - pool.pairs * (out @ lever)[..., 1:] * own  # (K, n, 2, r)
+        centre = (mu * inverse) @ mu.T + projected.mT @ left / pool.pairs - left[:, :, 1, :, None] * own
+        half_difference = (
+            torch.einsum("kr,knrt->knt", means.odd, centre) + means.lever[:, None, None] * residual[:, :, 1]
+        )
+        # The directions are noisy from the covariance (variance `turn` times omega) and from the coefficients.
+        h, h_difference = lever.diagonal(dim1=-2, dim2=-1), float(lever[..., 1, 1].mean())
+        omega = of_covariance - pool.pairs * h**2
+        omega = (omega / (1 - h) ** 2).sum(-1).mean(1) / size
+        spread = of_means - torch.stack([0 * h[..., 1], pool.pairs**2 / own_pairs * h[..., 1] ** 2], -1)
+        spread = (spread / (1 - h) ** 2).sum(-1).mean(1) / (1 - h_difference) ** 2
+        covariance = torch.einsum("knit,kniu->ktu", residual, residual) / means.vectors
+        pooled = covariance.mean(0)
+        turn = (pooled - means.covariance * spread.mean()) / (1 + omega.mean())
+        noise = turn * omega[:, None, None] + means.covariance * spread[:, None, None]
+        # Each scale's combination of the candidates; the ridge follows the scale's variance.
+        centred = means.odd @ (means.load.T @ half_difference.sum(1))
+        local = torch.einsum("kl,ltu->ktu", neighbourhood(position), covariance)
+        along = torch.einsum("kr,rt,kt->k", means.odd, pooled, means.odd).clamp_min(1e-300)
+        growth = torch.einsum("kr,krt,kt->k", means.odd, local, means.odd) / along
+        local = local + kappa * growth[:, None, None] * ((mu * inverse**2) @ mu.T)
+        clear = _clear_candidates(pooled, means.covariance, float(spread.mean()), len(pool.values))
+        inside = torch.linalg.pinv(clear @ local @ clear.T, rtol=1e-9, hermitian=True) @ clear @ centred[..., None]
+        combined = clear.T @ inside / position[:, None, None]
+        of_scales = torch.einsum("lnt,kt->kln", half_difference, combined.squeeze(-1))
+        found.append(
+            Projections(
+                residual=(residual @ combined[:, None]).squeeze(-1),
+                mean=torch.einsum("kr,lr,kln->kn", means.odd, means.load, of_scales) * means.vectors,
+                noise=(combined.mT @ noise @ combined).flatten(),
+                kept=1 / (1 + omega.mean()),
+            )
+        )
+    return found
+
+
+def _left_out(lever: Tensor) -> Tensor:
+    """The inverse of I - H for every pair's symmetric leverage ``H (..., 2, 2)``; written out, it takes no time."""
+    a, b, c = 1 - lever[..., 0, 0], lever[..., 0, 1], 1 - lever[..., 1, 1]
+    inverse: Tensor = torch.stack([c, b, b, a], -1).unflatten(-1, (2, 2)) / (a * c - b * b)[..., None, None]
+    return inverse
+
+
+def _clear_candidates(covariance: Tensor, of_noise: Tensor, level: float, rank: int) -> Tensor:
+    """The combinations ``(c, r)`` of the coefficients that are used as candidates.
+
+    Coefficients of high powers are often nothing but noise. In few dimensions directions made of noise are as good as
+    any others, and what is subtracted for it would be too much: only those that stand out from it are taken, at least
+    the clearest one. In many dimensions such directions do no harm, and leaving them out would cost a little.
+    """
+    if rank >= MANY:
+        return torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    whitened = torch.linalg.inv(torch.linalg.cholesky(of_noise))
+    strength, axes = torch.linalg.eigh(whitened @ covariance @ whitened.T)
+    edge = 1.5 * level * (1 + math.sqrt(len(strength) / rank)) ** 2  # of what noise alone gives, with a margin
+    stands_out = strength > min(edge, float(strength[-1]) * (1 - 1e-9))
+    clear: Tensor = axes[:, stands_out].T @ whitened
+    return clear
+
+
+def _energy(mu: Tensor, means: Means, variance: Tensor) -> Tensor:
+    """Squared half difference of the means at the mean scale, ``(R,)``, less the variance of its estimate."""
+    at = means.odd.mean(0)
+    return (at @ mu).square() - float(at @ means.covariance @ at) * variance
+
+
+def _population_ridge(pool: Pool, energy: Tensor, size: float, epsilon: float) -> float:
+    r"""The sample's ridge ``g`` whose population ridge :math:`\kappa` has :math:`|z| = \epsilon |\mu|`."""
+    if epsilon == 0:
+        return pool.smallest_ridge
+    values = pool.values
+
+    def excess(ridge: float) -> float:
+        freedom, slope = pool.freedom(ridge), -float((values / (values + ridge) ** 2).sum())
+        kappa = ridge / (1 - freedom / size)
+        change = 1 - (freedom + kappa * slope) / (1 + kappa * slope / size) / size  # of g with kappa
+        share = ridge / (values + ridge) - kappa * change * values / (values + ridge) ** 2
+        return float((energy * share).sum() - epsilon**2 * energy.sum())
+
+    largest = float(values.max())
+    return max(pool.smallest_ridge, root(excess, 1e-9 * largest, 1e6 * largest))

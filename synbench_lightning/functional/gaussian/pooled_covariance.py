@@ -1,0 +1,248 @@
+r"""The covariance that a probe's pairs share, its eigenvalues, and the pairs in its eigenvectors' coordinates.
+
+With :math:`2N` rows (half sums and half differences of :math:`N` pairs) in :math:`D` dimensions there are at most
+:math:`\min(D, 2N)` eigenvalues that are not 0. They are those of the covariance ``(D, D)`` and of the rows' inner
+products ``(2N, 2N)`` alike, and the smaller of the two matrices is used: with fewer rows than dimensions nothing of the
+size :math:`D^2` is made, and residuals only of some columns at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+from synbench_lightning.functional.gaussian.cross_fitting import TERMS
+from synbench_lightning.functional.tolerances import ROUNDING
+
+RELATIVE_FLOOR = 1e-6
+"""Directions with less than this share of the mean variance, over all D dimensions, carry nothing."""
+RARE = 10
+"""Directions whose variance comes from fewer pairs than this are dropped: leaving one out would mean nothing."""
+SHARE = 0.6
+"""Largest share of the pairs that may go into directions; a ridge is forced beyond it."""
+DOUBLE = 2048
+"""Up to this size of the matrix eigenvectors are found in float64; beyond, float32 is tried first: half the time."""
+CLEAR = 1e3
+"""A ridge this many times the rounding of the largest eigenvalue hides the rounding; else float64 is used."""
+COLUMNS = 2048
+"""Columns of a matrix that are worked on at once."""
+
+
+class Means(NamedTuple):
+    """The fit of the half differences over the scales, the same for every task.
+
+    ``odd (K, r)`` the polynomials, ``load (K, r)`` the weight of a pair's half difference in each coefficient, ``lever
+    (K,)`` the root of what a pair's own residual keeps of it.
+    """
+
+    odd: Tensor
+    load: Tensor
+    lever: Tensor
+    vectors: int
+
+    @property
+    def covariance(self) -> Tensor:
+        """Sampling covariance of the coefficients, in units of that of the half differences."""
+        return self.vectors * self.load.T @ self.load
+
+
+class Pool(NamedTuple):
+    """Eigenvalues ``(R,)`` of the pooled covariance, the number of pairs in it, and the ridge that they force."""
+
+    values: Tensor
+    pairs: int
+    smallest_ridge: float
+
+    def freedom(self, ridge: float) -> float:
+        return float((self.values / (self.values + ridge)).sum())
+
+
+class Pooled(NamedTuple):
+    """The pool, and for each task its residuals ``(K, n, 2, R)`` and coefficients ``(r, R)`` on the eigenvectors.
+
+    The rest are the last fields of :class:`.LimitEstimate`.
+    """
+
+    pool: Pool
+    residuals: list[Tensor]
+    coefficients: list[Tensor]
+    resolved: bool
+    rank: int
+    eigenvalues: Tensor
+    variances: Tensor
+
+
+class _Spectrum(NamedTuple):
+    """Eigenvalues ``(S,)``, ascending, variances ``(D,)``, and coordinates on the eigenvectors of a mask ``(S,)``."""
+
+    values: Tensor
+    variances: Tensor
+    coordinates: Callable[[Tensor], tuple[list[Tensor], list[Tensor]]]
+
+
+def fit_of_means(position: Tensor, vectors: int) -> Means:
+    """The fit for scales ``(K,)`` and the number of noise vectors at each."""
+    top = position / position.max()
+    odd = torch.stack([top ** (2 * term + 1) for term in range(min(TERMS, len(top)))], 1)
+    load = torch.linalg.solve(vectors * odd.T @ odd, odd.T).T
+    return Means(odd, load, (1 - (load * odd).sum(1)).sqrt(), vectors)
+
+
+def pooled(features: Tensor, means: Means) -> Pooled:
+    """The pool of the features ``(T, K, n, 2, D)``, and the pairs in its coordinates."""
+    fitted = []
+    for of_task in features:
+        differences = [((of_scale[:, 0] - of_scale[:, 1]) / 2).double().mean(0) for of_scale in of_task]
+        fitted.append(means.vectors * means.load.T @ torch.stack(differences))
+    pairs, dim = features[..., 0, 0].numel(), features.shape[-1]
+    rounding = ROUNDING * float(torch.linalg.vector_norm(features)) ** 2 / features.numel()
+    if min(dim, 2 * pairs) > DOUBLE:
+        spectrum = _spectrum(features, means, fitted, torch.float32)
+        noise = torch.finfo(torch.float32).eps * float(spectrum.values[-1])
+        found = _with_ridge(spectrum, pairs, dim, max(rounding, 10 * noise))
+        if found is not None and found.pool.smallest_ridge > CLEAR * noise:
+            return found
+        del spectrum, found
+    spectrum = _spectrum(features, means, fitted, torch.float64)
+    return _with_ridge(spectrum, pairs, dim, rounding) or _resolved(spectrum, pairs, dim, rounding)
+
+
+def expected_seconds(rows: int, dim: int) -> float:
+    """About how long the decomposition of that many features takes on two CPU cores that have nothing else to do.
+
+    From products at 150 and ``eigh`` at 17 and 32 billion operations a second in float64 and float32; less on a GPU.
+    """
+    side = min(rows, dim)
+    return 5e-12 * rows * side * dim + (4e-11 if side > DOUBLE else 8e-11) * side**3
+
+
+def _above(values: Tensor, dim: int, rounding: float) -> Tensor:
+    return values > max(RELATIVE_FLOOR * float(values.sum()) / dim, rounding)
+
+
+def _eigenvalues(values: Tensor, dim: int, rounding: float) -> Tensor:
+    """All of them ``(D,)``: those without a direction in the rows are 0, and so is rounding."""
+    missing = (dim - len(values), 0)
+    return torch.nn.functional.pad(torch.where(values > rounding, values, 0.0), missing)
+
+
+def _with_ridge(spectrum: _Spectrum, pairs: int, dim: int, rounding: float) -> Pooled | None:
+    """With a ridge for what the pairs cannot resolve, or None where they resolve every direction."""
+    rank = int(_above(spectrum.values, dim, rounding).sum())
+    if rank <= SHARE * pairs:
+        return None
+    values = spectrum.values.clamp_min(0)
+    everything = torch.ones_like(values, dtype=torch.bool)
+    unresolved = Pool(values, pairs, 0.0)
+    ridge = root(lambda g: SHARE * pairs - unresolved.freedom(g), 1e-12 * float(values[-1]), 1e6 * float(values[-1]))
+    residuals, coefficients = spectrum.coordinates(everything)
+    # Directions that the pairs do not show are not empty: the means' part in them is kept, with an eigenvalue of 0.
+    values = torch.nn.functional.pad(values, (0, residuals[0].shape[-1] - len(values)))
+    all_values = _eigenvalues(spectrum.values, dim, rounding)
+    return Pooled(Pool(values, pairs, ridge), residuals, coefficients, False, rank, all_values, spectrum.variances)
+
+
+def _resolved(spectrum: _Spectrum, pairs: int, dim: int, rounding: float) -> Pooled:
+    above = _above(spectrum.values, dim, rounding)
+    values = spectrum.values[above]
+    residuals, coefficients = spectrum.coordinates(above)
+    coefficients = [mu[:, : len(values)] for mu in coefficients]
+    residuals = [of_task[..., : len(values)] for of_task in residuals]
+    single = values.float()
+    fourth = torch.stack([(of_task.square() / single).square().sum((0, 1, 2)) for of_task in residuals]).sum(0)
+    seen = pairs**2 > RARE * fourth
+    if not bool(seen.all()):
+        residuals = [of_task[..., seen] for of_task in residuals]
+        coefficients = [mu[:, seen] for mu in coefficients]
+    all_values = _eigenvalues(spectrum.values, dim, rounding)
+    pool = Pool(values[seen], pairs, 0.0)
+    return Pooled(pool, residuals, coefficients, True, int(above.sum()), all_values, spectrum.variances)
+
+
+def _spectrum(features: Tensor, means: Means, fitted: list[Tensor], dtype: torch.dtype) -> _Spectrum:
+    by_rows = features.shape[-1] > features[..., 0].numel()
+    return (_of_inner_products if by_rows else _of_covariance)(features, means, fitted, dtype)
+
+
+def _of_covariance(features: Tensor, means: Means, fitted: list[Tensor], dtype: torch.dtype) -> _Spectrum:
+    pairs, dim = features[..., 0, 0].numel(), features.shape[-1]
+    covariance = torch.zeros(dim, dim, dtype=dtype, device=features.device)
+    residuals = [_residuals(x, means, mu) for x, mu in zip(features, fitted, strict=True)]
+    for of_task in residuals:
+        for of_scale in of_task:
+            _add_products(covariance, of_scale.flatten(0, 1).to(dtype).T, 1 / pairs)
+    values, basis = torch.linalg.eigh(covariance)
+
+    def coordinates(kept: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        own = basis if bool(kept.all()) else basis[:, kept]
+        single, double = own.float(), own.double()
+        turned = [residuals.pop(0) @ single for _ in range(len(residuals))]  # one task at a time leaves memory
+        return turned, [mu @ double for mu in fitted]
+
+    return _Spectrum(values.double(), covariance.diagonal().double(), coordinates)
+
+
+def _of_inner_products(features: Tensor, means: Means, fitted: list[Tensor], dtype: torch.dtype) -> _Spectrum:
+    """The same where the rows are fewer than the dimensions: a row's coordinates are its part in the eigenvectors."""
+    (tasks, scales, vectors, _, dim), rows = features.shape, features[..., 0].numel()
+    pairs, of_means = rows // 2, torch.cat(fitted)
+    products = torch.zeros(rows, rows, dtype=dtype, device=features.device)
+    along = of_means.new_zeros(len(of_means), rows)
+    variances = of_means.new_empty(dim)
+    for start in range(0, dim, COLUMNS):
+        columns = slice(start, start + COLUMNS)
+        of_tasks = zip(features[..., columns], fitted, strict=True)
+        part = torch.cat([_residuals(x, means, mu[:, columns]).flatten(0, 2) for x, mu in of_tasks])
+        _add_products(products, part.to(dtype), 1 / pairs)
+        part = part.double()
+        along += of_means[:, columns] @ part.T
+        variances[columns] = part.square_().sum(0) / pairs
+    values, basis = torch.linalg.eigh(products)
+    del products
+    values = values.double()
+    size = (pairs * values).clamp_min(0).sqrt()
+    # Where rounding is all that there is, rows have no coordinates and a mean lies beside them.
+    told = values > 100 * torch.finfo(dtype).eps * values[-1]
+
+    def coordinates(kept: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        mu = torch.where(told, along @ basis.double() / size.clamp_min(1e-300), 0.0)
+        strength, axes = torch.linalg.eigh(of_means @ of_means.T - mu @ mu.T)
+        beside = axes * strength.clamp_min(0).sqrt()
+        coefficients = torch.cat([mu[:, kept], beside], 1).split(len(fitted[0]))
+        turned = (basis * torch.where(told, size, 0.0).to(dtype))[:, kept].float()
+        turned = torch.nn.functional.pad(turned, (0, beside.shape[1]))
+        return list(turned.unflatten(0, (tasks, scales, vectors, 2)).unbind(0)), list(coefficients)
+
+    return _Spectrum(values, variances, coordinates)
+
+
+def _add_products(matrix: Tensor, rows: Tensor, factor: float) -> None:
+    """Add the rows' inner products to the lower triangle of a matrix, the only one that ``eigh`` reads."""
+    for start in range(0, len(matrix), COLUMNS):
+        end = start + COLUMNS
+        matrix[start:, start:end].addmm_(rows[start:], rows[start:end].T, alpha=factor)
+
+
+def _residuals(features: Tensor, means: Means, fitted: Tensor) -> Tensor:
+    """Half sums and half differences less their means, unbiased for their covariances: ``(K, n, 2, D)``, float32."""
+    residuals = torch.empty(features.shape, dtype=torch.float32, device=features.device)
+    for scale, of_scale in enumerate(features):  # in float64, but not all of it at once
+        plus, minus = of_scale.double().unbind(1)
+        half_sum, half_difference = (plus + minus) / 2, (plus - minus) / 2
+        residuals[scale, :, 0] = (half_sum - half_sum.mean(0)) * math.sqrt(means.vectors / (means.vectors - 1))
+        residuals[scale, :, 1] = (half_difference - means.odd[scale] @ fitted) / means.lever[scale]
+    return residuals
+
+
+def root(increasing: Callable[[float], float], low: float, high: float) -> float:
+    """The root of an increasing function on a logarithmic axis, or the end beyond which it lies."""
+    if increasing(low) >= 0:
+        return low
+    if increasing(high) <= 0:
+        return high
+    return math.exp(brentq(lambda log: increasing(math.exp(log)), math.log(low), math.log(high), xtol=1e-10))

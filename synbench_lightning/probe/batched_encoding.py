@@ -1,0 +1,160 @@
+"""Run an encoder over examples: in batches, on several processes, within the memory that there is."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from synbench_lightning.probe.proxy_samples import Block, Examples
+from synbench_lightning.runtime.collectives import Processes, Progress, gather_rows
+from synbench_lightning.runtime.devices import free_memory, is_memory_error, statistics_device
+from synbench_lightning.runtime.features import FeatureReader
+
+LARGEST = 1e15
+"""Features of a size above it, or below one over it, are refused: their squares leave the range of float32."""
+
+
+def partition_blocks(blocks: Sequence[Block], size: int) -> list[list[Block]]:
+    """The blocks of each of ``size`` processes, so that all have about as many examples: the largest blocks first.
+
+    Example:
+        >>> blocks = [Block(row, 0, 0, 0, vectors) for row, vectors in ((0, 64), (64, 21), (85, 64), (149, 21))]
+        >>> [[block.vectors for block in own] for own in partition_blocks(blocks, 2)]
+        [[64, 21], [64, 21]]
+    """
+    if size == 1:
+        return [list(blocks)]
+    found: list[list[Block]] = [[] for _ in range(size)]
+    loads = [0] * size
+    for block in sorted(blocks, key=lambda block: -block.vectors):
+        least = loads.index(min(loads))
+        found[least].append(block)
+        loads[least] += block.vectors
+    return found
+
+
+class BatchedEncoding:
+    """One pass of an encoder over examples, in batches and shared by the processes.
+
+    Args:
+        encoder: from a batch ``(N, *input_shape)`` to features.
+        read: takes features from what it returns.
+        input_shape: of one example.
+        device: where the examples are shown.
+        batch_size: examples in one forward; halved where the memory does not suffice, and then kept.
+        total: examples of the whole pass, over all processes.
+        processes: those that share the work.
+        progress: called with the number of examples done and their total on this process.
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[[Tensor], Any],
+        read: FeatureReader,
+        input_shape: tuple[int, ...],
+        device: torch.device,
+        batch_size: int,
+        total: int,
+        processes: Processes,
+        progress: Progress | None,
+    ) -> None:
+        self.encoder, self.read = encoder, read
+        self.input_shape, self.device, self.batch_size = input_shape, device, batch_size
+        self.processes, self.progress = processes, progress
+        self.done, self.total = 0, total // processes.size
+
+    def features(self, examples: Examples) -> Tensor:
+        """Features ``(rows, signs, D)`` of all processes, on each of them, where their statistics are computed."""
+        rows, signs = examples.rows, examples.signs
+
+        def make() -> list[tuple[slice, Tensor]]:
+            of_all = partition_blocks(examples.blocks, self.processes.size)
+            own, found = of_all[self.processes.rank], list[Tensor]()
+            for batch in self._batches(own, examples):
+                found.append(self._encoded(batch))
+                self._advance(len(batch))
+            self._keep_step(max(sum(block.vectors for block in each) for each in of_all) * signs, len(found))
+            if not own:
+                return []
+            parts = torch.cat(found).split([signs * block.vectors for block in own])
+            places = [slice(block.row, block.row + block.vectors) for block in own]
+            return [
+                (at, part.unflatten(0, (signs, -1)).transpose(0, 1)) for at, part in zip(places, parts, strict=True)
+            ]
+
+        whole = gather_rows(self.processes, rows, self.device, make)
+        bad = int((~torch.isfinite(whole)).any(-1).sum())
+        if bad:
+            raise ValueError(f"The encoder's features are NaN or infinite for {bad} of {rows * signs} examples.")
+        largest = float(whole.abs().amax())
+        if largest and not 1 / LARGEST <= largest <= LARGEST:
+            raise ValueError(
+                f"The encoder's features are of size {largest:.0e}, whose square float32 does not hold: scale them to "
+                "a size near 1 (`lambda ...: features * factor`, or a normalisation as the encoder's last layer)."
+            )
+        return whole.to(statistics_device(whole.device))
+
+    def _advance(self, examples: int) -> None:
+        self.done += examples
+        if self.progress is not None:
+            self.progress(min(self.done, self.total), self.total)
+
+    def _keep_step(self, largest: int, made: int) -> None:
+        """Make the forwards that the largest share takes, where a forward is a collective; they do not count."""
+        if self.processes.lockstep:
+            for _ in range(math.ceil(largest / self.batch_size) - made):
+                self.encoder(torch.zeros(1, *self.input_shape, device=self.device))
+
+    def _batches(self, blocks: Sequence[Block], examples: Examples) -> Iterator[Tensor]:
+        """The examples of the blocks in batches of the batch size; the last one may be smaller."""
+        batch, filled = self._empty_batch(), 0
+        for block in blocks:
+            size = examples.signs * block.vectors
+            if filled + size <= len(batch):
+                examples.write(block, batch[filled : filled + size])
+                filled, rest = filled + size, batch[:0]
+            else:
+                rest = batch.new_empty(size, *batch.shape[1:])
+                examples.write(block, rest)
+            while len(rest) or filled == len(batch):
+                if filled == len(batch):
+                    yield batch
+                    batch, filled = self._empty_batch(), 0
+                part, rest = rest[: len(batch) - filled], rest[len(batch) - filled :]
+                batch[filled : filled + len(part)] = part
+                filled += len(part)
+        if filled:
+            yield batch[:filled]
+
+    def _empty_batch(self) -> Tensor:
+        return torch.empty(self.batch_size, *self.input_shape, device=self.device)
+
+    def _encoded(self, x: Tensor) -> Tensor:
+        """Features of a batch, in smaller parts where memory does not suffice for it as a whole."""
+        while True:
+            try:
+                return torch.cat([self._forward(part) for part in x.split(self.batch_size)])
+            except RuntimeError as error:
+                smaller = min(len(x), self.batch_size) // 2
+                if not is_memory_error(error.__cause__ or error) or smaller == 0 or self.processes.lockstep:
+                    raise
+            free_memory(self.device)
+            self.batch_size = smaller
+            warnings.warn(f"The memory did not suffice for the probe: its batch size is now {smaller}.", stacklevel=2)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        try:
+            output = self.encoder(x)
+        except Exception as error:
+            raise RuntimeError(
+                f"The encoder failed on a batch of shape {tuple(x.shape)}: {type(error).__name__}: {error}. If its "
+                "inputs have another shape, pass `input_shape=`; if it takes token ids, probe it in embedding space; "
+                "if it takes other arguments or is another module, pass a callable: `lambda pl_module, x: ...` in the "
+                "callback, `lambda x: ...` in `evaluate`."
+            ) from error
+        return self.read(output, len(x), self.input_shape)

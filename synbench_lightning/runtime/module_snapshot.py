@@ -1,0 +1,281 @@
+"""Whatever a module reaches that can be written, noted down, and put back by reference and by value."""
+
+from __future__ import annotations
+
+import array
+import io
+import pickle
+import random
+import types
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+MOST = 200_000
+"""Objects that are followed; a module that reaches more is told. Each takes a few microseconds."""
+
+ATOMS = (int, float, complex, bool, str, bytes, type(None), type, type(Ellipsis), torch.dtype, torch.device, torch.Size)
+FOREIGN = (
+    "lightning.", "pytorch_lightning.", "lightning_fabric.", "torch.utils.data.", "torch.optim.", "torch.distributed.",
+    "torch._dynamo.", "torch.utils.hooks", "torch.fx.", "logging.", "threading.", "concurrent.", "multiprocessing.",
+    "socket.", "weakref.", "_thread.",
+)  # fmt: skip
+"""Where the classes come from whose objects belong to the run and not to the model; they are not looked into."""
+OF_THE_RUN = (
+    Dataset, DataLoader, Sampler, torch.optim.Optimizer, LightningDataModule, Callback, Logger, Trainer,
+)  # fmt: skip
+
+
+class ModuleSnapshot:
+    """The state of a module, as it is when this is made.
+
+    Followed are modules, registered or not, containers within containers, instances of the user's classes, the
+    variables of closures, tensors, arrays and generators of random numbers. The trainer, data sets, data loaders and
+    optimizers that a module refers to are not.
+
+    Args:
+        module: where to begin.
+
+    Attributes:
+        modules: all modules that were reached.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.modules: list[nn.Module] = []
+        self._restores: list[tuple[str, Callable[[], None]]] = []
+        self._opaque: list[tuple[str, Any, Any]] = []
+        self._seen: dict[int, Any] = {}  # keeps what it has seen alive, so that no number is given twice
+        self._left: str | None = None
+        waiting: deque[tuple[str, Any]] = deque([(type(module).__name__, module)])
+        while waiting:
+            path, value = waiting.popleft()
+            if isinstance(value, ATOMS) or id(value) in self._seen:
+                continue
+            if len(self._seen) >= MOST:
+                self._left = path
+                break
+            self._seen[id(value)] = value
+            waiting.extend((f"{path}{name}", inner) for name, inner in self._note(path, value))
+
+    def restore(self) -> list[str]:
+        """Put everything back; returns what could not be, and what has changed without a way back, by name."""
+        failed = [] if self._left is None else [f"{self._left} and what comes after {MOST:,} objects"]
+        with torch.no_grad():
+            for path, restore in self._restores:
+                try:
+                    restore()
+                except Exception as error:  # whatever it is, the others are put back
+                    failed.append(f"{path} ({type(error).__name__}: {error})")
+        return failed + [path for path, value, before in self._opaque if _fingerprint(value) != before]
+
+    def _note(self, path: str, value: Any) -> Iterator[tuple[str, Any]]:
+        """Note how to put one object back; gives the names and values that it holds."""
+        if isinstance(value, Tensor):
+            self._restores.append((path, partial(_restore_tensor, *_noted_tensor(value))))
+            yield from self._note_attributes(path, value)
+        elif isinstance(value, torch.jit.ScriptModule):
+            self.modules.append(value)
+            yield from ((f".{name}", inner) for name, inner in (*value.named_parameters(), *value.named_buffers()))
+        elif isinstance(value, (dict, list, set, deque, bytearray, array.array)):
+            yield from self._note_container(path, value)
+        elif isinstance(value, (tuple, frozenset)):
+            yield from _numbered(value)
+        elif isinstance(value, np.ndarray):
+            if value.flags.writeable:
+                self._restores.append((path, partial(np.copyto, value, value.copy())))
+            yield from _numbered(value.ravel().tolist()) if value.dtype == object else ()
+        elif (generator := _generator_state(value)) is not None:
+            self._restores.append((path, generator))
+        elif isinstance(value, (types.FunctionType, types.MethodType, partial)):
+            yield from self._note_function(path, value)
+        elif isinstance(value, nn.Module) or _is_plain_object(value):
+            if isinstance(value, nn.Module):
+                self.modules.append(value)
+            yield from self._note_attributes(path, value)
+        elif not isinstance(value, (types.ModuleType, types.BuiltinFunctionType)) and not _is_foreign(value):
+            self._opaque.append((path, value, _fingerprint(value)))
+
+    def _note_container(self, path: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict):
+            items = dict(value)
+            self._restores.append((path, partial(_restore_mapping, value, items)))
+            yield from _numbered(items)
+            yield from ((f"[{key!r}]" if isinstance(key, ATOMS) else "[...]", inner) for key, inner in items.items())
+            return
+        elements = value[:] if isinstance(value, (list, array.array)) else value.copy()
+        self._restores.append((path, partial(_restore_elements, value, elements)))
+        if not isinstance(value, (bytearray, array.array)):
+            yield from _numbered(elements)
+
+    def _note_function(self, path: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, types.MethodType):
+            yield "", value.__self__
+            yield "", value.__func__
+        elif isinstance(value, partial):
+            yield from (("", value.func), ("", value.args), ("", value.keywords))
+        else:
+            for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+                try:
+                    content = cell.cell_contents
+                except ValueError:  # not bound yet
+                    continue
+                self._restores.append((f"{path}:{name}", partial(setattr, cell, "cell_contents", content)))
+                yield f":{name}", content
+            yield from ((f".{name}", inner) for name, inner in vars(value).items())
+
+    def _note_attributes(self, path: str, value: Any) -> Iterator[tuple[str, Any]]:
+        attributes = getattr(value, "__dict__", {})
+        kept = dict(attributes)
+        self._restores.append((path, partial(_restore_attributes, attributes, kept)))
+        yield from ((f".{name}", inner) for name, inner in kept.items())
+        for name in () if isinstance(value, (Tensor, nn.Module)) else _slots(value):
+            if hasattr(value, name):
+                inner = getattr(value, name)
+                self._restores.append((f"{path}.{name}", partial(object.__setattr__, value, name, inner)))
+                yield f".{name}", inner
+
+
+def _numbered(values: Any) -> Iterator[tuple[str, Any]]:
+    if not all(isinstance(value, ATOMS) for value in values):
+        yield from ((f"[{place}]", value) for place, value in enumerate(values))
+
+
+def _slots(value: Any) -> Iterator[str]:
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            private = name.startswith("__") and not name.endswith("__")
+            if name not in ("__dict__", "__weakref__"):
+                yield f"_{kind.__name__.lstrip('_')}{name}" if private else name
+
+
+def _is_foreign(value: Any) -> bool:
+    return isinstance(value, OF_THE_RUN) or f"{type(value).__module__}.".startswith(FOREIGN)
+
+
+def _is_plain_object(value: Any) -> bool:
+    if _is_foreign(value) or isinstance(value, io.IOBase):
+        return False
+    return hasattr(value, "__dict__") or any(True for _ in _slots(value))
+
+
+def _noted_tensor(value: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, bool, Tensor | None]:
+    """The tensor, its present memory and values, whether it wants gradients, and its gradient, which is taken off it.
+
+    A forward that makes a backward pass of its own then adds to another gradient.
+    """
+    wanted, gradient = value.requires_grad, value.grad if value.is_leaf else None
+    try:
+        memory = value.data  # another name for the same memory; writing to it bumps no version counter
+        values = _copy(memory)
+    except Exception:  # a kind of tensor that has no such thing is put back by reference alone
+        return value, None, None, wanted, gradient
+    if gradient is not None:
+        value.grad = None
+    return value, memory, values, wanted, gradient
+
+
+def _copy(memory: Tensor) -> Tensor:
+    try:
+        return memory.clone()
+    except torch.OutOfMemoryError:
+        return memory.cpu()
+
+
+def _restore_tensor(
+    value: Tensor, memory: Tensor | None, kept: Tensor | None, wanted: bool, gradient: Tensor | None
+) -> None:
+    if memory is None or kept is None:
+        return
+    if memory.layout != torch.strided or memory.is_nested:
+        value.copy_(kept)  # such a tensor has no one place that another name would share
+    else:
+        if _place(value) != _place(memory):
+            value.data = memory
+        for dim, (size, stride) in enumerate(zip(memory.shape, memory.stride(), strict=True)):
+            if size > 1 and stride == 0:  # an expanded dimension is one element
+                memory, kept = memory.narrow(dim, 0, 1), kept.narrow(dim, 0, 1)
+        if not memory.is_meta and not _unchanged(memory, kept):
+            memory.copy_(kept)
+    if value.is_leaf:
+        if value.requires_grad != wanted:
+            value.requires_grad_(wanted)
+        if value.grad is not gradient:
+            value.grad = gradient
+
+
+def _unchanged(memory: Tensor, kept: Tensor) -> bool:
+    """Whether nothing has to be written: the memory of the CPU may be a file that is mapped for reading."""
+    return memory.device.type == "cpu" and torch.equal(memory, kept)
+
+
+def _place(value: Tensor) -> Any:
+    """What tells whether a tensor still has the same memory, read in the same way."""
+    return value.data_ptr(), value.shape, value.stride(), value.dtype, value.device
+
+
+def _restore_mapping(value: dict[Any, Any], kept: dict[Any, Any]) -> None:
+    base = OrderedDict if isinstance(value, OrderedDict) else dict
+    base.clear(value)
+    for key, inner in kept.items():
+        base.__setitem__(value, key, inner)
+
+
+def _restore_elements(value: Any, kept: Any) -> None:
+    # By the methods of the built-in kind, whatever a subclass does when it is written.
+    if isinstance(value, set):
+        set.clear(value)
+        set.update(value, kept)
+    elif isinstance(value, deque):
+        deque.clear(value)
+        deque.extend(value, kept)
+    elif isinstance(value, list):
+        list.__setitem__(value, slice(None), kept)
+    else:
+        value[:] = kept
+
+
+def _restore_attributes(attributes: dict[str, Any], kept: dict[str, Any]) -> None:
+    for name in attributes.keys() - kept.keys():
+        del attributes[name]
+    attributes.update(kept)
+
+
+def _generator_state(value: Any) -> Callable[[], None] | None:
+    """What puts a generator of random numbers back; ``None`` for anything else."""
+    if isinstance(value, torch.Generator):
+        return partial(_call, value.set_state, value.get_state())
+    if isinstance(value, np.random.Generator):
+        return partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+    if isinstance(value, np.random.BitGenerator):
+        return partial(setattr, value, "state", value.state)
+    if isinstance(value, np.random.RandomState):
+        return partial(_call, value.set_state, value.get_state())
+    if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
+        return partial(_call, value.setstate, value.getstate())
+    return None
+
+
+def _call(function: Callable[[Any], Any], argument: Any) -> None:
+    function(argument)
+
+
+def _fingerprint(value: Any) -> Any:
+    """Something that changes with an object that cannot be put back, as far as it shows."""
+    try:
+        if isinstance(value, types.GeneratorType):
+            return None if value.gi_frame is None else value.gi_frame.f_lasti
+        if isinstance(value, io.IOBase):
+            return value.tell()
+        shown = repr(value)  # iterators of itertools show where they stand
+        return shown if "object at 0x" not in shown else pickle.dumps(value)
+    except Exception:
+        return None

@@ -1,0 +1,99 @@
+"""No argument given: the encoder and what it takes are those of the first training step."""
+
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+from torch.utils.data import DataLoader
+
+from synbench_lightning import evaluate
+from tests.callbacks.runs import SMALL, probing, steps, trainer
+from tests.integration import user_modules
+from tests.integration.test_training_unchanged import assert_identical
+
+quiet = pytest.mark.filterwarnings("ignore:torch.utils.checkpoint:UserWarning", "ignore:.*[Ll]azy")
+
+
+def fit(make, *callbacks, **arguments):
+    seed_everything(0, verbose=False)
+    model = make()
+    run = trainer(*callbacks, **{"max_steps": 6, **arguments})
+    run.fit(model)
+    return model, run
+
+
+@quiet
+@pytest.mark.parametrize("make", user_modules.KINDS, ids=lambda make: make.__name__)
+def test_a_run_without_arguments_takes_what_training_takes_and_changes_nothing(make, caplog):
+    plain, its_run = fit(make)
+    callback = probing(every=4, tasks="dc")
+    with caplog.at_level("INFO"):
+        probed, run = fit(make, callback)
+    assert steps(callback)[0] == 0
+    assert {result.input_shape for result in callback.history} == {make.shape}
+    said = next(record.message for record in caplog.records if "SynBench probes" in record.message)
+    name = f"`{make.path}`, a " if make.path else "the `forward` of "
+    assert said.startswith(f"SynBench probes {name}")
+    assert_identical(plain.state_dict(), probed.state_dict())
+    assert_identical([o.state_dict() for o in its_run.optimizers], [o.state_dict() for o in run.optimizers])
+    assert getattr(plain, "graphs", 0) == getattr(probed, "graphs", 0)
+    assert not any(part._forward_hooks for part in probed.modules())
+
+
+def test_the_probe_of_step_0_is_that_of_the_weights_and_statistics_before_the_first_step():
+    seed_everything(0, verbose=False)
+    before = evaluate(user_modules.Net().net, (1, 8, 8), plan=SMALL)
+    for arguments in ({}, {"accumulate_grad_batches": 3}):
+        callback = probing(tasks="dc")
+        fit(user_modules.Net, callback, **arguments)
+        assert callback.history[0].accuracy == before.accuracy
+
+
+def test_the_others_that_training_calls_are_named(caplog):
+    with caplog.at_level("INFO"):
+        fit(user_modules.BYOL, probing())
+    [said] = [record.message for record in caplog.records if "training calls" in record.message]
+    assert said.startswith("Beside `online_encoder`, training calls `target_encoder`: `encoder=` names another")
+
+
+class Lengths(user_modules.Foreign):
+    """Sequences of any length."""
+
+    length = 6
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = user_modules.transformer()
+
+    def training_step(self, batch, batch_idx):
+        return self.encoder(batch).square().mean()
+
+    def train_dataloader(self):
+        return DataLoader(torch.rand(64, self.length, 16), batch_size=8)
+
+
+class Longer(Lengths):
+    length = 9
+
+
+def test_a_resumed_run_goes_on_with_the_shape_of_the_first():
+    _, run = fit(Lengths, probing(every=2))
+    run.save_checkpoint("run.ckpt")
+    resumed = probing(every=2)
+    trainer(resumed, max_steps=10).fit(Longer(), ckpt_path="run.ckpt")  # warnings are errors
+    assert steps(resumed) == [0, 2, 4, 6, 8, 10]
+    assert {result.input_shape for result in resumed.history} == {(6, 16)}
+    other = probing(every=2, input_shape=(9, 16))
+    with pytest.warns(UserWarning, match=r"other arguments.*shape \(6, 16\).*shape \(9, 16\)"):
+        trainer(other, max_steps=10).fit(Longer(), ckpt_path="run.ckpt")
+
+
+def test_a_step_that_fails_leaves_no_hook():
+    class Failing(user_modules.Crops):
+        def training_step(self, batch, batch_idx):
+            super().training_step(batch, batch_idx)
+            raise KeyError("a bug")
+
+    model = Failing()
+    with pytest.raises(KeyError):
+        trainer(probing()).fit(model)
+    assert not any(part._forward_hooks for part in model.modules())
