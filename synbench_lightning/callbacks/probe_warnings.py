@@ -49,6 +49,9 @@ class ProbeWarnings:
         self._fall(result)
 
     def _first(self, result: ProbeResult) -> None:
+        if not result.tasks:
+            rank_zero_info(f"SynBench: the representation has {result.feature_dim} dimensions.")
+            return
         score = result.score(threshold=self.threshold)
         rank_zero_info(f"SynBench: the representation has {result.feature_dim} dimensions, score {score:.3f}.")
         scores = result.task_scores(threshold=self.threshold)
@@ -67,11 +70,11 @@ class ProbeWarnings:
         """
         total, count = self._losses
         loss, self._losses = float(total) / count if count else None, (0.0, 0)
-        value, error = {
-            "score": (result.score(threshold=self.threshold), result.standard_error(threshold=self.threshold)),
-            "information": (result.information or 0.0, result.information_error),
-            "readout": (result.readout or 0.0, result.readout_error),
-        }[result.best_key]
+        if result.best_key == "score":
+            value, error = result.score(threshold=self.threshold), result.standard_error(threshold=self.threshold)
+        else:
+            value = getattr(result, result.best_key) or 0.0
+            error = getattr(result, f"{result.best_key}_error")
         name, error = f"the {result.best_key}", error or 0.0
         if name != self._name:
             self._name, self._best = name, None

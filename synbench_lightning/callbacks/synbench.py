@@ -27,7 +27,8 @@ from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, Probe
 from synbench_lightning.probe.proxy_samples import Normalize
 from synbench_lightning.probe.result import ProbeResult
-from synbench_lightning.probe.views import Views, viewed_inputs
+from synbench_lightning.probe.view_sampling import Views
+from synbench_lightning.probe.views import viewed_inputs
 from synbench_lightning.runtime.collectives import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
 from synbench_lightning.runtime.features import module_behind
@@ -282,9 +283,9 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             self.tasks, self.plan, shape, epsilons=self.epsilons, thresholds=thresholds, batch_size=self.batch_size,
             normalize=self.normalize, inputs=self._unlabelled(trainer, batch, shape), views=self.views,
             labels=self.labels, seed=self.seed, device=trainer.strategy.root_device,
-            module=module_behind(self._encoder.forward),
+            module=module_behind(self._encoder.forward), call=self._discovery.call,
         )  # fmt: skip
-        about = "" if probe.with_labels is None else f" and {len(probe.with_labels.inputs)} labelled inputs"
+        about = "" if probe.with_labels is None else f" and {probe.with_labels.num_inputs} labelled inputs"
         rank_zero_info(
             f"SynBench probes {self._encoder.name}, with inputs of shape {shape}, every {self.schedule}: "
             f"{probe.num_forwards} forwards for the tasks {', '.join(task.name for task in probe.tasks)}{about}."
@@ -300,14 +301,15 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     def _can_probe_unobserved(self) -> bool:
         return self.input_shape is not None or self._shape is not None
 
-    def _decided_shape(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> tuple[int, ...]:
-        """The shape of one input, for the whole run: the first process decides."""
+    def _decided_shape(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> tuple[int, ...] | None:
+        """The shape of one Gaussian example, for the whole run: the first process decides; ``None`` for no examples."""
         if self.input_shape is not None:
             return self.input_shape
         if self._shape is not None:
             return self._shape
         if self._discovery.call is not None:
-            return self._discovery.call.shape
+            placement = self._discovery.call.placement
+            return None if placement is None else placement.shape
         found: tuple[int, ...] | str
         try:  # the other processes must hear of it before anybody leaves
             example = pl_module.example_input_array
@@ -320,10 +322,10 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             raise ValueError(found)
         return found
 
-    def _unlabelled(self, trainer: Trainer, batch: Any, shape: tuple[int, ...]) -> Tensor | None:
+    def _unlabelled(self, trainer: Trainer, batch: Any, shape: tuple[int, ...] | None) -> Any:
         """The inputs to be shown, the same on every process; ``None`` where there are none, or not all of them yet."""
-        if not isinstance(self.inputs, str):
-            return self.inputs
+        if not isinstance(self.inputs, str) or shape is None:
+            return None if isinstance(self.inputs, str) else self.inputs
         self._view_collection.begin(trainer.strategy, batch, shape, pairs=self.views is None)
         kept = self._view_collection.kept
         return None if kept is None else kept.float()

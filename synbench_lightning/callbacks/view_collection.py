@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from synbench_lightning.probe.proxy_samples import NOISE_BUDGET_BYTES
-from synbench_lightning.probe.views import FEWEST_INPUTS, INPUT_FORWARDS, MOST_INPUTS
+from synbench_lightning.probe.view_sampling import FEWEST_INPUTS, INPUT_FORWARDS, MOST_INPUTS
 from synbench_lightning.runtime.input_shape import inputs_of_shape, views_of_shape
 
 
