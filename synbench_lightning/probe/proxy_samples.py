@@ -36,8 +36,8 @@ def as_it_is(batch: Tensor) -> Tensor:
 class Examples(NamedTuple):
     """What an encoder is shown in one pass: blocks, each of which is written by ``write(block, out)``.
 
-    ``out`` is ``(signs * block.vectors, *shape)``; all blocks together have ``rows`` vectors. ``given`` makes of a batch
-    of them what the encoder is called with.
+    ``out`` is ``(signs * block.vectors, *shape)``; all blocks together have ``rows`` vectors. ``given`` makes of a
+    batch of them what the encoder is called with.
     """
 
     blocks: list[Block]

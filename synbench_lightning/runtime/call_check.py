@@ -144,7 +144,7 @@ class Rehearsal:
         """The first module that makes vectors of the token ids."""
         found: list[Placement] = []
 
-        def see(path: str, module: nn.Module, args: Any, output: Any) -> None:
+        def see(path: str, _: nn.Module, args: Any, output: Any) -> None:
             if found or not (args and isinstance(args[0], Tensor) and isinstance(output, Tensor)):
                 return
             given = args[0]

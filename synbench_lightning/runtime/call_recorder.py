@@ -73,7 +73,7 @@ class Call:
 
     @property
     def features(self) -> bool:
-        """Whether it returned a real tensor ``(N, ...)``, of as many rows as there are examples, where that is known."""
+        """Whether it returned a real tensor ``(N, ...)`` for the N examples that it was given, where that is known."""
         rows = None if self.input is None else self.input.rows
         several = self.input is not None and self.input.listed
         return any(

@@ -70,10 +70,10 @@ class FeatureReader:
         """Features ``(N, D)`` of a batch, in float32 or, where the encoder computes in it, float64.
 
         Args:
-            output: :class:`.Masked`, or a tensor of features ``(N, D)``, tokens ``(N, T, D)``, maps or videos ``(N, C, ...)``, or of these
-                with the channels elsewhere, whose mean over all other axes is taken; or an object, mapping or sequence
-                that holds such tensors: the one of a known name (:data:`NAMES`), else of several maps the deepest, else
-                the first.
+            output: a tensor of features ``(N, D)``, tokens ``(N, T, D)``, maps or videos ``(N, C, ...)``, or of these
+                with the channels elsewhere, whose mean over all other axes is taken (of tokens, where it comes with a
+                mask, over those that count); or an object, mapping or sequence that holds such tensors: the one of a
+                known name (:data:`NAMES`), else of several maps the deepest, else the first.
             batch_size: the number N of examples that were fed; ``None`` where it is not known.
             input_shape: of one example, where it is known.
 
