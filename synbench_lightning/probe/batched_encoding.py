@@ -215,8 +215,8 @@ class BatchedEncoding:
             what = f"a batch of shape {tuple(given.shape)}" if isinstance(given, Tensor) else described(given)
             raise RuntimeError(
                 f"The encoder failed on {what}: {type(error).__name__}: {error}. If its inputs have another shape, "
-                "pass `input_shape=`; if it takes batches of one size only, pass it as `batch_size=`; if it takes other "
-                "arguments or is another module, pass a callable: `lambda pl_module, x: ...` in the callback, "
+                "pass `input_shape=`; if it takes batches of one size only, pass that as `batch_size=`; if it takes "
+                "other arguments or is another module, pass a callable: `lambda pl_module, x: ...` in the callback, "
                 "`lambda x: ...` in `evaluate`."
             ) from error
         return self.read(output, rows, self.input_shape)
