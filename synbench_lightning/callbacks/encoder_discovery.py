@@ -8,15 +8,13 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import Strategy
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from synbench_lightning.runtime.batchnorm_statistics import RunningStatistics
 from synbench_lightning.runtime.call_recorder import Call, CallRecorder
 from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder, walk
 from synbench_lightning.runtime.encoder_ranking import rank_encoders
+from synbench_lightning.runtime.lightning_packages import LightningModule, Strategy, rank_zero_info, rank_zero_warn
 from synbench_lightning.runtime.sharding import is_sharded
 
 MOST_NAMES = 4

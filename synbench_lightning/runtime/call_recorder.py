@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from synbench_lightning.runtime.input_shape import tensors_in
+from synbench_lightning.runtime.lightning_packages import LightningModule, lacks_forward
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class CallRecorder:
 
 def has_forward(module: nn.Module) -> bool:
     """Whether a module can be called: containers cannot."""
-    return getattr(type(module), "forward", None) not in (nn.Module.forward, LightningModule.forward)
+    return getattr(type(module), "forward", None) is not nn.Module.forward and not lacks_forward(module)
 
 
 def _open_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -7,10 +7,10 @@ from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, float64, nn, strided
 
 from synbench_lightning.runtime.channel_layout import Layout, Widths, channel_axis
+from synbench_lightning.runtime.lightning_packages import rank_zero_info, rank_zero_warn
 
 NAMES = (
     "pooler_output",
