@@ -100,9 +100,8 @@ class FigureLogger:
         }
 
     def _draw(self, trainer: Trainer, history: Sequence[ProbeResult]) -> None:
-        loggers = [
-            logger for logger in _of_first_process(trainer) if isinstance(logger, lightning_classes(*SHOWS_FIGURES))
-        ]
+        kinds = lightning_classes(*SHOWS_FIGURES)
+        loggers = [logger for logger in _of_first_process(trainer) if isinstance(logger, kinds)]
         step = self._drawn = self._step
         start = time.perf_counter()
         with self._spared("figures"):

@@ -32,9 +32,7 @@ def probe_progress(trainer: Trainer, title: str) -> Iterator[Progress | None]:
                 inner.update(done - inner.n)
 
             yield advance
-    elif (
-        isinstance(bar, lightning_classes("callbacks.RichProgressBar")) and bar.is_enabled and bar.progress is not None
-    ):
+    elif isinstance(bar, lightning_classes("callbacks.RichProgressBar")) and bar.is_enabled and bar.progress:
         rich = bar.progress
         task = rich.add_task(title, total=1, visible=False)
         start = time.monotonic()

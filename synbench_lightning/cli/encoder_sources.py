@@ -103,7 +103,8 @@ def _from_factory(source: Source, checkpoint: str | None, weights_only: bool) ->
 def _from_checkpoint(source: Source, checkpoint: str | None, weights_only: bool) -> Loaded:
     assert checkpoint is not None
     kind: Any = imported(source)
-    if not (inspect.isclass(kind) and issubclass(kind, lightning_classes("LightningModule"))):
+    is_module = inspect.isclass(kind) and issubclass(kind, lightning_classes("LightningModule"))
+    if not is_module:
         raise CommandError(f"{source.option}: must be a LightningModule class, is {kind!r}")
     _read(checkpoint, weights_only)
     arguments = _typed_arguments(source, kind, needed=False)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from synbench_lightning import ProbePlan, SynBenchCallback, SynBenchEarlyStopping
 from tests.callbacks.runs import SMALL, probing, steps, trainer
@@ -35,7 +34,7 @@ def test_the_run_ends_in_the_step_in_which_the_patience_does():
     run.fit(Autoencoder())
     assert run.global_step == 20
     assert steps(callback) == [0, 5, 10, 15, 20]
-    assert stop.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED
+    assert stop.wait_count == stop.patience
 
 
 def test_a_run_that_improves_goes_on_to_its_end_with_probes_between_epoch_ends():
