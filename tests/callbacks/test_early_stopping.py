@@ -207,7 +207,7 @@ def test_min_epochs_hold_and_an_improvement_until_then_keeps_the_run_going():
 
 @pytest.mark.parametrize(("level", "least", "told"), [(1.35, 2.0, 0), (1.5, 3.0, 1)])
 def test_a_fall_is_told_from_three_standard_errors_on(caplog, level, least, told):
-    seed_everything(0, verbose=False)  # a fall is told where the training loss improves
+    seed_everything(0)  # a fall is told where the training loss improves
     callback = scripted([2.0, 1.0, level])
     with caplog.at_level("INFO"):
         trainer(callback, max_steps=10, limit_train_batches=10).fit(Autoencoder())

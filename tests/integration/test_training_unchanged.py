@@ -19,7 +19,7 @@ STEPS = 60
 
 def outcome(make: type[modules.Plain], callbacks: list[Any], **arguments: Any) -> dict[str, Any]:
     """Everything that training left behind."""
-    seed_everything(0, verbose=False)
+    seed_everything(0)
     model = make()
     run = trainer(*callbacks, max_steps=STEPS, **arguments)
     run.fit(model)
