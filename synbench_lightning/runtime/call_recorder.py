@@ -10,11 +10,11 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from synbench_lightning.runtime.input_leaf import InputLeaf, input_leaf
+from synbench_lightning.runtime.lightning_packages import LightningModule
 from synbench_lightning.runtime.module_names import named_like_encoder
 from synbench_lightning.runtime.structures import Arguments, leaves, mapped, tensors_in
 
@@ -248,11 +248,6 @@ HOOK_DICTS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwarg
 def _versions(module: nn.Module, arguments: Arguments | None) -> tuple[int, ...]:
     tensors = [*module.parameters(), *(leaf for _, leaf in leaves(arguments))]
     return tuple(tensor._version for tensor in tensors if not tensor.is_inference())
-
-
-def has_forward(module: nn.Module) -> bool:
-    """Whether a module can be called: containers cannot."""
-    return getattr(type(module), "forward", None) not in (nn.Module.forward, LightningModule.forward)
 
 
 def _open_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
