@@ -1,0 +1,102 @@
+"""Nothing is logged while an encoder is probed, whatever its forward and its hooks log in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import DummyLogger
+from torch import nn
+
+
+@contextmanager
+def muted_logging(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """``log``, ``log_dict`` and ``print`` of LightningModules, and the loggers of their trainer, have no effect.
+
+    The ``log`` and ``log_dict`` that Lightning gives to callbacks have no effect either, and a stop of the run that is
+    asked for in the meantime is forgotten.
+
+    Args:
+        modules: those that may run; LightningModules among them may have a trainer.
+    """
+    ours = [module for module in modules if isinstance(module, LightningModule)]
+    trainers = {id(trainer): trainer for module in ours if (trainer := _trainer(module)) is not None}
+    with ExitStack() as stack:
+        for module in ours:
+            stack.enter_context(_without_effect(module, ("log", "log_dict", "print")))
+        for trainer in trainers.values():
+            stack.enter_context(_muted_trainer(trainer))
+        yield
+
+
+class MutedLogger(DummyLogger):
+    """A logger that tells where it logs, as the one that it stands for, and logs nothing."""
+
+    def __init__(self, logger: Logger) -> None:
+        super().__init__()
+        self._logger = logger
+
+    @property
+    def name(self) -> Any:
+        return self._logger.name
+
+    @property
+    def version(self) -> Any:
+        return self._logger.version
+
+    @property
+    def root_dir(self) -> Any:
+        return self._logger.root_dir
+
+    @property
+    def log_dir(self) -> Any:
+        return self._logger.log_dir
+
+    @property
+    def save_dir(self) -> Any:
+        return self._logger.save_dir
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._logger, name)
+        return _nothing if callable(value) else value
+
+
+def _trainer(module: LightningModule) -> Trainer | None:
+    try:
+        trainer = module.trainer
+    except RuntimeError:  # attached to none
+        return None
+    return trainer if isinstance(trainer, Trainer) else None
+
+
+@contextmanager
+def _muted_trainer(trainer: Trainer) -> Iterator[None]:
+    loggers, stop = trainer.loggers, trainer.should_stop
+    with ExitStack() as stack:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            stack.enter_context(_without_effect(callback, ("log", "log_dict")))
+        trainer.loggers = [MutedLogger(logger) for logger in loggers]
+        try:
+            yield
+        finally:
+            trainer.loggers, trainer.should_stop = loggers, stop
+
+
+@contextmanager
+def _without_effect(owner: Any, methods: tuple[str, ...]) -> Iterator[None]:
+    own = vars(owner)
+    before = {name: own[name] for name in methods if name in own}
+    own |= dict.fromkeys(methods, _nothing)
+    try:
+        yield
+    finally:
+        for name in methods:
+            del own[name]
+        own |= before
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    pass
