@@ -35,7 +35,7 @@ from synbench_lightning.runtime.features import FeatureReader
 
 LONG = 10.0
 """Seconds from which on statistics are announced."""
-UNCLEAR = 0.05
+UNCLEAR = 0.1
 """Error of a score from too few forwards from which on it is worth a warning."""
 OFFICIAL_THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
 
