@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ PROBE_SEED = 0
 
 
 @contextmanager
-def isolated(module: nn.Module | None) -> Iterator[None]:
+def isolated(module: nn.Module | None, also: Sequence[Any] = (), refuse_iterators: bool = False) -> Iterator[None]:
     """Evaluation without traces: what training depends on is afterwards as it was before, also when the body raises.
 
     Inside, every submodule is in evaluation mode and gradients are off. Afterwards whatever the module reaches is as it
@@ -38,16 +39,20 @@ def isolated(module: nn.Module | None) -> Iterator[None]:
 
     Args:
         module: the root of all modules that the body runs; ``None`` if there are none.
+        also: other objects that the body writes to.
+        refuse_iterators: raise, before anything is run, where these hold an iterator, which cannot be put back.
 
     Raises:
-        ValueError: if a layer is not initialised yet (the body's inputs would initialise it).
+        ValueError: if a layer is not initialised yet (the body's inputs would initialise it); for an iterator.
     """
     with ExitStack() as stack:
         stack.enter_context(_random_states())
         if module is not None:
             _refuse_lazy(module)
-            keep = _buffers_of_shards if has_shards(module) else _state
-            modules = stack.enter_context(keep(module))
+            if has_shards(module):
+                modules = stack.enter_context(_buffers_of_shards(module))
+            else:
+                modules = stack.enter_context(_state(module, also, refuse_iterators))
             stack.enter_context(muted_logging(modules))
             stack.enter_context(_evaluation_mode(modules))
         stack.enter_context(torch.no_grad())
@@ -81,10 +86,12 @@ def _refuse_lazy(module: nn.Module) -> None:
 
 
 @contextmanager
-def _state(module: nn.Module) -> Iterator[list[nn.Module]]:
+def _state(module: nn.Module, also: Sequence[Any], refuse_iterators: bool) -> Iterator[list[nn.Module]]:
     """Everything that the module reaches; gives the modules among it."""
-    state = ModuleSnapshot(module)
+    state = ModuleSnapshot(module, also)
     try:
+        if refuse_iterators and state.iterators:
+            raise ValueError(f"{state.iterators[0]} is an iterator, which cannot be put back once it is advanced")
         yield state.modules
     finally:
         failed = state.restore()

@@ -9,7 +9,7 @@ import random
 import threading
 import types
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -53,13 +53,16 @@ class ModuleSnapshot:
 
     Args:
         module: where to begin.
+        also: other objects, whose attributes are followed too.
 
     Attributes:
         modules: all modules that were reached.
+        iterators: paths of iterators that these hold, which cannot be put back once they are advanced.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, also: Sequence[Any] = ()) -> None:
         self.modules: list[nn.Module] = []
+        self.iterators: list[str] = []
         self._restores: list[tuple[str, Callable[[], None]]] = []
         self._opaque: list[tuple[str, Any, Any]] = []
         self._seen: dict[int, Any] = {}  # keeps what it has seen alive, so that no number is given twice
@@ -67,9 +70,14 @@ class ModuleSnapshot:
         self._trainers: list[tuple[str, Any]] = []
         hooks = [(f"torch.nn.modules.module.{name}", getattr(torch_module, name)) for name in GLOBAL_HOOKS]
         self._follow([(type(module).__name__, module), *hooks])
+        for one in also:
+            self._seen[id(one)] = one
+            self._follow(self._note_attributes(type(one).__name__, one))
+        of_module = list(self.iterators)
         for path, trainer in self._trainers:
             of_run = {"callbacks": trainer.callbacks, "loggers": trainer.loggers}
             self._follow((f"{path}.{name}{at}", one) for name, held in of_run.items() for at, one in _numbered(held))
+        self.iterators = of_module
 
     def _follow(self, values: Iterable[tuple[str, Any]]) -> None:
         waiting = deque(values)
@@ -96,6 +104,8 @@ class ModuleSnapshot:
 
     def _note(self, path: str, value: Any) -> Iterator[tuple[str, Any]]:
         """Note how to put one object back; gives the names and values that it holds."""
+        if hasattr(type(value), "__next__") and not isinstance(value, io.IOBase):
+            self.iterators.append(path)
         if isinstance(value, Tensor):
             self._restores.append((path, partial(_restore_tensor, *_noted_tensor(value))))
             yield from self._note_attributes(path, value)
