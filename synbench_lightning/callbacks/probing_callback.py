@@ -260,6 +260,13 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         if self._agreed(trainer, pl_module, self.schedule.due_after_batch(trainer, batch_idx)):
             self._make(trainer, pl_module, position=logger_step(trainer) + 1)
 
+    def _ready(self) -> bool:
+        """Whether there is anything to be probed with."""
+        return True
+
+    def _read_deferred(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Get what was too expensive until now."""
+
     def _can_probe_unobserved(self) -> bool:
         """Whether a named encoder can be probed before it was seen what training gives it."""
         return True
@@ -322,9 +329,10 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         precision = trainer.precision_plugin
         lockstep = is_sharded(trainer.strategy, pl_module)
         processes = StrategyProcesses(trainer.strategy, trainer.world_size, lockstep)
-        if self._failures >= MAX_FAILURES or self._exceeds_budget(trainer, processes):
+        if self._failures >= MAX_FAILURES or not self._ready() or self._exceeds_budget(trainer, processes):
             self.schedule.settle(trainer)
             return
+        self._read_deferred(trainer, pl_module)
         start = time.perf_counter()
 
         def encoder(x: Any) -> Any:

@@ -98,11 +98,6 @@ class Probe:
         self.with_labels = None
         if labels is not None:
             self.with_labels = LabelledInputs(labels, inputs, self.given_shape, device)
-        if not self.num_forwards:
-            raise ValueError(
-                "The encoder has no place for real vectors, so there is no score; give `inputs` with `views`, or "
-                "`labels`."
-            )
 
     @property
     def samples(self) -> ProxySamples:

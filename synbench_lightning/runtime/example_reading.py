@@ -183,17 +183,17 @@ class _Readings(Dataset[Any]):
             self.seeders[place] = seeder(loader.dataset, loader.collate_fn)
         seed = self.seeders[place]
         if loader.batch_sampler is None:  # an index stands for a whole batch
-            seed(_seed(self.seed, view, place, indices[0]))
+            seed(seed_of(self.seed, view, place, indices[0]))
             return loader.collate_fn(dataset[indices[0]])
         if callable(getattr(dataset, "__getitems__", None)):
-            seed(_seed(self.seed, view, place, *indices))
+            seed(seed_of(self.seed, view, place, *indices))
             examples = dataset.__getitems__(indices)
         else:
             examples = []
             for index in indices:
-                seed(_seed(self.seed, view, place, index))
+                seed(seed_of(self.seed, view, place, index))
                 examples.append(dataset[index])
-        seed(_seed(self.seed, view, place, *indices, "collate"))
+        seed(seed_of(self.seed, view, place, *indices, "collate"))
         return loader.collate_fn(examples)
 
 
@@ -311,7 +311,8 @@ def _file_positions_kept() -> Iterator[None]:
                     os.lseek(descriptor, position, os.SEEK_SET)
 
 
-def _seed(*parts: Any) -> int:
+def seed_of(*parts: Any) -> int:
+    """A seed that depends on some values, by what they look like."""
     entropy = [int.from_bytes(repr(part).encode()[:64], "little") for part in parts]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) >> 1
 
