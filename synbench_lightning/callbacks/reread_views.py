@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -13,8 +13,9 @@ from torch import Tensor
 from synbench_lightning.callbacks.progress import probe_progress
 from synbench_lightning.functional.representation.view_matching import belong_together, mean_partner_rank
 from synbench_lightning.probe.view_sampling import FEWEST_INPUTS, INPUT_FORWARDS, MOST_INPUTS
+from synbench_lightning.runtime.collectives import Progress
 from synbench_lightning.runtime.encoder_call import EncoderCall
-from synbench_lightning.runtime.example_reading import Chunk, TrainingExamples, UnreadableError, seed_of
+from synbench_lightning.runtime.example_reading import Chunk, SlowError, TrainingExamples, UnreadableError, seed_of
 from synbench_lightning.runtime.input_leaf import input_leaf, num_examples
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer
 from synbench_lightning.runtime.step_replay import NotReachedError, StepReplay
@@ -38,14 +39,6 @@ class ReadViews(NamedTuple):
     views: list[list[Any]]
     examples: int
     random_in: str
-
-
-class Plan(NamedTuple):
-    """How many chunks are read in how many views."""
-
-    chunks: list[Chunk]
-    views: int
-    seconds: float
 
 
 def read_views(
@@ -74,21 +67,21 @@ def read_views(
     """
     reader = _Reader(trainer, pl_module, call, shape, seed)
     with reader.replay.ready(), probe_progress(trainer, "SynBench views") as progress:
-        first, second = reader.read([reader.chunks[0]], [0, 1])
-        random_in = reader.random_in(first, second)
-        number = 1 if random_in is None else INPUT_FORWARDS // MOST_INPUTS
-        plan = reader.plan(first, number, seconds)
-        found: list[list[Any]] = [[] for _ in range(plan.views)]
-        total = plan.views * len(plan.chunks)
-        for done, read in enumerate(reader.read_each(plan.chunks, range(plan.views)), 1):
-            found[read.view].append(read.inputs)
-            if progress is not None:
-                progress(done, total)
-    return kept_views(found, random_in or "")
+        examples = MOST_INPUTS
+        while True:
+            try:
+                return reader.read(examples, seconds, progress, whole=True)
+            except NotReachedError:  # of a step that takes batches of one size only, perhaps
+                return reader.read(examples, seconds, progress, whole=False)
+            except SlowError:
+                examples //= 2
+                if examples < FEWEST_INPUTS:
+                    raise
 
 
 class _Found(NamedTuple):
     view: int
+    chunk: int
     raw: str
     inputs: Any
     seconds: float
@@ -105,31 +98,63 @@ class _Reader:
         shape: tuple[int, ...] | None,
         seed: int,
     ) -> None:
-        self.trainer, self.call, self.seed = trainer, call, seed
+        self.trainer, self.seed = trainer, seed
         self.replay = StepReplay(trainer, pl_module, call, shape)
         self.examples: TrainingExamples | None = None
-        self.chunks: list[Chunk] = []
-        reason = ""
-        if trainer.is_global_zero:
+        self._on_first(self._open)
+
+    def read(self, examples: int, seconds: float, progress: Progress | None, whole: bool) -> ReadViews:
+        """All views: as many as the first of them show to be within the limits."""
+        chunks = self._on_first(lambda: self._opened.chunks(examples, whole))
+        self.chunks, self.views, self.random_in = len(chunks), INPUT_FORWARDS // MOST_INPUTS, ""
+        read: list[list[Any]] = [[] for _ in range(self.views)]
+        first: _Found | None = None
+        planned = False
+        for found in self._read_each(chunks, seconds):
+            if found.view >= self.views or found.chunk >= self.chunks:  # read ahead, before the limits were known
+                continue
+            read[found.view].append(found.inputs)
+            if first is None:
+                first = found
+            elif not planned:
+                planned = True
+                self.random_in = self._where_random(first, found)
+                self._limit(first, seconds, rows=len(chunks[0][0]))
+            if progress is not None:
+                progress(sum(map(len, read)), self.views * self.chunks)
+        return kept_views([view[: self.chunks] for view in read[: self.views]], self.random_in)
+
+    @property
+    def _opened(self) -> TrainingExamples:
+        assert self.examples is not None
+        return self.examples
+
+    def _open(self) -> None:
+        self.examples = TrainingExamples(self.trainer.train_dataloader, self.seed)
+
+    def _on_first(self, function: Callable[[], Any]) -> Any:
+        """What a function returns on the first process, on all of them.
+
+        Raises:
+            UnreadableError: if it fails there.
+        """
+        found, reason = None, ""
+        if self.trainer.is_global_zero:
             try:
-                self.examples = TrainingExamples(trainer.train_dataloader, seed)
-                self.chunks = self.examples.chunks(MOST_INPUTS)
+                found = function()
             except UnreadableError as error:
                 reason = str(error)
             except Exception as error:  # of a loader of the user's own kind
                 reason = f"{type(error).__name__}: {error}"
-        reason, self.chunks = trainer.strategy.broadcast((reason, self.chunks))
-        if not self.chunks:
-            raise UnreadableError(reason or "there are no examples")
+        found, reason = self.trainer.strategy.broadcast((found, reason))
+        if reason:
+            raise UnreadableError(reason)
+        return found
 
-    def read(self, chunks: Sequence[Chunk], views: Sequence[int]) -> list[_Found]:
-        """What the encoder is given for all chunks in all views."""
-        return list(self.read_each(chunks, views))
-
-    def read_each(self, chunks: Sequence[Chunk], views: Sequence[int]) -> Iterator[_Found]:
-        """The same, one after the other."""
+    def _read_each(self, chunks: Sequence[Chunk], seconds: float) -> Iterator[_Found]:
+        """What the encoder is given for the first chunk in two views, and then for all chunks in all views."""
         strategy = self.trainer.strategy
-        with closing(self._batches(chunks, views)) as batches:
+        with closing(self._batches(chunks, seconds)) as batches:
             while True:
                 own: Any = next(batches) if self.trainer.is_global_zero else None
                 kind, read = strategy.broadcast(own)
@@ -137,6 +162,10 @@ class _Reader:
                     return
                 if kind == "error":
                     raise UnreadableError(read)
+                if read.batch is None:
+                    raise SlowError(
+                        f"a batch of {len(chunks[read.chunk][0])} examples takes {read.seconds:.0f} s to read"
+                    )
                 start, failure, inputs = time.perf_counter(), None, None
                 try:
                     (inputs,) = self.replay.inputs(read.batch, seed_of(self.seed, read.view, read.chunk))
@@ -146,17 +175,27 @@ class _Reader:
                     raise failure or NotReachedError("another process failed; its log has the reason")
                 raw = checksum(read.batch)
                 inputs = mapped(self._first_views(inputs, len(chunks[read.chunk][0])), kept)
-                yield _Found(read.view, raw, inputs, read.seconds + time.perf_counter() - start)
+                yield _Found(read.view, read.chunk, raw, inputs, read.seconds + time.perf_counter() - start)
 
-    def random_in(self, first: _Found, second: _Found) -> str | None:
-        """Where two views of the same examples become different; ``None`` where they are the same.
+    def _order(self) -> Iterator[tuple[int, int]]:
+        """Views of the first chunk before those of others; it ends where the limits are found to."""
+        chunk = 0
+        while chunk < self.chunks:
+            view = 0
+            while view < self.views:
+                yield view, chunk
+                view += 1
+            chunk += 1
+
+    def _where_random(self, first: _Found, second: _Found) -> str:
+        """Where two views of the same examples become different; empty where they are the same.
 
         Raises:
             NotReachedError: if their rows do not belong together.
         """
         alike = all(_same(one, other) for one, other in zip(*map(_tensors, (first.inputs, second.inputs)), strict=True))
         if alike:
-            return None
+            return ""
         leaf, again = (input_leaf(found.inputs) for found in (first, second))
         if leaf is not None and again is not None and leaf.rows >= FEWEST_INPUTS // 2:
             one, other = at(first.inputs, leaf.path), at(second.inputs, again.path)
@@ -165,32 +204,25 @@ class _Reader:
         read = first.raw != second.raw
         return "the dataset or the collate function" if read else "the transfer hooks or the training step"
 
-    def plan(self, first: _Found, views: int, seconds: float) -> Plan:
-        """How much of it is read: 128 examples in 16 views, fewer views and examples where time or memory is short."""
-        assert self.examples is not None or not self.trainer.is_global_zero
-        workers = 1 if self.examples is None else self.examples.workers
+    def _limit(self, first: _Found, seconds: float, rows: int) -> None:
+        """Read fewer views, and of fewer examples, where time or memory is short; one view where nothing is random."""
+        if not self.random_in:
+            self.views = 1
+        workers = self.examples.workers if self.examples is not None else 1
         size = sum(tensor.nbytes for tensor in tensors_in(first.inputs))
-        chunks = list(self.chunks)
 
-        def fits(number: int) -> bool:
-            expected = first.seconds / workers * number * len(chunks)
-            return expected <= seconds and size * number * len(chunks) <= VIEW_BYTES
+        def expected() -> float:
+            return first.seconds / workers * self.views * self.chunks
 
-        rows = max(1, len(chunks[0][0]))
-        while not fits(views):
-            if views > FEWEST_VIEWS:
-                views //= 2
-            elif (len(chunks) // 2) * rows >= FEWEST_INPUTS:
-                chunks = chunks[: len(chunks) // 2]
+        while expected() > seconds or size * self.views * self.chunks > VIEW_BYTES:
+            if self.views > FEWEST_VIEWS:
+                self.views //= 2
+            elif (self.chunks // 2) * rows >= FEWEST_INPUTS:
+                self.chunks //= 2
             else:
                 break
-        found = Plan(chunks, views, first.seconds / workers * views * len(chunks))
-        if found.seconds > 4 * seconds:
-            found = found._replace(chunks=[])
-        found = self.trainer.strategy.broadcast(found)
-        if not found.chunks:
-            raise UnreadableError(f"a batch takes {first.seconds:.0f} s to read")
-        return found
+        limits = (self.views, self.chunks)
+        self.views, self.chunks = self.trainer.strategy.broadcast(limits)
 
     def _first_views(self, inputs: Any, examples: int) -> Any:
         """One view of each example: where a call is given several, the first; of crops, the largest."""
@@ -210,12 +242,10 @@ class _Reader:
         _, rows, step = min(layouts, key=lambda layout: layout[0])
         return taken(inputs, rows, leaf.rows) if belong_together((value[rows], value[rows + step])) else inputs
 
-    def _batches(self, chunks: Sequence[Chunk], views: Sequence[int]) -> Generator[tuple[str, Any], None, None]:
+    def _batches(self, chunks: Sequence[Chunk], seconds: float) -> Generator[tuple[str, Any], None, None]:
         """What the first process reads, and how it ends."""
-        if self.examples is None:
-            return
         try:
-            for read in self.examples.read(chunks, views):
+            for read in self._opened.read(chunks, self._order(), seconds * self._opened.workers / FEWEST_VIEWS):
                 yield "read", read
         except UnreadableError as error:
             yield "error", str(error)

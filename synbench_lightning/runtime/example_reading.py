@@ -11,7 +11,7 @@ import stat
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.sharedctypes import SynchronizedBase
 from typing import Any, NamedTuple
@@ -36,6 +36,8 @@ from synbench_lightning.runtime.seeded_calls import reached, seeder
 PATIENCE_SECONDS = 120.0
 """A batch that takes longer ends the reading: a process may wait for something that only training's has."""
 MOST_WORKERS = 4
+FIRST = 4
+"""Examples of a batch that tell how long it takes."""
 COPY_BYTES = 2**28
 """Datasets with more in their tensors and arrays are not copied, where no process can be forked."""
 
@@ -48,8 +50,15 @@ class UnreadableError(Exception):
     """The examples cannot be read again; the message says why."""
 
 
+class SlowError(UnreadableError):
+    """Reading a batch takes too long."""
+
+
 class Read(NamedTuple):
-    """A batch that was read: number of the view, number of the chunk, the batch, and how long it took."""
+    """A batch that was read: number of the view, number of the chunk, the batch, and how long it took.
+
+    Where its first examples show that it takes too long, the batch is ``None``, and ``seconds`` what it would take.
+    """
 
     view: int
     chunk: int
@@ -83,55 +92,61 @@ class TrainingExamples:
         if not self.forks:
             _refuse_large(self.loaders)
 
-    def chunks(self, examples: int) -> list[Chunk]:
-        """Indices of at least so many different examples of the first loader, in batches as training has them."""
+    def chunks(self, examples: int, whole: bool) -> list[Chunk]:
+        """Indices of at least so many different examples of the first loader.
+
+        Args:
+            examples: their number.
+            whole: whether all of them are one batch; else batches are as large as in training, or smaller.
+        """
         sizes = [_batch_size(loader) for loader in self.loaders]
-        scale = min(1.0, examples / max(sizes))
+        scale = examples / sizes[0] if whole else min(1.0, examples / max(sizes))
         sizes = [max(1, round(size * scale)) for size in sizes]
         number = -(-examples // sizes[0])
         found = []
-        for loader, size in zip(self.loaders, sizes, strict=True):
+        for place, (loader, size) in enumerate(zip(self.loaders, sizes, strict=True)):
             pool = _known_indices(loader)
             if pool is None:
                 batches = self._sampled(loader, number)
             else:
-                order = np.random.default_rng(self.seed).permutation(len(pool))
-                order = np.resize(order, size * number) if loader is not self.loaders[0] else order[: size * number]
-                indices = [pool[int(place)] for place in order]
+                order = np.random.default_rng([self.seed, place]).permutation(len(pool))
+                order = order[: size * number] if place == 0 else np.resize(order, size * number)
+                indices = [pool[int(position)] for position in order]
                 batches = [indices[start : start + size] for start in range(0, len(indices), size)]
             found.append(batches)
-        number = min(map(len, found))
-        return [[batches[row] for batches in found] for row in range(number)]
+        return [[batches[row] for batches in found] for row in range(min(map(len, found)))]
 
-    def read(self, chunks: Sequence[Chunk], views: Sequence[int]) -> Iterator[Read]:
-        """The batches of all chunks in one view after another.
+    def read(self, chunks: Sequence[Chunk], order: Iterable[tuple[int, int]], seconds: float) -> Iterator[Read]:
+        """Batches, one after the other.
+
+        Args:
+            chunks: of indices.
+            order: number of the view and of the chunk of each batch. What it yields may depend on what was read, with
+                the delay of a few batches that are read ahead.
+            seconds: that a batch may take.
 
         Raises:
             UnreadableError: if an example cannot be read.
         """
-        readings = _Readings(self.structure, self.loaders, chunks, views, self.seed)
-        if not self.forks:
-            yield from self._read_in_copies(readings)
-            return
-        for view, chunk, batch, seconds in self._forked(readings):
-            yield Read(view, chunk, batch, seconds)
+        readings = _Readings(self.structure, self.loaders, chunks, self.seed, seconds)
+        return self._forked(readings, order) if self.forks else self._read_in_copies(readings, order)
 
     def _sampled(self, loader: DataLoader[Any], batches: int) -> list[list[Index]]:
         """The first batches of indices of a sampler that is not known, iterated in a forked process."""
         if not self.forks:
             raise UnreadableError(f"which examples a {type(loader.sampler).__name__} draws cannot be found out here")
-        (found,) = self._forked(_Indices(loader, batches, self.seed))
+        (found,) = self._forked(_Indices(loader, batches, self.seed), [0])
         return found  # type: ignore[no-any-return]
 
-    def _forked(self, readings: Dataset[Any]) -> Iterator[Any]:
+    def _forked(self, readings: Dataset[Any], order: Iterable[Any]) -> Iterator[Any]:
         first = self.loaders[0]
         context = first.multiprocessing_context if first.num_workers else "fork"
         start = worker_start(first)
         with _file_positions_kept(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of forks beside threads, as for every loader with workers
             loader = DataLoader(
-                readings, batch_size=None, num_workers=min(self.workers, len(readings)),  # type: ignore[arg-type]
-                worker_init_fn=start, generator=torch.Generator().manual_seed(self.seed), timeout=PATIENCE_SECONDS,
+                readings, batch_size=None, sampler=order, num_workers=self.workers, worker_init_fn=start,
+                generator=torch.Generator().manual_seed(self.seed), timeout=PATIENCE_SECONDS,
                 multiprocessing_context=context, collate_fn=_same,
             )  # fmt: skip
             try:
@@ -141,41 +156,40 @@ class TrainingExamples:
             except Exception as error:
                 raise UnreadableError(_first_line(error)) from error
 
-    def _read_in_copies(self, readings: _Readings) -> Iterator[Read]:
+    def _read_in_copies(self, readings: _Readings, order: Iterable[tuple[int, int]]) -> Iterator[Read]:
         try:
             readings = copy.deepcopy(readings)
         except Exception as error:
             raise UnreadableError(f"the dataset cannot be copied ({_first_line(error)})") from error
         with isolated(None):
-            for number in range(len(readings)):
+            for numbers in order:
                 try:
-                    yield Read(*readings[number])
+                    yield readings[numbers]
                 except Exception as error:
                     raise UnreadableError(_first_line(error)) from error
 
 
 class _Readings(Dataset[Any]):
-    """The batches to be read, by number."""
+    """The batches to be read, by the numbers of view and chunk."""
 
     def __init__(
-        self, structure: Any, loaders: list[DataLoader[Any]], chunks: Sequence[Chunk], views: Sequence[int], seed: int
+        self, structure: Any, loaders: list[DataLoader[Any]], chunks: Sequence[Chunk], seed: int, seconds: float
     ) -> None:
-        self.structure, self.loaders = structure, loaders
-        self.numbers = [(view, chunk) for view in views for chunk in range(len(chunks))]
-        self.chunks, self.seed = chunks, seed
+        self.structure, self.loaders, self.chunks, self.seed = structure, loaders, chunks, seed
+        self.seconds = seconds
         self.seeders: dict[int, Callable[[int], None]] = {}
 
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, number: int) -> tuple[int, int, Any, float]:
-        view, chunk = self.numbers[number]
+    def __getitem__(self, numbers: tuple[int, int]) -> Read:
+        view, chunk = numbers
         start = time.perf_counter()
-        batches = [
-            self._batch(place, loader, indices, view)
-            for place, (loader, indices) in enumerate(zip(self.loaders, self.chunks[chunk], strict=True))
-        ]
-        return view, chunk, _in_structure(self.structure, iter(batches)), time.perf_counter() - start
+        try:
+            batches = [
+                self._batch(place, loader, indices, view)
+                for place, (loader, indices) in enumerate(zip(self.loaders, self.chunks[chunk], strict=True))
+            ]
+        except _TooSlow as slow:
+            return Read(view, chunk, None, slow.seconds)
+        return Read(view, chunk, _in_structure(self.structure, iter(batches)), time.perf_counter() - start)
 
     def _batch(self, place: int, loader: DataLoader[Any], indices: list[Index], view: int) -> Any:
         dataset: Any = loader.dataset
@@ -190,11 +204,21 @@ class _Readings(Dataset[Any]):
             examples = dataset.__getitems__(indices)
         else:
             examples = []
+            start = time.perf_counter()
             for index in indices:
                 seed(seed_of(self.seed, view, place, index))
                 examples.append(dataset[index])
+                expected = (time.perf_counter() - start) / len(examples) * len(indices)
+                if len(examples) >= FIRST and expected > self.seconds:
+                    raise _TooSlow(expected)
         seed(seed_of(self.seed, view, place, *indices, "collate"))
         return loader.collate_fn(examples)
+
+
+class _TooSlow(Exception):  # noqa: N818 (ends a batch)
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
 
 
 class _Indices(Dataset[Any]):
@@ -202,9 +226,6 @@ class _Indices(Dataset[Any]):
 
     def __init__(self, loader: DataLoader[Any], batches: int, seed: int) -> None:
         self.loader, self.batches, self.seed = loader, batches, seed
-
-    def __len__(self) -> int:
-        return 1
 
     def __getitem__(self, _: int) -> list[list[Index]]:
         sampler = self.loader.batch_sampler
