@@ -1,28 +1,38 @@
-"""Find the encoder, and what it is given, by a look at the first training step."""
+"""Find the encoder, and how it is called, in the first training step."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 from torch import nn
 
 from synbench_lightning.runtime.batchnorm_statistics import RunningStatistics
-from synbench_lightning.runtime.call_recorder import Call, CallRecorder
+from synbench_lightning.runtime.call_check import Rehearsal
+from synbench_lightning.runtime.call_recorder import Call, CallRecorder, Key
 from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder, walk
-from synbench_lightning.runtime.encoder_ranking import rank_encoders
-from synbench_lightning.runtime.lightning_packages import LightningModule, Strategy, rank_zero_info, rank_zero_warn
+from synbench_lightning.runtime.encoder_call import EncoderCall
+from synbench_lightning.runtime.encoder_ranking import CallTree, rank_encoders
+from synbench_lightning.runtime.isolation import isolated
+from synbench_lightning.runtime.lightning_packages import (
+    LightningModule,
+    Strategy,
+    Trainer,
+    rank_zero_info,
+    rank_zero_warn,
+)
 from synbench_lightning.runtime.sharding import is_sharded
 
 MOST_NAMES = 4
 """Other modules that a message names."""
+MOST_CANDIDATES = 8
+"""Calls that are compared with a repetition of them, one after another until one is the same."""
 
 
 class EncoderDiscovery:
-    """How training calls the encoder: seen in a run's first step on the first process, and then kept.
+    """How training calls the encoder: recorded in a run's first step on the first process, and then kept.
 
     Args:
         named: the callback's argument ``encoder``.
@@ -30,18 +40,18 @@ class EncoderDiscovery:
 
     def __init__(self, named: EncoderSpec) -> None:
         self.named = named
-        self.call: Call | None = None
+        self.call: EncoderCall | None = None
         self.batch: Any = None
         """The first batch, while the step is made."""
-        self._observation: CallRecorder | None = None
+        self._recorder: CallRecorder | None = None
         self._before: RunningStatistics | None = None
 
     def __bool__(self) -> bool:
-        """Whether a step is being looked at."""
-        return self._observation is not None
+        """Whether a step is being recorded."""
+        return self._recorder is not None
 
     def possible(self, strategy: Strategy, pl_module: LightningModule) -> bool:
-        """Whether the first step can be looked at, and a probe be made before it is carried out.
+        """Whether the first step can be recorded, and a probe be made before it is carried out.
 
         Not where it is compiled as a whole, as by `fit(torch.compile(module))`, and not where weights are sharded: a
         forward between backward and step would spoil the gradients.
@@ -50,24 +60,27 @@ class EncoderDiscovery:
         return not (callable(self.named) or compiled or is_sharded(strategy, pl_module))
 
     def begin(self, pl_module: LightningModule, batch: Any) -> None:
-        """Look at the step that begins."""
-        self._observation, self.batch = CallRecorder(pl_module), batch
+        """Record the step that begins."""
+        self._recorder, self.batch = CallRecorder(pl_module), batch
         self._before = RunningStatistics(pl_module)
 
-    def end(self, strategy: Strategy, pl_module: LightningModule) -> Any:
-        """Take what was seen, and return the batch. Every process makes this call."""
-        assert self._observation is not None
-        calls, batch, paths = self._observation.end(), self.batch, self._observation.paths
-        self._observation = self.batch = None
-        if isinstance(self.named, str):
-            seen = _named(pl_module, self.named, calls, paths)
-            plausible = [] if seen is None else [seen]
-        else:
-            plausible = rank_encoders(calls, pl_module)
-        found = plausible[0] if plausible else None
+    def end(self, trainer: Trainer, pl_module: LightningModule) -> Any:
+        """Take what was recorded, and return the batch. Every process makes this call."""
+        assert self._recorder is not None
+        calls, batch, paths = self._recorder.end(), self.batch, self._recorder.paths
+        self._recorder = self.batch = None
         if self.call is None:  # else it was probed before the step
-            self.call = strategy.broadcast(found)
-            self._say(pl_module, calls, paths, [call.name for call in plausible[1:]])
+            if isinstance(self.named, str):
+                candidates = _named(pl_module, self.named, calls, paths)
+            else:
+                candidates = rank_encoders(calls, pl_module)
+            self.call = self._chosen(trainer, pl_module, calls, candidates)
+            if self.call is None and isinstance(self.named, str) and calls and _seen_as(pl_module, self.named, paths):
+                called = ", ".join(f"`{call.name}`" for call in rank_encoders(calls, pl_module)[:MOST_NAMES])
+                rank_zero_warn(
+                    f"The first training step did not call `encoder={self.named!r}`. It called {called}: name what is "
+                    "trained, or give the `input_shape`."
+                )
         return batch
 
     @contextmanager
@@ -79,52 +92,107 @@ class EncoderDiscovery:
 
     def abandon(self) -> None:
         """Leave no hook on the module."""
-        if self._observation is not None:
-            self._observation.end()
-        self._observation = self._before = self.batch = None
+        if self._recorder is not None:
+            self._recorder.end()
+        self._recorder = self._before = self.batch = None
 
     def encoder(self, pl_module: LightningModule) -> Encoder | None:
         """The encoder, called as training does; ``None`` where that is not known (any more)."""
         if self.call is None:
             return None
-        if self.named not in (None, self.call.path) or not _has(pl_module, self.call.path):
+        if not self._fits_name(self.call) or not _has(pl_module, self.call.path):
             self.call = None
             return None
-        if self.call.missing:
-            raise ValueError(
-                f"The encoder, {self.call.name}, needs {', '.join(map(repr, self.call.missing))} beside its input, and "
-                "a probe has none: pass a callable that gives it, `encoder=lambda pl_module, x: "
-                f"pl_module.{self.call.path or 'forward'}(x, ...)`, or the name of another module."
-            )
+        *owners, module = [pl_module] if self.call.path == "" else walk(pl_module, self.call.path)
+        function = getattr(module, self.call.method) if self.call.method else module
         if self.call.path == "":
-            return Encoder(f"the `forward` of {type(pl_module).__name__}", partial(self.call, pl_module), ())
-        found = find_encoder(pl_module, self.call.path)
-        return found._replace(forward=partial(self.call, found.forward))
+            name = f"the `{self.call.method or 'forward'}` of {type(pl_module).__name__}"
+        else:
+            name = f"`{self.call.name}`, a {'method' if self.call.method else type(module).__name__}"
+        if self.call.head:
+            name = f"{name}, up to `{self.call.path}.{self.call.head}`"
+        return Encoder(name, partial(self.call, function, module), tuple(owners))
 
     def state(self) -> dict[str, Any] | None:
-        """How training calls the encoder, as plain types."""
-        return None if self.call is None else asdict(self.call)
+        """How training calls the encoder, as tensors and plain types; ``None`` where that cannot be written down."""
+        return None if self.call is None else self.call.state()
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
-        """Go on with what an earlier run saw."""
-        self.call = None if state is None else Call(**state)
+        """Go on with what an earlier run saw; states of versions before 0.1 are found anew."""
+        self.call = None if state is None or "args" not in state else EncoderCall.of_state(state)
 
-    def _say(
-        self, pl_module: LightningModule, calls: Mapping[str, Call], paths: Mapping[int, str], others: list[str]
-    ) -> None:
-        if self.call is not None:
-            if others:
-                rank_zero_info(
-                    f"Beside {self.call.name}, training calls {', '.join(others[:MOST_NAMES])}: `encoder=` names "
-                    "another to probe."
-                )
-            return
-        called = [call.name for call in rank_encoders(calls, pl_module)]
-        if called and isinstance(self.named, str) and _seen_as(pl_module, self.named, paths):
-            rank_zero_warn(
-                f"The first training step did not call `encoder={self.named!r}`. It called "
-                f"{', '.join(called[:MOST_NAMES])}: name what is trained, or give the `input_shape`."
+    def _fits_name(self, call: EncoderCall) -> bool:
+        return self.named is None or self.named in (call.path, call.name)
+
+    def _chosen(
+        self, trainer: Trainer, pl_module: LightningModule, calls: Mapping[Key, Call], candidates: list[Call]
+    ) -> EncoderCall | None:
+        """The first candidate that does, when it is called again, what it did in training.
+
+        Every process repeats the same calls, since layers may communicate in them.
+
+        Raises:
+            ValueError: if none does.
+        """
+        strategy = trainer.strategy
+        keys: list[Key] = strategy.broadcast([call.key for call in candidates[:MOST_CANDIDATES]])
+        own = {key: calls[key] for key in keys if key in calls and calls[key].arguments is not None}
+        flags = {part: part.training for part in pl_module.modules()}
+        tried = []
+        with isolated(pl_module) if keys else nullcontext():
+            for position, key in enumerate(keys):
+                rehearsal = None if key not in own else _rehearsal(trainer, pl_module, own[key], flags)
+                differs, why = False, ""
+                if strategy.reduce_boolean_decision(rehearsal is not None, all=True):
+                    assert rehearsal is not None
+                    differs, why = _attempt(rehearsal.differs)
+                    differs = strategy.reduce_boolean_decision(differs, all=False)
+                if differs and isinstance(self.named, str):
+                    rank_zero_warn(
+                        f"`encoder={self.named!r}` does not return the same when the call of it in the first training "
+                        f"step is repeated{why}: is it in use there as it stands? It is probed as it was named."
+                    )
+                elif differs:
+                    tried.append(f"`{_name(key)}`{why}")
+                    continue
+                found = None
+                if trainer.is_global_zero and rehearsal is not None:
+                    found = rehearsal.encoder_call(_head(own[key], calls, pl_module) if self.named is None else "")
+                self._name_others([_name(other) for other in keys[position + 1 :]])
+                return strategy.broadcast(found)
+        if tried:
+            raise ValueError(
+                f"No encoder was found: training called {', '.join(tried)}, and a repetition of these calls returned "
+                'something else than they did. Name the module to probe, `encoder="backbone"`, or pass '
+                "`encoder=lambda pl_module, x: ...`."
             )
+        return None
+
+    def _name_others(self, others: list[str]) -> None:
+        assert self.named is None or isinstance(self.named, str)
+        if others and self.named is None:
+            rank_zero_info(
+                f"SynBench: training also calls {', '.join(f'`{other}`' for other in others[:MOST_NAMES])}: `encoder=` "
+                "names another to probe."
+            )
+
+
+def _rehearsal(trainer: Trainer, pl_module: LightningModule, call: Call, flags: Mapping[nn.Module, bool]) -> Rehearsal:
+    module = pl_module if call.path == "" else pl_module.get_submodule(call.path)
+    function = getattr(module, call.method) if call.method else module
+    precision = trainer.precision_plugin
+    return Rehearsal(function, module, call, precision.train_step_context, precision.val_step_context, flags)
+
+
+def _head(call: Call, calls: Mapping[Key, Call], pl_module: LightningModule) -> str:
+    """The path, in a module, of the head that it ends in; empty where it returns a representation."""
+    tree = CallTree(calls, pl_module)
+    head = None if tree.represents(call) else tree.head(call)
+    return "" if head is None or not head.features else head.path.removeprefix(f"{call.path}." if call.path else "")
+
+
+def _name(key: Key) -> str:
+    return ".".join(filter(None, key)) or "forward"
 
 
 def _seen_as(pl_module: LightningModule, path: str, paths: Mapping[int, str]) -> str | None:
@@ -134,15 +202,23 @@ def _seen_as(pl_module: LightningModule, path: str, paths: Mapping[int, str]) ->
     return paths.get(id(module)) or None
 
 
-def _named(pl_module: LightningModule, path: str, calls: Mapping[str, Call], paths: Mapping[int, str]) -> Call | None:
-    """How training calls a module that was named, or the owner of a method."""
+def _named(pl_module: LightningModule, path: str, calls: Mapping[Key, Call], paths: Mapping[int, str]) -> list[Call]:
+    """How training calls a module that was named, itself or by a method of it, or a method that was named."""
     seen = _seen_as(pl_module, path, paths)
     if seen is None:
-        return None
-    if seen in calls and isinstance(walk(pl_module, path)[-1], nn.Module):
-        return replace(calls[seen], path=path)
-    first = next((call for called, call in calls.items() if f"{called}.".startswith(f"{seen}.")), None)
-    return None if first is None else Call(path, first.shape, direct=False)
+        return []
+    is_module = isinstance(walk(pl_module, path)[-1], nn.Module)
+    method = "" if is_module else path.rsplit(".", 1)[-1]
+    own = [call for (where, name), call in calls.items() if where == seen and (name == method or is_module)]
+    return [call for call in own if call.features]
+
+
+def _attempt(function: Any) -> tuple[bool, str]:
+    """What a comparison says; that a call fails is a difference too."""
+    try:
+        return function(), ""
+    except Exception as error:
+        return True, f" ({type(error).__name__}: {error})"
 
 
 def _has(pl_module: LightningModule, path: str) -> bool:

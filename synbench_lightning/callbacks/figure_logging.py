@@ -105,7 +105,7 @@ class FigureLogger:
         step = self._drawn = self._step
         start = time.perf_counter()
         with self._spared("figures"):
-            if loggers and find_spec("matplotlib"):
+            if loggers and history[-1].tasks and find_spec("matplotlib"):
                 from synbench_lightning import plots
 
                 figures = {

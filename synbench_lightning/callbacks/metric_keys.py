@@ -17,15 +17,8 @@ def logged_values(result: ProbeResult, threshold: float) -> dict[str, float]:
         result: of a probe.
         threshold: threshold accuracy of the scores.
     """
-    values = {"score": result.score(threshold=threshold)}
-    values |= {f"score_eps_{e:.2f}": result.score(epsilon=e, threshold=threshold) for e in result.epsilons if e}
-    aggregates = result.aggregates(threshold=threshold)
-    values |= {name: found.value for name, found in aggregates.items()}
-    errors = {f"{name}_se": found.standard_error for name, found in aggregates.items()}
-    values |= {f"task/{task}": score for task, score in result.task_scores(threshold=threshold).items()}
+    values = _scores(result, threshold) if result.tasks else {}
     optional = {
-        **errors,
-        "score_se": result.standard_error(threshold=threshold),
         "alpha_req": result.alpha_req,
         "information": result.information,
         "information_se": result.information_error,
@@ -34,7 +27,19 @@ def logged_values(result: ProbeResult, threshold: float) -> dict[str, float]:
     }
     values |= {key: value for key, value in optional.items() if value is not None}
     values |= {"effective_rank": result.effective_rank, "feature_std": result.feature_std}
-    return {**values, "accuracy": result.mean_accuracy(), "probe_seconds": result.seconds}
+    return {**values, "probe_seconds": result.seconds}
+
+
+def _scores(result: ProbeResult, threshold: float) -> dict[str, float]:
+    """What of it is about the Gaussian tasks."""
+    values = {"score": result.score(threshold=threshold), "accuracy": result.mean_accuracy()}
+    values |= {f"score_eps_{e:.2f}": result.score(epsilon=e, threshold=threshold) for e in result.epsilons if e}
+    aggregates = result.aggregates(threshold=threshold)
+    values |= {name: found.value for name, found in aggregates.items()}
+    errors = {f"{name}_se": found.standard_error for name, found in aggregates.items()}
+    values |= {f"task/{task}": score for task, score in result.task_scores(threshold=threshold).items()}
+    errors["score_se"] = result.standard_error(threshold=threshold)
+    return values | {key: value for key, value in errors.items() if value is not None}
 
 
 def watched_names(result: ProbeResult) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from synbench_lightning.callbacks.schedule import Schedule
 from synbench_lightning.checks import check_integer, check_name, check_number
 from synbench_lightning.runtime.collectives import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder
+from synbench_lightning.runtime.encoder_call import plain_call
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer, rank_zero_info, rank_zero_warn
 from synbench_lightning.runtime.sharding import is_sharded, reachable_forward
@@ -217,8 +219,8 @@ class ProbingCallback(RunStateCallback, Generic[R]):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the encoder, where it is named."""
-        self._encoder = None if self.encoder is None else find_encoder(pl_module, self.encoder)
-        self._prepared = False
+        self._encoder, self._prepared = None, False
+        self._resolve(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with a restored history, and advise on intervals that do not fit."""
@@ -239,7 +241,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         """Look at the first training step; probe before it where nothing has to be seen in it."""
         if self._prepared or self._discovery:
             return
-        self._encoder = self._discovery.encoder(pl_module) or self._encoder
+        self._resolve(pl_module)
         unseen = self._discovery.call is None and self._discovery.possible(trainer.strategy, pl_module)
         if not unseen or (self.encoder is not None and self._can_probe_unobserved()):
             self._start(trainer, pl_module, batch)
@@ -258,6 +260,13 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         if self._agreed(trainer, pl_module, self.schedule.due_after_batch(trainer, batch_idx)):
             self._make(trainer, pl_module, position=logger_step(trainer) + 1)
 
+    def _ready(self) -> bool:
+        """Whether there is anything to be probed with."""
+        return True
+
+    def _read_deferred(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Get what was too expensive until now."""
+
     def _can_probe_unobserved(self) -> bool:
         """Whether a named encoder can be probed before it was seen what training gives it."""
         return True
@@ -266,16 +275,24 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         """Take what was seen in the first step, and probe."""
         if not self._discovery:
             return
-        batch = self._discovery.end(trainer.strategy, pl_module)
+        batch = self._discovery.end(trainer, pl_module)
         if not self._prepared:
-            self._encoder = self._discovery.encoder(pl_module)
+            self._resolve(pl_module)
             with self._discovery.as_before_the_step():
                 self._start(trainer, pl_module, batch)
 
+    def _resolve(self, pl_module: LightningModule, find: bool = False) -> None:
+        """Look the encoder up by its name, under which another module may stand than before."""
+        observed = self._discovery.encoder(pl_module)
+        if observed is not None:
+            self._encoder = observed
+        elif find or self.encoder is not None:
+            found = find_encoder(pl_module, self.encoder)
+            self._encoder = found._replace(forward=partial(plain_call, found.forward))
+
     def _start(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         """The first probe of a fit; after a resume, where one was missed."""
-        if self._encoder is None:
-            self._encoder = find_encoder(pl_module, self.encoder)
+        self._resolve(pl_module, find=True)
         self._prepare(trainer, pl_module, batch)
         self._prepared = True
         due = self.schedule.due_at_first_batch(trainer, self._fresh)
@@ -306,14 +323,16 @@ class ProbingCallback(RunStateCallback, Generic[R]):
     def _make(self, trainer: Trainer, pl_module: LightningModule, position: int) -> None:
         """Make the probe that is due. It stays due if it is cut short, by Ctrl-C or an error that ends the run."""
         self.schedule.owed = True
+        self._resolve(pl_module, find=True)
         assert self._encoder is not None
         forward = reachable_forward(self._encoder, trainer.strategy, pl_module)
         precision = trainer.precision_plugin
         lockstep = is_sharded(trainer.strategy, pl_module)
         processes = StrategyProcesses(trainer.strategy, trainer.world_size, lockstep)
-        if self._failures >= MAX_FAILURES or self._exceeds_budget(trainer, processes):
+        if self._failures >= MAX_FAILURES or not self._ready() or self._exceeds_budget(trainer, processes):
             self.schedule.settle(trainer)
             return
+        self._read_deferred(trainer, pl_module)
         start = time.perf_counter()
 
         def encoder(x: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +14,7 @@ from synbench_lightning.callbacks.figure_logging import FigureLogger
 from synbench_lightning.callbacks.metric_keys import keys_of, logged_values, watched_names
 from synbench_lightning.callbacks.probe_warnings import ProbeWarnings
 from synbench_lightning.callbacks.probing_callback import ProbingCallback
+from synbench_lightning.callbacks.reread_views import READ_SECONDS
 from synbench_lightning.callbacks.run_state import history_of
 from synbench_lightning.callbacks.view_collection import ViewCollection
 from synbench_lightning.checks import check_flag, check_input_shape, check_number, shown
@@ -25,12 +27,17 @@ from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, Probe
 from synbench_lightning.probe.proxy_samples import Normalize
 from synbench_lightning.probe.result import ProbeResult
-from synbench_lightning.probe.views import Views, viewed_inputs
+from synbench_lightning.probe.view_sampling import Views
+from synbench_lightning.probe.views import viewed_inputs
 from synbench_lightning.runtime.collectives import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
 from synbench_lightning.runtime.features import module_behind
+from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.input_shape import example_shape
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer, rank_zero_info, rank_zero_warn
+
+LEAST_SECONDS = 1.0
+"""Where `max_overhead` allows less, examples are not read yet."""
 
 
 class SynBenchCallback(ProbingCallback[ProbeResult]):
@@ -164,7 +171,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         max_overhead: float | None = None,
         batch_size: int = 256,
         normalize: Normalize | None = None,
-        inputs: Tensor | Literal["first_batch"] | None = None,
+        inputs: Any = "auto",
         views: Views | None = None,
         labels: Labels | None = None,
         seed: int = 0,
@@ -190,16 +197,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             )
         check_thresholds((self.threshold,), self.plan.lowest_threshold)
         self.normalize = normalize
-        if not (inputs is None or isinstance(inputs, Tensor) or (isinstance(inputs, str) and inputs == "first_batch")):
-            raise ValueError(
-                f"`inputs` must be a tensor (N, *input_shape), 'first_batch' or None, got {shown(inputs)}: "
-                "`torch.as_tensor` makes a tensor of an array."
-            )
-        if views is not None and (inputs is None or not callable(views)):
-            needed = "needs `inputs`, a tensor or 'first_batch', of which views are drawn" if callable(views) else (
-                f"must be a function from a batch of inputs to views of them, or None, got {shown(views)}"
-            )  # fmt: skip
-            raise ValueError(f"`views` {needed}.")
+        _check_inputs(inputs, views)
         if labels is not None:
             check_labels(labels, inputs)
         self.inputs, self.views, self.labels = inputs, views, labels
@@ -216,7 +214,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     def _state(self) -> dict[str, Any]:
         return {
             "history": [result.to_dict() for result in self.history],
-            "first_batch": self._view_collection.kept,
+            "views": self._view_collection.state(),
             "input_shape": None if self._shape is None else list(self._shape),
             "call": self._discovery.state(),
         }
@@ -227,10 +225,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
 
     def _restore_state(self, state: Mapping[str, Any]) -> None:
         super()._restore_state(state)
-        first_batch = state.get("first_batch")
-        if not (first_batch is None or isinstance(first_batch, Tensor)):
-            raise ValueError(f"its 'first_batch' must be a tensor or None, got a {type(first_batch).__name__}")
-        self._view_collection.kept = first_batch if isinstance(self.inputs, str) else None
+        if isinstance(self.inputs, str) and state.get("views") is not None:
+            self._view_collection.restore(state["views"])
         shape = state.get("input_shape")
         self._shape = None if shape is None else check_input_shape(shape)
         self._discovery.restore(state.get("call"))
@@ -256,15 +252,24 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         return tuple(f"{self.prefix}/{key}" for key in keys)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Take views from the batch where they are still needed, and probe where the first probe is due."""
-        if self._view_collection.collecting and self._view_collection.add(trainer.strategy, batch):
-            self._show_pairs()
+        """Probe where the first probe is due, and see what the step gives the encoder where views are still needed."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._view_collection.begin_step(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make do with the views of one epoch: in the next one the examples come again."""
-        if self._view_collection.collecting and self._view_collection.end(trainer.strategy):
-            self._show_pairs()
+        """Fall back to the views of one epoch: in the next one the examples come again."""
+        if self._view_collection.end(trainer):
+            self._use_views()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no hook on the module."""
+        self._view_collection.release()
+        super().on_exception(trainer, pl_module, exception)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave no hook on the module."""
+        self._view_collection.release()
+        super().teardown(trainer, pl_module, stage)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the last weights where the end came unforeseen, and draw the last figures."""
@@ -279,34 +284,40 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         thresholds = sorted({self.threshold, *(t for t in OFFICIAL_THRESHOLDS if t < best)})
         self._shown = probe = Probe(
             self.tasks, self.plan, shape, epsilons=self.epsilons, thresholds=thresholds, batch_size=self.batch_size,
-            normalize=self.normalize, inputs=self._unlabelled(trainer, batch, shape), views=self.views,
+            normalize=self.normalize, inputs=self._inputs(trainer, pl_module, shape), views=self.views,
             labels=self.labels, seed=self.seed, device=trainer.strategy.root_device,
-            module=module_behind(self._encoder.forward),
+            module=module_behind(self._encoder.forward), call=self._discovery.call,
         )  # fmt: skip
-        about = "" if probe.with_labels is None else f" and {len(probe.with_labels.inputs)} labelled inputs"
+        about = "" if probe.with_labels is None else f" and {probe.with_labels.num_inputs} labelled inputs"
         rank_zero_info(
             f"SynBench probes {self._encoder.name}, with inputs of shape {shape}, every {self.schedule}: "
             f"{probe.num_forwards} forwards for the tasks {', '.join(task.name for task in probe.tasks)}{about}."
         )
         if probe.shown is not None:
             self._tell(probe)
+        elif isinstance(self.inputs, str) and self._view_collection.sentence:
+            rank_zero_info(f"SynBench: `{self.prefix}/information`: {self._view_collection.sentence}.")
         elif self.inputs is None:
             rank_zero_info(
-                "SynBench: the tasks know nothing of your data. `inputs=` with `views=`, your augmentations, or "
-                "`labels=` of a few inputs follow downstream accuracy better."
+                "SynBench: the tasks do not depend on your data. `inputs='auto'`, or `labels=` of a few held-out "
+                "inputs, rank checkpoints better."
             )
+
+    def _ready(self) -> bool:
+        return self._shown is not None and self._shown.num_forwards > 0
 
     def _can_probe_unobserved(self) -> bool:
         return self.input_shape is not None or self._shape is not None
 
-    def _decided_shape(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> tuple[int, ...]:
-        """The shape of one input, for the whole run: the first process decides."""
+    def _decided_shape(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> tuple[int, ...] | None:
+        """The shape of one Gaussian example, for the whole run: the first process decides; ``None`` for no examples."""
         if self.input_shape is not None:
             return self.input_shape
         if self._shape is not None:
             return self._shape
         if self._discovery.call is not None:
-            return self._discovery.call.shape
+            placement = self._discovery.call.placement
+            return None if placement is None else placement.shape
         found: tuple[int, ...] | str
         try:  # the other processes must hear of it before anybody leaves
             example = pl_module.example_input_array
@@ -319,39 +330,39 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             raise ValueError(found)
         return found
 
-    def _unlabelled(self, trainer: Trainer, batch: Any, shape: tuple[int, ...]) -> Tensor | None:
-        """The inputs to be shown, the same on every process; ``None`` where there are none, or not all of them yet."""
+    def _inputs(self, trainer: Trainer, pl_module: LightningModule, shape: tuple[int, ...] | None) -> Any:
+        """The inputs for the information, the same on every process; ``None`` where there are none yet."""
         if not isinstance(self.inputs, str):
             return self.inputs
-        self._view_collection.begin(trainer.strategy, batch, shape, pairs=self.views is None)
-        kept = self._view_collection.kept
-        return None if kept is None else kept.float()
+        start = time.perf_counter()
+        seconds = READ_SECONDS if self.max_overhead is None else None
+        self._view_collection.begin(trainer, pl_module, self._discovery.call, shape, self.seed, seconds)
+        self._probe_seconds += time.perf_counter() - start
+        return self._view_collection.inputs
 
-    def _show_pairs(self) -> None:
-        """Show the views that were found, from the next probe on."""
-        pairs, probe = self._view_collection.kept, self._shown
-        assert pairs is not None
-        if probe is not None:
-            samples = probe.samples
-            probe.shown = viewed_inputs(pairs.float(), None, samples.input_shape, self.seed, samples.device)
+    def _use_views(self) -> None:
+        """Measure information on the views that were found, from the next probe on."""
+        probe, found = self._shown, self._view_collection.inputs
+        if probe is not None and found is not None:
+            probe.shown = viewed_inputs(found, None, probe.given_shape, self.seed, probe.device)
             self._tell(probe)
 
     def _tell(self, probe: Probe) -> None:
-        """Say what information is measured with, and where that may mislead."""
+        """Say what information is measured on, and where that may mislead."""
         shown = probe.shown
         assert shown is not None
-        what = {
-            "views": f"{shown.num_inputs} inputs in {shown.draws} random views each, from `views`",
-            "pairs": f"{shown.num_inputs} inputs in {shown.draws} views each, which were given"
-            + (" in the first batches" if isinstance(self.inputs, str) else ""),
-            "noise": f"{shown.num_inputs} inputs with white noise in {shown.draws} draws each. Noise stands for what "
-            "must not matter; where labels are not about what mostly varies, that misleads: give `views`, your "
-            "augmentations"
-            + (" (the first batch holds no two views of an example)" if isinstance(self.inputs, str) else ""),
-        }[shown.kind]
-        rank_zero_info(f"SynBench: `{self.prefix}/information` is about {what}.")
-        for doubt in probe.warnings:
-            rank_zero_warn(doubt)
+        what = self._view_collection.sentence
+        if not isinstance(self.inputs, str):
+            what = {
+                "views": f"{shown.num_inputs} inputs in {shown.draws} random views each, from `views`",
+                "pairs": f"{shown.num_inputs} inputs in {shown.draws} views each, which were given",
+                "noise": f"{shown.num_inputs} inputs with white noise in {shown.draws} draws each. Noise approximates "
+                "nuisance variation; it misleads where labels are not about what mostly varies: give `views`, your "
+                "augmentations",
+            }[shown.kind]
+        rank_zero_info(f"SynBench: `{self.prefix}/information` is measured on {what.removesuffix('.')}.")
+        for warning in probe.warnings:
+            rank_zero_warn(warning)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -359,7 +370,23 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         """Keep the loss, and probe where a probe is due."""
         if isinstance(outputs, Mapping) and isinstance(outputs.get("loss"), Tensor):
             self._probe_warnings.trained(outputs["loss"])
+        if self._view_collection.end_step(trainer):
+            self._use_views()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def _read_deferred(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read views, put off by `max_overhead`, once they take no more than what is allowed by now."""
+        if not self._view_collection.deferred or self.max_overhead is None:
+            return
+        elapsed = time.perf_counter() - self._train_start
+        allowed = trainer.strategy.broadcast(self.max_overhead * elapsed - self._probe_seconds)
+        if allowed < LEAST_SECONDS:
+            return
+        start = time.perf_counter()
+        call, shape = self._discovery.call, None if self._shown is None else self._shown.given_shape
+        self._view_collection.begin(trainer, pl_module, call, shape, self.seed, min(allowed, READ_SECONDS))
+        self._probe_seconds += time.perf_counter() - start
+        self._use_views()
 
     def _probe(
         self,
@@ -382,3 +409,22 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
                 rank_zero_info(advice)
         if self._figure_logger is not None:
             self._figure_logger.update(trainer, self.history, metrics, self.monitored(result), position)
+
+
+def _check_inputs(inputs: Any, views: Any) -> None:
+    """What can be said of inputs and views before the encoder is known."""
+    if isinstance(inputs, str) and inputs != "auto":
+        raise ValueError(
+            f"`inputs` must be 'auto', inputs as the encoder takes them, or None, got {inputs!r}"
+            f"{': ' + repr('auto') + ' takes views from training steps too' if inputs == 'first_batch' else ''}."
+        )
+    usable = inputs is None or isinstance(inputs, (str, Tensor)) or num_examples(inputs) is not None
+    if not usable and not (isinstance(inputs, (list, tuple)) and inputs):
+        raise ValueError(
+            f"`inputs` must be 'auto', a tensor (N, *input_shape), a structure of tensors, or None, got "
+            f"{shown(inputs)}: `torch.as_tensor` makes a tensor of an array."
+        )
+    if views is not None and (inputs is None or isinstance(inputs, str) or not callable(views)):
+        needed = "needs `inputs` of which views are drawn, a tensor or a structure of tensors"
+        kind = f"must be a function from a batch of inputs to views of them, or None, got {shown(views)}"
+        raise ValueError(f"`views` {needed if callable(views) else kind}.")

@@ -27,10 +27,12 @@ from synbench_lightning.probe.evaluate import evaluate
 from synbench_lightning.probe.labelled_inputs import check_labels
 from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS
-from synbench_lightning.probe.proxy_samples import Normalize, checksum
+from synbench_lightning.probe.proxy_samples import Normalize
 from synbench_lightning.probe.result import ProbeResult
-from synbench_lightning.probe.views import SampledViews, Views
+from synbench_lightning.probe.view_sampling import Views
+from synbench_lightning.probe.views import SampledViews
 from synbench_lightning.runtime.devices import default_device
+from synbench_lightning.runtime.structures import checksum
 
 
 class Evaluated(NamedTuple):

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synbench_lightning.probe.proxy_samples import Block, Examples
-from synbench_lightning.runtime.collectives import Processes, Progress, gather_rows
+from synbench_lightning.probe.proxy_samples import Block, Examples, as_it_is
+from synbench_lightning.runtime.collectives import Processes, Progress, agreed, gather_rows
 from synbench_lightning.runtime.devices import free_memory, is_memory_error, statistics_device
+from synbench_lightning.runtime.encoder_call import Proxy
 from synbench_lightning.runtime.features import FeatureReader
+from synbench_lightning.runtime.input_leaf import num_examples
+from synbench_lightning.runtime.structures import described, mapped, moved, taken
 
 LARGEST = 1e15
 """Features of a size above it, or below one over it, are refused: their squares leave the range of float32."""
@@ -50,6 +53,7 @@ class BatchedEncoding:
         total: examples of the whole pass, over all processes.
         processes: those that share the work.
         progress: called with the number of examples done and their total on this process.
+        fixed_size: of batches, where the encoder takes no others.
     """
 
     def __init__(
@@ -62,7 +66,9 @@ class BatchedEncoding:
         total: int,
         processes: Processes,
         progress: Progress | None,
+        fixed_size: int | None = None,
     ) -> None:
+        self.fixed_size = fixed_size
         self.encoder, self.read = encoder, read
         self.input_shape, self.device, self.batch_size = input_shape, device, batch_size
         self.processes, self.progress = processes, progress
@@ -76,9 +82,11 @@ class BatchedEncoding:
             of_all = partition_blocks(examples.blocks, self.processes.size)
             own, found = of_all[self.processes.rank], list[Tensor]()
             for batch in self._batches(own, examples):
-                found.append(self._encoded(batch))
+                found.append(self._encoded(batch, examples.given))
                 self._advance(len(batch))
-            self._keep_step(max(sum(block.vectors for block in each) for each in of_all) * signs, len(found))
+            self._keep_step(
+                max(sum(block.vectors for block in each) for each in of_all) * signs, len(found), examples.given
+            )
             if not own:
                 return []
             parts = torch.cat(found).split([signs * block.vectors for block in own])
@@ -87,7 +95,51 @@ class BatchedEncoding:
                 (at, part.unflatten(0, (signs, -1)).transpose(0, 1)) for at, part in zip(places, parts, strict=True)
             ]
 
-        whole = gather_rows(self.processes, rows, self.device, make)
+        return self._checked(gather_rows(self.processes, rows, self.device, make))
+
+    def features_of(self, chunks: Sequence[Any]) -> Tensor:
+        """Features ``(rows, D)`` of inputs of any kind, in chunks, on each process where statistics are computed.
+
+        What has a row for each example is encoded in parts of the batch size, anything else chunk by chunk.
+        """
+        parts = [part for chunk in chunks for part in self._parts(chunk)]
+        size, rank = self.processes.size, self.processes.rank
+        own = parts[rank::size]
+
+        def make() -> list[Tensor]:
+            found = []
+            for part in own:
+                found.append(self._encoded_part(part))
+                self._advance(len(found[-1]))
+            if self.processes.lockstep and len(own) < -(-len(parts) // size):
+                self._encoded_part(parts[0])  # others make one more forward
+            return found
+
+        found = agreed(self.processes, make)
+        counts = torch.zeros(len(parts), device=self.device)
+        counts[rank::size] = torch.tensor([float(len(one)) for one in found], device=self.device)
+        sizes = self.processes.sum(counts).round().long().tolist()
+        ends = torch.tensor(sizes).cumsum(0).tolist()
+        places = [slice(end - length, end) for end, length in zip(ends, sizes, strict=True)][rank::size]
+        placed = list(zip(places, found, strict=True))
+        return self._checked(gather_rows(self.processes, sum(sizes), self.device, lambda: placed)[:, None])[:, 0]
+
+    def _parts(self, chunk: Any) -> list[Any]:
+        """A chunk in parts of the batch size, where it has a row for each example."""
+        rows = num_examples(chunk)
+        if rows is None or rows <= self.batch_size:
+            return [chunk]
+        whole = torch.arange(rows)
+        return [taken(chunk, part, rows) for part in whole.split(self.batch_size)]
+
+    def _encoded_part(self, part: Any) -> Tensor:
+        part = mapped(moved(part, self.device), lambda leaf: leaf.float() if leaf.dtype == torch.float16 else leaf)
+        if isinstance(part, Tensor):
+            return self._encoded(part, as_it_is)
+        return self._forward(part, num_examples(part))
+
+    def _checked(self, whole: Tensor) -> Tensor:
+        rows, signs = whole.shape[:2]
         bad = int((~torch.isfinite(whole)).any(-1).sum())
         if bad:
             raise ValueError(f"The encoder's features are NaN or infinite for {bad} of {rows * signs} examples.")
@@ -104,11 +156,11 @@ class BatchedEncoding:
         if self.progress is not None:
             self.progress(min(self.done, self.total), self.total)
 
-    def _keep_step(self, largest: int, made: int) -> None:
+    def _keep_step(self, largest: int, made: int, given: Callable[[Tensor], Any]) -> None:
         """Make the forwards that the largest share takes, where a forward is a collective; they do not count."""
         if self.processes.lockstep:
             for _ in range(math.ceil(largest / self.batch_size) - made):
-                self.encoder(torch.zeros(1, *self.input_shape, device=self.device))
+                self.encoder(given(torch.zeros(1, *self.input_shape, device=self.device)))
 
     def _batches(self, blocks: Sequence[Block], examples: Examples) -> Iterator[Tensor]:
         """The examples of the blocks in batches of the batch size; the last one may be smaller."""
@@ -134,11 +186,13 @@ class BatchedEncoding:
     def _empty_batch(self) -> Tensor:
         return torch.empty(self.batch_size, *self.input_shape, device=self.device)
 
-    def _encoded(self, x: Tensor) -> Tensor:
+    def _encoded(self, x: Tensor, given: Callable[[Tensor], Any]) -> Tensor:
         """Features of a batch, in smaller parts where memory does not suffice for it as a whole."""
+        if self.fixed_size is not None:
+            return torch.cat([self._padded(part, given) for part in x.split(self.fixed_size)])
         while True:
             try:
-                return torch.cat([self._forward(part) for part in x.split(self.batch_size)])
+                return torch.cat([self._forward(given(part), len(part)) for part in x.split(self.batch_size)])
             except RuntimeError as error:
                 smaller = min(len(x), self.batch_size) // 2
                 if not is_memory_error(error.__cause__ or error) or smaller == 0 or self.processes.lockstep:
@@ -147,14 +201,22 @@ class BatchedEncoding:
             self.batch_size = smaller
             warnings.warn(f"The memory did not suffice for the probe: its batch size is now {smaller}.", stacklevel=2)
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def _padded(self, x: Tensor, given: Callable[[Tensor], Any]) -> Tensor:
+        """Features of at most as many examples as the encoder takes: it is given some of them again."""
+        assert self.fixed_size is not None
+        rows = torch.arange(self.fixed_size, device=x.device) % len(x)
+        return self._forward(given(x[rows]), self.fixed_size)[: len(x)]
+
+    def _forward(self, x: Any, rows: int | None) -> Tensor:
         try:
             output = self.encoder(x)
         except Exception as error:
+            given = x.values if isinstance(x, Proxy) else x
+            what = f"a batch of shape {tuple(given.shape)}" if isinstance(given, Tensor) else described(given)
             raise RuntimeError(
-                f"The encoder failed on a batch of shape {tuple(x.shape)}: {type(error).__name__}: {error}. If its "
-                "inputs have another shape, pass `input_shape=`; if it takes token ids, probe it in embedding space; "
-                "if it takes other arguments or is another module, pass a callable: `lambda pl_module, x: ...` in the "
-                "callback, `lambda x: ...` in `evaluate`."
+                f"The encoder failed on {what}: {type(error).__name__}: {error}. If its inputs have another shape, "
+                "pass `input_shape=`; if it takes batches of one size only, pass that as `batch_size=`; if it takes "
+                "other arguments or is another module, pass a callable: `lambda pl_module, x: ...` in the callback, "
+                "`lambda x: ...` in `evaluate`."
             ) from error
-        return self.read(output, len(x), self.input_shape)
+        return self.read(output, rows, self.input_shape)

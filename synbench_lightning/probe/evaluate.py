@@ -15,15 +15,19 @@ from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, Probe
 from synbench_lightning.probe.proxy_samples import Normalize
 from synbench_lightning.probe.result import ProbeResult
-from synbench_lightning.probe.views import Views
+from synbench_lightning.probe.view_sampling import Views
+from synbench_lightning.runtime.call_check import call_of_inputs
 from synbench_lightning.runtime.collectives import Progress
+from synbench_lightning.runtime.encoder_call import Proxy, plain_call
 from synbench_lightning.runtime.features import module_behind
+from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.isolation import isolated
+from synbench_lightning.runtime.structures import mapped, moved, taken
 
 
 def evaluate(
     encoder: Callable[[Tensor], Any],
-    input_shape: Sequence[int],
+    input_shape: Sequence[int] | None = None,
     *,
     tasks: str | Sequence[Task] = "dc",
     plan: ProbePlan | str = "fast",
@@ -31,7 +35,7 @@ def evaluate(
     thresholds: Sequence[float] = OFFICIAL_THRESHOLDS,
     batch_size: int = 256,
     normalize: Normalize | None = None,
-    inputs: Tensor | None = None,
+    inputs: Any = None,
     views: Views | None = None,
     labels: Labels | None = None,
     seed: int = 0,
@@ -46,7 +50,8 @@ def evaluate(
         encoder: a module or callable from ``(N, *input_shape)`` to features: ``(N, D)``, tokens ``(N, T, D)``, maps
             ``(N, C, ...)``, or an object, dict or list of these. Channels that are elsewhere, as in ``(N, H, W, C)``,
             are found from the module's layers and the shapes; the log says where another reading is possible.
-        input_shape: shape of one example, without the batch dimension.
+        input_shape: shape of one example, without the batch dimension. ``None``: that of ``inputs``, and where these
+            are token ids, that of what the first embedding makes of them, in whose place the Gaussian examples are put.
         tasks: ``"dc"`` (the paper's task), ``"default"`` or another family (:func:`task_family`), or a sequence of
             :class:`GaussianTask` and :class:`LabelledTask`.
         plan: ``"fast"``, ``"official"`` or a :class:`ProbePlan`.
@@ -93,11 +98,42 @@ def evaluate(
             f"`device` is {chosen}, but the encoder's parameters are on {home}: move it with `.to()` first."
         )
     dtype = torch.float32 if parameter is None else parameter.dtype
+    call = None
+    if inputs is not None and input_shape is None:
+        with isolated(module):
+            call = call_of_inputs(encoder, module, moved(_first_batch(inputs, batch_size), chosen))
+        input_shape = None if call.placement is None else call.placement.shape
+    elif input_shape is None:
+        raise ValueError(
+            "`input_shape` must be the shape of one example, as (3, 224, 224), where no `inputs` are given."
+        )
     probe = Probe(
         tasks, plan, input_shape, epsilons=epsilons, thresholds=thresholds, batch_size=batch_size, normalize=normalize,
-        inputs=inputs, views=views, labels=labels, seed=seed, device=chosen, module=module,
+        inputs=inputs, views=views, labels=labels, seed=seed, device=chosen, module=module, call=call,
     )  # fmt: skip
-    for doubt in probe.warnings:
-        warnings.warn(doubt, stacklevel=2)
+
+    def forward(x: Any) -> Any:
+        x = x._replace(values=x.values.to(dtype)) if isinstance(x, Proxy) else _in_precision(x, dtype)
+        return plain_call(encoder, x) if call is None else call(encoder, module, x)
+
+    if not probe.num_forwards:
+        raise ValueError(
+            "The encoder has no place for the real vectors of Gaussian tasks, so it has no score: give `inputs` with "
+            "`views`, or `labels`."
+        )
+    for warning in probe.warnings:
+        warnings.warn(warning, stacklevel=2)
     with isolated(module):
-        return probe(lambda x: encoder(x.to(dtype)), progress=progress)
+        return probe(forward, progress=progress)
+
+
+def _first_batch(inputs: Any, batch_size: int) -> Any:
+    """Some of the inputs, to see how the encoder takes them."""
+    rows = num_examples(inputs)
+    if rows is None:
+        return inputs[0] if isinstance(inputs, (list, tuple)) and inputs else inputs
+    return taken(inputs, torch.arange(min(rows, batch_size, 32)), rows)
+
+
+def _in_precision(x: Any, dtype: torch.dtype) -> Any:
+    return mapped(x, lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf)

@@ -10,8 +10,12 @@ from torch import Tensor
 
 from synbench_lightning.checks import shown
 from synbench_lightning.functional.representation.readout import few_label_readout
-from synbench_lightning.probe.proxy_samples import Block, Examples, checksum, in_blocks
+from synbench_lightning.probe.batched_encoding import BatchedEncoding
+from synbench_lightning.probe.proxy_samples import Block, Examples, in_blocks
+from synbench_lightning.probe.view_sampling import check_enough
 from synbench_lightning.probe.views import ViewedInputs, check_inputs
+from synbench_lightning.runtime.input_leaf import num_examples
+from synbench_lightning.runtime.structures import checksum, mapped, taken
 
 FEWEST_LABELLED, MOST_LABELLED = 20, 512
 """Labelled inputs that are shown."""
@@ -20,7 +24,7 @@ CLEAR = 3.0
 LOST = 0.5
 """Views under which a larger share of what the readout tells above chance is lost are told of."""
 
-Labels = Tensor | tuple[Tensor, Tensor]
+Labels = Tensor | tuple[Any, Tensor]
 """Those of the ``inputs``, ``(N,)``; or labelled inputs of their own, ``(N, *input_shape)`` and ``(N,)``."""
 
 
@@ -33,29 +37,39 @@ class LabelledInputs:
         ValueError: for labels that are no integers, do not fit the inputs, or are too few or all alike.
     """
 
-    def __init__(self, labels: Labels, inputs: Tensor | None, input_shape: Sequence[int], device: torch.device) -> None:
+    def __init__(self, labels: Labels, inputs: Any, input_shape: Sequence[int] | None, device: torch.device) -> None:
         check_labels(labels, inputs)
         self.of_inputs = isinstance(labels, Tensor)
         x, y = (inputs, labels) if isinstance(labels, Tensor) else labels
-        if isinstance(x, Tensor) and self.of_inputs and x.ndim == len(tuple(input_shape)) + 2:
+        if isinstance(x, Tensor) and self.of_inputs and input_shape and x.ndim == len(tuple(input_shape)) + 2:
             x = x[:, 0]  # of several views of each
         name = "inputs" if self.of_inputs else "labels[0]"
-        self.inputs = check_inputs(name, x, input_shape, FEWEST_LABELLED, MOST_LABELLED)
-        if x is not None and len(y) != len(x):
-            raise ValueError(f"`labels` must be one for each input, got {len(y)} labels for {len(x)} inputs.")
-        self.labels, self.device = y[: len(self.inputs)].detach().cpu(), device
+        number = num_examples(x)
+        if number is not None and len(y) != number:
+            raise ValueError(f"`labels` must be one for each input, got {len(y)} labels for {number} inputs.")
+        if isinstance(x, Tensor) and (x.is_floating_point() or number is None):
+            shape = tuple(x.shape[1:]) if input_shape is None else input_shape
+            self.inputs: Any = check_inputs(name, x, shape, FEWEST_LABELLED, MOST_LABELLED)
+        else:
+            self.inputs = _first_examples(name, x, number)
+        self.num_inputs = min(len(y), MOST_LABELLED)
+        self.labels, self.device = y[: self.num_inputs].detach().cpu(), device
         counts = self.labels.unique(return_counts=True)[1]
         if len(counts) < 2 or int((counts > 1).sum()) < 2:
             raise ValueError(
                 f"`labels` must hold two classes at least, with two examples each, among the first {len(self.labels)}; "
                 f"the numbers of examples are {counts.tolist()}."
             )
-        self.identity = f"{len(self.inputs)} ({checksum(self.inputs)}, {checksum(self.labels)})"
+        self.identity = f"{self.num_inputs} ({checksum(self.inputs)}, {checksum(self.labels)})"
 
-    @property
-    def examples(self) -> Examples:
-        """The inputs in their order."""
-        return Examples(in_blocks(len(self.inputs)), len(self.inputs), 1, self.write)
+    def features(self, encoding: BatchedEncoding) -> Tensor:
+        """Features ``(n, D)`` of the inputs, in their order."""
+        if isinstance(self.inputs, Tensor) and self.inputs.is_floating_point():
+            return encoding.features(Examples(in_blocks(self.num_inputs), self.num_inputs, 1, self.write))[:, 0]
+        found = encoding.features_of(self.inputs if isinstance(self.inputs, list) else [self.inputs])
+        if len(found) != self.num_inputs:
+            raise ValueError(f"`labels` must be one for each input, got {self.num_inputs} for {len(found)} inputs.")
+        return found
 
     def write(self, block: Block, out: Tensor) -> None:
         """Write the examples of a block into ``(block.vectors, *input_shape)``."""
@@ -89,6 +103,15 @@ class LabelledInputs:
         )
 
 
+def _first_examples(name: str, x: Any, number: int | None) -> Any:
+    """The first inputs of another kind than real tensors, on the CPU."""
+    if number is None:
+        return [mapped(chunk, lambda leaf: leaf.detach().cpu()) for chunk in x]
+    check_enough(name, number, FEWEST_LABELLED)
+    kept = taken(x, torch.arange(min(number, MOST_LABELLED)), number)
+    return mapped(kept, lambda leaf: leaf.detach().cpu())
+
+
 def check_labels(labels: Any, inputs: Any) -> None:
     """What can be said of labels before the shape of the inputs is known.
 
@@ -104,7 +127,7 @@ def check_labels(labels: Any, inputs: Any) -> None:
             f"(N, *input_shape) and their labels (N,), got {shown(y)}{' as y' if pair else ''}: "
             "`torch.as_tensor` makes a tensor of an array."
         )
-    if not pair and not isinstance(inputs, Tensor):
+    if not pair and (inputs is None or isinstance(inputs, str)):
         raise ValueError(
             f"`labels` of shape {tuple(y.shape)} need a tensor of `inputs` that they belong to, got inputs={inputs!r}: "
             "give a pair (x, y) of labelled inputs."

@@ -26,15 +26,19 @@ from synbench_lightning.probe.batched_encoding import BatchedEncoding
 from synbench_lightning.probe.families import Task, resolve_tasks
 from synbench_lightning.probe.labelled_inputs import LabelledInputs, Labels
 from synbench_lightning.probe.plan import ProbePlan
-from synbench_lightning.probe.proxy_samples import Normalize, ProxySamples, labelled_examples
+from synbench_lightning.probe.proxy_samples import Normalize, ProxySamples, as_it_is, labelled_examples
 from synbench_lightning.probe.result import ProbeResult, as_table
 from synbench_lightning.probe.tasks import GaussianTask, LabelledTask
-from synbench_lightning.probe.views import Views, viewed_inputs
+from synbench_lightning.probe.view_sampling import Views
+from synbench_lightning.probe.views import viewed_inputs
 from synbench_lightning.runtime.collectives import Processes, Progress, SingleProcess
+from synbench_lightning.runtime.encoder_call import EncoderCall, Proxy
 from synbench_lightning.runtime.features import FeatureReader
 
 LONG = 10.0
 """Seconds from which on statistics are announced."""
+UNCLEAR = 0.1
+"""Error of a score from too few forwards from which on it is worth a warning."""
 OFFICIAL_THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
 
 
@@ -49,20 +53,21 @@ class Probe:
         self,
         tasks: str | Sequence[Task],
         plan: ProbePlan | str,
-        input_shape: Sequence[int],
+        input_shape: Sequence[int] | None,
         *,
         epsilons: Sequence[float],
         thresholds: Sequence[float],
         batch_size: int,
         normalize: Normalize | None,
-        inputs: Tensor | None,
+        inputs: Any,
         views: Views | None = None,
         labels: Labels | None = None,
         seed: int,
         device: torch.device,
         module: nn.Module | None = None,
+        call: EncoderCall | None = None,
     ) -> None:
-        self.tasks = resolve_tasks(tasks, input_shape)
+        self.tasks = () if input_shape is None else resolve_tasks(tasks, input_shape)
         self.plan = ProbePlan.of(plan)
         self.epsilons = check_epsilons(epsilons)
         self.thresholds = check_thresholds(thresholds, self.plan.lowest_threshold)
@@ -77,11 +82,28 @@ class Probe:
         self._read = FeatureReader(module)
         gaussian = [task for task in self.tasks if isinstance(task, GaussianTask)]
         self.labelled = [task for task in self.tasks if isinstance(task, LabelledTask)]
-        self.samples = ProxySamples(gaussian, self.plan, normalize=normalize, seed=seed, device=device)
-        self.shown = viewed_inputs(inputs, views, self.samples.input_shape, seed, device)
+        self.seed, self.device = check_integer("seed", seed, 0), device
+        self.input_shape = None if input_shape is None else tuple(input_shape)
+        self._fixed_size = None if call is None else call.batch_size
+        self._samples = None
+        if input_shape is not None:
+            given = as_it_is if call is None else Proxy
+            self._samples = ProxySamples(
+                gaussian, self.plan, normalize=normalize, seed=seed, device=device, given=given
+            )
+        self.given_shape = self.input_shape
+        if call is not None and (call.placement is None or call.placement.kind != "input"):
+            self.given_shape = None if call.input is None else call.input.shape
+        self.shown = viewed_inputs(inputs, views, self.given_shape, seed, device)
         self.with_labels = None
         if labels is not None:
-            self.with_labels = LabelledInputs(labels, inputs, self.samples.input_shape, device)
+            self.with_labels = LabelledInputs(labels, inputs, self.given_shape, device)
+
+    @property
+    def samples(self) -> ProxySamples:
+        """The examples of the Gaussian tasks, where there are any."""
+        assert self._samples is not None
+        return self._samples
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -93,8 +115,9 @@ class Probe:
         """Examples that one probe shows the encoder, over all processes."""
         shown = 0 if self.shown is None else self.shown.num_inputs * self.shown.draws
         labelled = sum(task.num_examples for task in self.labelled)
-        few = 0 if self.with_labels is None else len(self.with_labels.inputs)
-        return self.plan.num_forwards(len(self.samples.tasks)) + labelled + shown + few
+        few = 0 if self.with_labels is None else self.with_labels.num_inputs
+        gaussian = self.plan.num_forwards(len(self.samples.tasks)) if self._samples else 0
+        return gaussian + labelled + shown + few
 
     def __call__(
         self,
@@ -115,18 +138,17 @@ class Probe:
         """
         start = time.perf_counter()
         processes = processes or SingleProcess()
-        samples = self.samples
         encoding = BatchedEncoding(
-            encoder, self._read, samples.input_shape, samples.device, self.batch_size, self.num_forwards, processes,
-            progress,
+            encoder, self._read, self.input_shape or (), self.device, self.batch_size, self.num_forwards, processes,
+            progress, self._fixed_size,
         )  # fmt: skip
         try:
-            found = self._limit(encoding) if self.plan.protocol == "fast" else self._official(encoding)
-            if self.labelled:
-                found = self._with_labelled(found, encoding)
-            told = self._input_metrics(encoding)
+            found = self._gaussian(encoding) if self._samples else None
+            told, features = self._input_metrics(encoding)
         finally:
             self.batch_size = encoding.batch_size
+        if found is None:
+            found = _without_tasks(features)
         rank, alpha, deviation = spectrum_statistics(found.eigenvalues, found.variances)
         result = ProbeResult(
             tasks=tuple(task.name for task in self.tasks),
@@ -142,12 +164,16 @@ class Probe:
             alpha_req=alpha,
             feature_std=deviation,
             **told,
-            input_shape=self.samples.input_shape,
+            input_shape=self.input_shape,
             num_forwards=self.num_forwards,
-            seed=self.samples.seed,
+            seed=self.seed,
             seconds=time.perf_counter() - start,
         )
         return processes.broadcast(result)
+
+    def _gaussian(self, encoding: BatchedEncoding) -> _Found:
+        found = self._limit(encoding) if self.plan.protocol == "fast" else self._official(encoding)
+        return self._with_labelled(found, encoding) if self.labelled else found
 
     def _limit(self, encoding: BatchedEncoding) -> _Found:
         features = encoding.features(self.samples.examples(self.samples.cells))
@@ -158,36 +184,48 @@ class Probe:
         found = []
         for rows in self._groups:
             found.append(estimate_limit(shaped if len(self._groups) == 1 else shaped[rows], scales, self.epsilons))
-            if not found[-1].resolved and encoding.processes.rank == 0:
-                self._warn_unresolved(found[-1].rank, dim, len(rows))
         order = torch.tensor([row for rows in self._groups for row in rows]).argsort()
 
         def scores(accuracy: Tensor, bound: Tensor) -> Tensor:
             return synbench_score(accuracy, bound, scales, self.thresholds, self.plan.weights)
 
-        accuracy, bound = (torch.cat(curves).cpu()[order] for curves in list(zip(*found, strict=True))[:2])
-        replicates = (torch.cat(curves, 1).cpu()[:, order] for curves in list(zip(*found, strict=True))[2:4])
-        errors = jackknife_error(scores(accuracy, bound), scores(*replicates))
+        fields = list(zip(*found, strict=True))
+        accuracy, bound = (torch.cat(curves).cpu()[order] for curves in fields[:2])
+        replicates = (torch.cat(curves, 1).cpu()[:, order] for curves in fields[2:4])
+        uncorrected = (torch.cat(curves).cpu()[order] for curves in fields[4:6])
+        value = scores(accuracy, bound)
+        of_correction = found[0].correction_error * (value - scores(*uncorrected)).abs()
+        if encoding.processes.rank == 0 and not self._warned:
+            unresolved = [
+                (one.rank, len(rows)) for one, rows in zip(found, self._groups, strict=True) if not one.resolved
+            ]
+            self._warn_too_few(dim, unresolved, float(of_correction[:, 0, 0].max()))
+        errors = jackknife_error(value, scores(*replicates)).hypot(of_correction)
         return _Found(accuracy, bound, errors, dim, found[0].eigenvalues, found[0].variances)
 
-    def _input_metrics(self, encoding: BatchedEncoding) -> dict[str, Any]:
-        """What of a result is about inputs and labels, by its name there; nothing where there are none."""
+    def _input_metrics(self, encoding: BatchedEncoding) -> tuple[dict[str, Any], Tensor | None]:
+        """What of a result is about inputs and labels, by its name there, and features ``(N, D)`` of them; nothing
+        where there are none.
+        """
         told: dict[str, Any] = {}
+        features: Tensor | None = None
         if self.shown is not None:
-            of_inputs = self.shown.by_input(encoding.features(self.shown.examples)[:, 0])
+            of_inputs = self.shown.features(encoding)
+            features = of_inputs.flatten(0, 1)
             told["information"] = float(instance_information(of_inputs))
             told["information_error"] = float(information_error(of_inputs))
             told["information_kind"], told["inputs"] = self.shown.kind, self.shown.identity
         if self.with_labels is not None:
-            features = encoding.features(self.with_labels.examples)[:, 0]
-            readout = few_label_readout(features, self.with_labels.labels)
+            of_labelled = self.with_labels.features(encoding)
+            features = of_labelled if features is None else features
+            readout = few_label_readout(of_labelled, self.with_labels.labels)
             told["readout"], told["readout_error"] = readout.value, readout.error
             told["labels"] = self.with_labels.identity
             if self.shown is not None and not self._judged and encoding.processes.rank == 0:
                 self._judged = True
-                if (words := self.with_labels.lost_under_views(features, self.shown, of_inputs)) is not None:
+                if (words := self.with_labels.lost_under_views(of_labelled, self.shown, of_inputs)) is not None:
                     warnings.warn(words, stacklevel=4)
-        return told
+        return told, features
 
     @cached_property
     def _groups(self) -> list[list[int]]:
@@ -211,16 +249,31 @@ class Probe:
     def _rows_of_a_task(self) -> int:
         return self.samples.vectors * self.plan.signs * len(self.plan.scales)
 
-    def _warn_unresolved(self, rank: int, dim: int, tasks: int) -> None:
-        if not self._warned:
-            self._warned = True
-            needed = math.ceil(4 * dim * len(self.samples.tasks) / tasks)
-            warnings.warn(
-                f"The representation varies in {rank} of its {dim} dimensions, more than {self.num_forwards} "
-                "forwards resolve: the score is that of a ridge rule and may be off. Use "
-                f"`plan=ProbePlan(forwards={needed})` or more.",
-                stacklevel=4,
+    def _warn_too_few(self, dim: int, unresolved: Sequence[tuple[int, int]], error: float) -> None:
+        """Say so where the forwards are too few: for some groups' ranks and numbers of tasks, or by the scores' error.
+
+        That is the largest of the tasks' at epsilon 0 and the lowest threshold, where it is smallest.
+        """
+        if not unresolved and error <= UNCLEAR:
+            return
+        self._warned = True
+        # The error falls with the power 3/2 of the forwards: what is corrected, and how well it is known.
+        needed = self.plan.forwards * (2 * error / UNCLEAR) ** (2 / 3)
+        off = f"scores may be off by {error:.2f}, mostly upwards, as their standard errors say"
+        if unresolved:
+            rank, tasks = unresolved[0]
+            needed = max(needed, 4 * dim * len(self.samples.tasks) / tasks)
+            words = (
+                f"The representation varies in {rank} of its {dim} dimensions, more than {self.num_forwards} forwards "
+                f"resolve: the discriminants have a ridge, and {off}."
             )
+        else:
+            words = (
+                f"{self.num_forwards} forwards are too few for {len(self.samples.tasks)} tasks and this representation "
+                f"of {dim} dimensions: {off}."
+            )
+        enough = 256 * math.ceil(needed / 256)
+        warnings.warn(f"{words} Use `plan=ProbePlan(forwards={enough})` or more.", stacklevel=4)
 
     def _official(self, encoding: BatchedEncoding) -> _Found:
         labels, half, scales = (self.samples.signs > 0).long(), self.samples.vectors // 2, self.plan.scales
@@ -257,6 +310,15 @@ class Probe:
         if gaussian.standard_errors is not None:
             of_all = torch.cat([gaussian.standard_errors, torch.stack(errors)])[order]
         return gaussian._replace(accuracy=accuracy, bound=bound, standard_errors=of_all)
+
+
+def _without_tasks(features: Tensor | None) -> _Found:
+    """What is found where there are no Gaussian tasks: the covariance of the inputs' features."""
+    assert features is not None
+    centred = features.double() - features.double().mean(0)
+    eigenvalues = torch.linalg.svdvals(centred).square() / max(len(centred) - 1, 1)
+    none = torch.empty(0, 0, 0)
+    return _Found(none, none, none, features.shape[-1], eigenvalues, centred.var(0))
 
 
 class _Found(NamedTuple):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,16 +28,23 @@ class Block(NamedTuple):
     vectors: int
 
 
+def as_it_is(batch: Tensor) -> Tensor:
+    """The batch itself is what the encoder takes."""
+    return batch
+
+
 class Examples(NamedTuple):
     """What an encoder is shown in one pass: blocks, each of which is written by ``write(block, out)``.
 
-    ``out`` is ``(signs * block.vectors, *input_shape)``; all blocks together have ``rows`` vectors.
+    ``out`` is ``(signs * block.vectors, *shape)``; all blocks together have ``rows`` vectors. ``given`` makes of a
+    batch of them what the encoder is called with.
     """
 
     blocks: list[Block]
     rows: int
     signs: int
     write: Callable[[Block, Tensor], None]
+    given: Callable[[Tensor], Any] = as_it_is
 
 
 def in_blocks(vectors: int) -> list[Block]:
@@ -61,11 +67,6 @@ def labelled_examples(task: LabelledTask) -> Examples:
     return Examples(in_blocks(task.num_examples), task.num_examples, 1, write)
 
 
-def checksum(inputs: Tensor) -> str:
-    """A sum that changes with the values of a tensor, as text."""
-    return f"{zlib.crc32(inputs.detach().cpu().float().contiguous().numpy().tobytes()):08x}"
-
-
 class ProxySamples:
     """The examples of a family of tasks under a plan.
 
@@ -81,7 +82,9 @@ class ProxySamples:
         normalize: Normalize | None,
         seed: int,
         device: torch.device,
+        given: Callable[[Tensor], Any] = as_it_is,
     ) -> None:
+        self.given = given
         self.tasks, self.plan, self.device = tuple(tasks), plan, device
         self.input_shape = tuple(self.tasks[0].direction.shape)
         self.seed = check_integer("seed", seed, 0)
@@ -105,7 +108,7 @@ class ProxySamples:
             for row, (task, scale) in enumerate(cells)
             for block in in_blocks(self.vectors)
         ]
-        return Examples(blocks, len(cells) * self.vectors, self.plan.signs, self.write)
+        return Examples(blocks, len(cells) * self.vectors, self.plan.signs, self.write, self.given)
 
     def write(self, block: Block, out: Tensor) -> None:
         """Write the examples of a block, those of the plus sign first, into ``(signs * vectors, *input_shape)``."""

@@ -111,7 +111,7 @@ class ProbeResult:
     @property
     def settings(self) -> str:
         """What a result was made with: tasks, plan, epsilons, seed, shape of the input, inputs, labels."""
-        shape = "" if self.input_shape is None else f"; input shape {self.input_shape}"
+        shape = "" if self.input_shape is None else f"; input shape {self.input_shape}"  # of the Gaussian examples
         inputs = "" if self.inputs is None else f"; inputs {self.inputs}"
         labels = "" if self.labels is None else f"; labels {self.labels}"
         return f"{self._settings_of_score}{shape}{inputs}{labels}"
@@ -130,7 +130,7 @@ class ProbeResult:
             return "information"
         if self.readout is not None:
             return "readout"
-        return "score" if self.information is None else "information"
+        return "information" if self.information is not None or not self.tasks else "score"
 
     def compares(self, other: ProbeResult) -> bool:
         """Whether each value that both results have was made alike; one may have values that the other has not.
@@ -148,7 +148,9 @@ class ProbeResult:
 
     @property
     def collapsed(self) -> bool:
-        """Whether no discriminant exists for any task: the features are constant."""
+        """Whether the features are constant: no discriminant exists for any task."""
+        if not self.tasks:
+            return self.feature_std == 0
         return not any(value for rows in self.bound for row in rows for value in row)
 
     @property
@@ -276,7 +278,7 @@ class ProbeResult:
         found = cls(**{**noise, **values, **lists, **tables, "standard_errors": errors, "plan": plan})
         shape = (len(found.tasks), len(found.epsilons), len(plan.scales))
         for name, table in tables.items():
-            if torch.tensor(table).shape != shape:
+            if found.tasks and torch.tensor(table).shape != shape:
                 raise ValueError(f"a ProbeResult has `{name}` of another shape than {shape}, tasks x epsilons x scales")
         return found
 
@@ -292,6 +294,11 @@ class ProbeResult:
 
     def _place(self, task: str | None, epsilon: float) -> tuple[int, int]:
         """Where a task, by default the first one, and an epsilon stand in the tables."""
+        if not self.tasks:
+            raise ValueError(
+                "This probe has no score: the encoder has no place for the real vectors of Gaussian tasks. It has "
+                "`information` or `readout`."
+            )
         row = 0 if task is None else _position(self.tasks, task, "task")
         return row, _position(self.epsilons, epsilon, "epsilon")
 

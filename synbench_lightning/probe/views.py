@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from synbench_lightning.checks import shown
-from synbench_lightning.probe.proxy_samples import Block, Examples, checksum, in_blocks
+from synbench_lightning.probe.batched_encoding import BatchedEncoding
+from synbench_lightning.probe.chunked_views import ChunkedViews, drawn_chunks, given_chunks
+from synbench_lightning.probe.proxy_samples import Block, Examples, in_blocks
 from synbench_lightning.probe.tasks import NOISE_BLOCK, noise_block
-from synbench_lightning.runtime.seeded_calls import seeded
+from synbench_lightning.probe.view_sampling import (
+    FEWEST_INPUTS,
+    INPUT_FORWARDS,
+    INPUT_NOISE,
+    MOST_INPUTS,
+    ONE_BY_ONE,
+    Kind,
+    Views,
+    check_enough,
+    num_draws,
+    random_view,
+)
+from synbench_lightning.runtime.structures import checksum
 
-FEWEST_INPUTS, MOST_INPUTS = 32, 128
-"""How many inputs are shown with noise or drawn views: with fewer there are too few directions between them."""
-INPUT_FORWARDS = 2048
-"""Examples made of them, at most."""
-INPUT_NOISE = 0.7
-"""Standard deviation of their noise, in units of their own; chosen in ``examples/validity_study.py``."""
 VIEWS_BUDGET_BYTES = 2**31
 """Views that fit are kept in the memory of the host between probes, each process its own; more are drawn again."""
 LITTLE = 1e-3
 """Views that change less than this share of the variance of the inputs are told of, by convention."""
 
-Views = Callable[[Tensor], Tensor]
-"""From a batch of inputs ``(N, *input_shape)`` to a random view of each."""
-Kind = Literal["noise", "views", "pairs"]
-
 
 class ViewedInputs(Protocol):
-    """Inputs that are shown several times.
+    """Inputs each of which is encoded several times: with noise, or in views.
 
-    ``kind`` tells what the information about them is measured with, ``identity`` the inputs and views: values with
-    another one do not compare. ``warnings`` are sentences about views that may not be what was meant.
+    ``kind`` says what the information about them is measured with, ``identity`` which inputs and views: values with
+    another one are not comparable. ``warnings`` are sentences about views that may not be what was meant.
     """
 
     kind: Kind
@@ -44,50 +47,48 @@ class ViewedInputs(Protocol):
     num_inputs: int
     draws: int
 
-    @property
-    def examples(self) -> Examples:
-        """What the encoder is shown."""
-        ...
-
-    def by_input(self, features: Tensor) -> Tensor:
-        """Features ``(rows, D)`` of the examples as ``(inputs, draws, D)``."""
+    def features(self, encoding: BatchedEncoding) -> Tensor:
+        """Features ``(inputs, draws, D)``."""
         ...
 
 
 def viewed_inputs(
-    inputs: Tensor | None, views: Views | None, input_shape: Sequence[int], seed: int, device: torch.device
+    inputs: Any, views: Views | None, input_shape: Sequence[int] | None, seed: int, device: torch.device
 ) -> ViewedInputs | None:
-    """Inputs as they will be shown; ``None`` where none were given.
+    """Inputs as they will be encoded; ``None`` where none were given.
 
     Args:
-        inputs: ``(N, *input_shape)``, at least 32, of which the first 128 are shown with noise, or in ``views`` where
-            that is given; or ``(N, V, *input_shape)``, V views of each, as many as 2,048 forwards allow.
+        inputs: ``(N, *input_shape)``, at least 32, of which the first 128 are encoded with noise, or in ``views`` where
+            that is given; or ``(N, V, *input_shape)``, V views of each, as many as 2,048 forwards allow. Or integers
+            of these shapes, or a structure of tensors with N rows each, or a list of batches of another kind.
         views: see :data:`Views`.
-        input_shape: shape of one input of the encoder.
+        input_shape: shape of one input of the encoder; ``None`` where it has none.
         seed: of noise and views.
-        device: where noise is drawn and examples are shown.
+        device: where noise is drawn and examples are encoded.
 
     Raises:
         ValueError: for inputs of another shape, too few of them, such as are not finite or do not vary; for views
-            without inputs, or such as are not random views of what they are given.
+            without inputs, or such as are not random views of what they are given; for inputs to which no noise can be
+            added, without views.
     """
     if inputs is None:
         if views is not None:
             raise ValueError("`views` needs `inputs`, the inputs that views are drawn of; got `inputs=None`.")
         return None
-    shape = tuple(input_shape)
-    if (
-        isinstance(inputs, Tensor)
-        and inputs.shape[2:] == shape
-        and inputs.ndim > len(shape) + 1
-        and inputs.shape[1] > 1
-    ):
+    if isinstance(inputs, ChunkedViews):
+        return inputs
+    real = isinstance(inputs, Tensor) and inputs.is_floating_point()
+    shape = tuple(inputs.shape[1:]) if input_shape is None and isinstance(inputs, Tensor) else tuple(input_shape or ())
+    several = isinstance(inputs, Tensor) and inputs.shape[2:] == shape and inputs.ndim > len(shape) + 1
+    if several and inputs.shape[1] > 1:
         if views is not None:
             raise ValueError(
                 f"`inputs` of shape {tuple(inputs.shape)} holds {inputs.shape[1]} views of each input already: give "
                 "`inputs[:, 0]` with `views`, or leave `views` out."
             )
-        return GivenViews(inputs, shape, device)
+        return GivenViews(inputs, shape, device) if real else given_chunks(inputs)
+    if not real and not (isinstance(inputs, Tensor) and inputs.ndim == 1):
+        return drawn_chunks(inputs, views, seed)
     return (
         NoisyViews(inputs, shape, seed, device) if views is None else SampledViews(inputs, views, shape, seed, device)
     )
@@ -99,15 +100,11 @@ class _InputByInput(ABC):
     num_inputs: int
     draws: int
 
-    @property
-    def examples(self) -> Examples:
-        """All of them, those of one input after those of another."""
+    def features(self, encoding: BatchedEncoding) -> Tensor:
+        """Features ``(inputs, draws, D)``: those of one input are encoded after those of another."""
         rows = self.num_inputs * self.draws
-        return Examples(in_blocks(rows), rows, 1, self.write)
-
-    def by_input(self, features: Tensor) -> Tensor:
-        """``(inputs, draws, D)``."""
-        grouped: Tensor = features.unflatten(0, (-1, self.draws))
+        found = encoding.features(Examples(in_blocks(rows), rows, 1, self.write))[:, 0]
+        grouped: Tensor = found.unflatten(0, (-1, self.draws))
         return grouped
 
     @abstractmethod
@@ -126,7 +123,7 @@ class NoisyViews(_InputByInput):
         self.noise = INPUT_NOISE * float(self.inputs.double().std())
         self.identity = f"{len(self.inputs)} ({checksum(self.inputs)})"
         self.seed, self.device, self.num_inputs = seed, device, len(self.inputs)
-        self.draws = _draws(self.num_inputs)
+        self.draws = num_draws(self.num_inputs)
 
     def write(self, block: Block, out: Tensor) -> None:
         """Write the examples of a block into ``(block.vectors, *input_shape)``."""
@@ -153,7 +150,7 @@ class SampledViews:
             raise ValueError(f"`views` must be a function from a batch of inputs to views of them, got {views!r}.")
         self.inputs = check_inputs("inputs", inputs, input_shape, FEWEST_INPUTS, MOST_INPUTS)
         self.views, self.seed, self.device, self.num_inputs = views, seed, device, len(self.inputs)
-        self.draws = _draws(self.num_inputs)
+        self.draws = num_draws(self.num_inputs)
         fits = 4 * self.draws * self.inputs.numel() <= VIEWS_BUDGET_BYTES
         self._kept: dict[int, Tensor] | None = {} if fits else None
         first = self.drawn(0)
@@ -166,15 +163,11 @@ class SampledViews:
         self.warnings = _view_warnings(self.inputs, first, other)
         self.identity = f"{self.num_inputs} ({checksum(self.inputs)}) in {self.draws} views ({checksum(first)})"
 
-    @property
-    def examples(self) -> Examples:
-        """All of them, those of one draw after those of another."""
+    def features(self, encoding: BatchedEncoding) -> Tensor:
+        """Features ``(inputs, draws, D)``: one view of every input is encoded after another."""
         blocks = [Block(draw * self.num_inputs, 0, 0, draw, self.num_inputs) for draw in range(self.draws)]
-        return Examples(blocks, self.draws * self.num_inputs, 1, self.write)
-
-    def by_input(self, features: Tensor) -> Tensor:
-        """``(inputs, draws, D)``."""
-        grouped: Tensor = features.unflatten(0, (self.draws, -1))
+        found = encoding.features(Examples(blocks, self.draws * self.num_inputs, 1, self.write))[:, 0]
+        grouped: Tensor = found.unflatten(0, (self.draws, -1))
         return grouped.transpose(0, 1)
 
     def write(self, block: Block, out: Tensor) -> None:
@@ -185,16 +178,7 @@ class SampledViews:
         """One view of each input."""
         if self._kept is not None and draw in self._kept:
             return self._kept[draw]
-        state = np.random.SeedSequence([self.seed, draw]).generate_state(1, np.uint64)
-        with seeded(self.views, int(state[0]) >> 1):
-            try:
-                found = self.views(self.inputs.clone())
-            except Exception as error:
-                raise ValueError(
-                    f"`views` failed on a batch of shape {tuple(self.inputs.shape)}: {type(error).__name__}: {error}. "
-                    f"{ONE_BY_ONE}"
-                ) from error
-        view = _checked_view(found, self.inputs)
+        view = _checked_view(random_view(self.views, self.inputs, self.seed, draw), self.inputs)
         if self._kept is not None:
             self._kept[draw] = view
         return view
@@ -221,12 +205,6 @@ class GivenViews(_InputByInput):
         out.copy_(self.inputs.flatten(0, 1)[block.first : block.first + block.vectors])
 
 
-ONE_BY_ONE = (
-    "It is given a batch (N, *input_shape) on the CPU and returns one as large; for a transform of single "
-    "examples pass `lambda batch: torch.stack([transform(x) for x in batch])`."
-)
-
-
 def check_inputs(name: str, inputs: Any, input_shape: Sequence[int], fewest: int, most: int) -> Tensor:
     """The first inputs, on the CPU in single precision: finite, of the shape, not too few and not all alike."""
     shape = tuple(input_shape)
@@ -235,19 +213,11 @@ def check_inputs(name: str, inputs: Any, input_shape: Sequence[int], fewest: int
             f"`{name}` must be a floating-point tensor (N, {', '.join(map(str, shape))}), as the encoder takes "
             f"them, got {shown(inputs)}: `torch.as_tensor` makes a tensor of an array."
         )
-    if len(inputs) < fewest:
-        raise ValueError(f"`{name}` must be at least {fewest}, got {len(inputs)}.")
+    check_enough(name, len(inputs), fewest)
     kept = inputs[:most].detach().cpu().float()
     if not 0 < (deviation := float(kept.double().std())) < float("inf"):
         raise ValueError(f"`{name}` must be finite and vary; their standard deviation is {deviation:g}.")
     return kept
-
-
-def _draws(inputs: int) -> int:
-    draws = NOISE_BLOCK
-    while draws * inputs > INPUT_FORWARDS:
-        draws //= 2
-    return draws
 
 
 def _checked_view(found: Any, inputs: Tensor) -> Tensor:

@@ -1,65 +1,100 @@
-"""What training calls its modules with, seen in its first step."""
+"""What training calls its modules with, recorded during its first step."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from synbench_lightning.runtime.input_shape import tensors_in
-from synbench_lightning.runtime.lightning_packages import LightningModule, lacks_forward
+from synbench_lightning.runtime.input_leaf import InputLeaf, input_leaf
+from synbench_lightning.runtime.lightning_packages import LightningModule
+from synbench_lightning.runtime.module_names import named_like_encoder
+from synbench_lightning.runtime.structures import Arguments, leaves, mapped, tensors_in
+
+SAMPLE_ROWS = 4
+"""Examples whose outputs are kept, to compare a repetition of a call with it."""
+
+Key = tuple[str, str]
+"""A dotted attribute of the LightningModule, and the method of it that was called; ``""`` for the module itself."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call:
-    """How training calls a module.
+    """How training called a module, or a method of a module.
 
     Args:
         path: dotted attribute of the LightningModule; ``""`` for itself.
-        shape: of one example of the input; of a list of crops, of the largest.
-        argument: position or keyword of the input.
-        listed: whether the input is a list of tensors.
-        beside: arguments that the module has no default for, by keyword: plain values, which can be given again.
-        missing: names of such arguments that are tensors or other objects, which cannot.
-        features: whether it returns a tensor ``(N, ...)`` for N examples.
+        method: name of the method; ``""`` where the module itself was called.
+        input: the input among the arguments; ``None`` where they hold none that could be replaced.
+        arguments: what it was called with; ``None`` for calls that are no candidates for the encoder.
+        shapes: of the real tensors in the output.
+        sample: the first rows of these, as they were returned.
         trained: whether it has parameters that the call trains.
-        direct: whether the module itself was called; else one of its methods, which called modules in it.
+        parent: the innermost other call that it was made in.
+        shares_input: whether its input is that of its parent.
+        order: when it began and when it ended, counted in calls.
+        random_state: of the CPU when it began.
+        versions: how often its weights and its input were written to when it ended.
+        count: how often it was called.
     """
 
     path: str
-    shape: tuple[int, ...]
-    argument: int | str = 0
-    listed: bool = False
-    beside: tuple[tuple[str, Any], ...] = ()
-    missing: tuple[str, ...] = ()
-    features: bool = True
+    method: str = ""
+    input: InputLeaf | None = None
+    arguments: Arguments | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
+    sample: tuple[Tensor, ...] = ()
     trained: bool = True
-    direct: bool = True
+    parent: Key | None = None
+    shares_input: bool = True
+    order: tuple[int, int] = (0, 0)
+    random_state: Tensor | None = field(default=None, repr=False)
+    versions: tuple[int, ...] = ()
+    count: int = 1
+
+    def stale(self, module: nn.Module) -> bool:
+        """Whether weights of the module, or what it was called with, were written to since."""
+        return self.versions != _versions(module, self.arguments)
+
+    @property
+    def key(self) -> Key:
+        """What tells it from other calls."""
+        return self.path, self.method
 
     @property
     def name(self) -> str:
-        """What the module is called in messages."""
-        return f"`{self.path}`" if self.path else "the module's own `forward`"
+        """What is called, in messages: a dotted attribute."""
+        return ".".join(filter(None, self.key)) or "forward"
 
-    def __call__(self, module: Any, x: Any) -> Any:
-        """Call a module as training does, with another input."""
-        given: Any = [x] if self.listed else x
-        beside = dict(self.beside)
-        if isinstance(self.argument, str):
-            return module(**{self.argument: given}, **beside)
-        return module(given, **beside)
+    @property
+    def features(self) -> bool:
+        """Whether it returned a real tensor ``(N, ...)`` for the N examples that it was given, where that is known."""
+        rows = None if self.input is None else self.input.rows
+        several = self.input is not None and self.input.listed
+        return any(
+            len(shape) >= 2 and (rows in (None, shape[0]) or (several and rows is not None and shape[0] % rows == 0))
+            for shape in self.shapes
+        )
+
+    @property
+    def returns_loss(self) -> bool:
+        """Whether a number is among what it returned."""
+        return () in self.shapes
 
 
 class CallRecorder:
-    """Hooks on the modules of a LightningModule, from now until :meth:`end`; they keep shapes and no tensors.
+    """Records calls of the modules of a LightningModule, from now until :meth:`end`.
 
-    Modules inside compiled ones are not looked at, and what is compiled in the meantime does not contain the hooks. (A
-    compiled function that is no module, but runs some, is compiled once more afterwards: torch guards their hooks.)
+    Calls of modules are seen by hooks, those of other methods of the user's classes by a wrapper that stands in the
+    class meanwhile. Copies of a module that are made in this time have neither. Modules inside compiled ones are not
+    looked at. (A compiled function that runs modules is compiled once more afterwards: torch guards their hooks.)
 
     Example:
         >>> class Module(LightningModule):
@@ -69,72 +104,196 @@ class CallRecorder:
         ...     def training_step(self, batch, batch_idx):
         ...         return self.encoder(batch.flatten(1)).sum()
         >>> module = Module()
-        >>> observation = CallRecorder(module)
+        >>> recorder = CallRecorder(module)
         >>> loss = module.training_step(torch.rand(8, 1, 4, 4), 0)
-        >>> observation.end()["encoder"].shape
+        >>> recorder.end()["encoder", ""].input.shape
         (16,)
     """
 
     def __init__(self, root: LightningModule) -> None:
         self._root = root
         self._calls: list[Call] = []  # in the order in which they ended
-        self._other: set[str] = set()  # called with something else than an input, as token ids
+        self._open: list[tuple[Key, Arguments, InputLeaf | None, Tensor | None, int]] = []
+        self._count = 0
         seen = list(_open_modules(root))
         self.paths = {id(part): path for path, part in seen}
         """The modules that are looked at."""
-        self._ends: list[Callable[[], None]] = [self._watch(path, part) for path, part in seen]
+        self._copies: list[dict[int, Any]] = []
+        self._ends: list[Callable[[], None]] = []
+        for path, part in seen:
+            self._ends += self._watch(path, part)
+        for kind, name in _methods(root, [part for _, part in seen]):
+            self._ends.append(self._wrap(kind, name))
 
-    def end(self) -> dict[str, Call]:
-        """Take the hooks away; the calls by path, in the order in which modules were first called."""
+    def end(self) -> dict[Key, Call]:
+        """Take all hooks away; the calls in the order in which they first began."""
         for end in self._ends:
             end()
-        self._ends = []
-        found: dict[str, Call] = {}
-        for call in self._calls:
-            other = found.get(call.path)
-            found[call.path] = call if other is None else _joined(other, call)
-        return {**found, **self._reached(found)}
+        self._ends, self._open = [], []
+        self._copies.clear()
+        found: dict[Key, Call] = {}
+        for call in sorted(self._calls, key=lambda call: call.order):
+            other = found.get(call.key)
+            found[call.key] = call if other is None else _joined(other, call)
+        self._calls = []
+        return found
 
-    def _watch(self, path: str, part: nn.Module) -> Callable[[], None]:
-        """Hear of a module's calls until what is returned is called."""
+    def _watch(self, path: str, part: nn.Module) -> list[Callable[[], None]]:
         compiled = part._compiled_call_impl
         if compiled is None:
-            return part.register_forward_hook(partial(self._see, path), with_kwargs=True).remove
+            begin = _Hook(partial(self._begin, path, ""), self._copies)
+            finish = _Hook(partial(self._finish, path, "", part), self._copies)
+            handles = (
+                part.register_forward_pre_hook(begin, with_kwargs=True),
+                part.register_forward_hook(finish, with_kwargs=True),
+            )
+            return [partial(_remove_hook, part, handle, self._copies) for handle in handles]
 
         def call(*args: Any, **kwargs: Any) -> Any:  # of a module that `compile()` was called on: hooks are within
+            self._begin(path, "", part, args, kwargs)
             output = compiled(*args, **kwargs)
-            self._see(path, part, args, kwargs, output)
+            self._finish(path, "", part, part, args, kwargs, output)
             return output
 
         part._compiled_call_impl = call
-        return partial(setattr, part, "_compiled_call_impl", compiled)
+        return [partial(setattr, part, "_compiled_call_impl", compiled)]
 
-    def _see(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _wrap(self, kind: type, name: str) -> Callable[[], None]:
+        original = kind.__dict__[name]
+
+        @functools.wraps(original)
+        def method(module: Any, *args: Any, **kwargs: Any) -> Any:
+            path = self.paths.get(id(module))
+            if path is None or torch.compiler.is_compiling():
+                return original(module, *args, **kwargs)
+            self._begin(path, name, module, args, kwargs)
+            output = original(module, *args, **kwargs)
+            self._finish(path, name, module, module, args, kwargs, output)
+            return output
+
+        setattr(kind, name, method)
+        return partial(setattr, kind, name, original)
+
+    def _begin(self, path: str, method: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         if torch.compiler.is_compiling() or not self._root.training:  # in a probe, of another callback
             return
-        call = _read(path, module, args, kwargs, output)
-        if call is None:
-            self._other.add(path)
-        else:
-            self._calls.append(call)
+        arguments = Arguments(tuple(args), dict(kwargs))
+        state = torch.get_rng_state() if path.count(".") < 3 else None
+        self._open.append(((path, method), arguments, input_leaf(arguments), state, self._count))
+        self._count += 1
 
-    def _reached(self, found: Mapping[str, Call]) -> dict[str, Call]:
-        """Modules that have a forward, were not called, and in which something was: through a method of theirs."""
-        reached: dict[str, Call] = {}
-        for path, call in found.items():
-            names = path.split(".")
-            for depth in range(1, len(names)):
-                outer = ".".join(names[:depth])
-                if outer in found or outer in self._other or not has_forward(self._root.get_submodule(outer)):
-                    continue
-                known = reached.setdefault(outer, Call(outer, call.shape, trained=call.trained, direct=False))
-                reached[outer] = replace(known, trained=known.trained or call.trained)
-        return reached
+    def _finish(
+        self, path: str, method: str, module: nn.Module, _: nn.Module, args: Any, kwargs: Any, output: Any
+    ) -> None:
+        if torch.compiler.is_compiling() or not self._root.training:
+            return
+        while self._open and self._open[-1][0] != (path, method):  # calls that have raised
+            self._open.pop()
+        if not self._open:
+            return
+        _key, arguments, leaf, state, begun = self._open.pop()
+        parent = self._open[-1] if self._open else None
+        shares = parent is None or parent[0][0] == "" or _same_input(arguments, leaf, parent[1], parent[2])
+        real = [x for x in tensors_in(output) if x.is_floating_point() or x.is_complex()]
+        kept = shares or named_like_encoder(path)
+        self._calls.append(
+            Call(
+                path, method, leaf,
+                arguments=mapped(arguments, Tensor.detach) if kept else None,
+                shapes=tuple(tuple(x.shape) for x in real),
+                sample=tuple(x.detach()[:SAMPLE_ROWS].clone() for x in real if x.ndim >= 2) if kept else (),
+                trained=any(x.requires_grad for x in real) and any(p.requires_grad for p in module.parameters()),
+                parent=None if parent is None else parent[0],
+                shares_input=shares,
+                order=(begun, self._count),
+                random_state=state if kept else None,
+                versions=_versions(module, arguments) if kept else (),
+            )
+        )  # fmt: skip
+        self._count += 1
 
 
-def has_forward(module: nn.Module) -> bool:
-    """Whether a module can be called: containers cannot."""
-    return getattr(type(module), "forward", None) is not nn.Module.forward and not lacks_forward(module)
+def watch_calls(root: nn.Module, key: Key, see: Callable[[Arguments], None]) -> Callable[[], None]:
+    """Have ``see`` told what a module, or a method of it, is called with in training, until what is returned is called.
+
+    Args:
+        root: the LightningModule.
+        key: of the call.
+        see: given the arguments, before the call.
+    """
+    path, method = key
+    module = root.get_submodule(path)
+    copies: list[dict[int, Any]] = []
+
+    def told(*given: Any) -> None:
+        args, kwargs = given[-2:]
+        if root.training and not torch.compiler.is_compiling():
+            see(Arguments(tuple(args), dict(kwargs)))
+
+    if method:
+        kind = next(kind for kind in type(module).__mro__ if method in vars(kind))
+        original = vars(kind)[method]
+
+        @functools.wraps(original)
+        def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if self is module:
+                told(args, kwargs)
+            return original(self, *args, **kwargs)
+
+        setattr(kind, method, wrapped)
+        return partial(setattr, kind, method, original)
+    compiled = module._compiled_call_impl
+    if compiled is not None:
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            told(args, kwargs)
+            return compiled(*args, **kwargs)
+
+        module._compiled_call_impl = call
+        return partial(setattr, module, "_compiled_call_impl", compiled)
+    handle = module.register_forward_pre_hook(_Hook(told, copies), with_kwargs=True)
+    return partial(_remove_hook, module, handle, copies)
+
+
+def _remove_hook(part: nn.Module, handle: RemovableHandle, copies: list[dict[int, Any]]) -> None:
+    handle.remove()
+    for memo in copies:
+        for name in HOOK_DICTS:
+            memo.get(id(getattr(part, name)), {}).pop(handle.id, None)
+
+
+class _Hook:
+    """A hook that copies and pickles of its module do not have."""
+
+    def __init__(self, function: Callable[..., Any], copies: list[dict[int, Any]]) -> None:
+        self.function, self.copies = function, copies
+
+    def __call__(self, *args: Any) -> None:
+        self.function(*args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
+        if not any(memo is other for other in self.copies):
+            self.copies.append(memo)  # what has been copied, by the identity of the original
+        return _nothing
+
+    def __reduce__(self) -> Any:
+        return _no_hook, ()
+
+
+def _nothing(*args: Any) -> None:
+    """What a copy of a module has in the place of a hook until the recorder ends."""
+
+
+def _no_hook() -> Callable[..., None]:
+    return _nothing
+
+
+HOOK_DICTS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
+
+
+def _versions(module: nn.Module, arguments: Arguments | None) -> tuple[int, ...]:
+    tensors = [*module.parameters(), *(leaf for _, leaf in leaves(arguments))]
+    return tuple(tensor._version for tensor in tensors if not tensor.is_inference())
 
 
 def _open_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -144,75 +303,58 @@ def _open_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if any(path.startswith(prefix) for prefix in closed):
             continue
         yield path, part
-        compiled = isinstance(part, (torch._dynamo.OptimizedModule, torch.jit.ScriptModule))
-        if compiled or part._compiled_call_impl is not None:
+        if _is_compiled(part):
             closed.append(f"{path}." if path else "")
 
 
-def _read(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Call | None:
-    """A call with floating-point inputs ``(N, ...)``; ``None`` for any other."""
-    arguments: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
-    place, value = next(((key, value) for key, value in arguments if _tensors(value)), (0, None))
-    inputs = _tensors(value)
-    if not inputs or not all(x.is_floating_point() and x.ndim >= 2 and x.numel() for x in inputs):
-        return None
-    listed = not isinstance(value, Tensor)
-    counts = {*map(len, inputs), sum(map(len, inputs))}
-    features = [x for x in tensors_in(output) if x.is_floating_point() and x.ndim >= 2 and len(x) in counts]
-    argument, beside, missing = _beside(module, place, args, kwargs)
-    return Call(
-        path=path,
-        shape=tuple(max(inputs, key=lambda x: x[0].numel()).shape[1:]),
-        argument=argument,
-        listed=listed,
-        beside=beside,
-        missing=missing,
-        features=bool(features),
-        trained=any(x.requires_grad for x in features) and any(p.requires_grad for p in module.parameters()),
-    )
+def _is_compiled(part: nn.Module) -> bool:
+    kinds = (torch._dynamo.OptimizedModule, torch.jit.ScriptModule)
+    return isinstance(part, kinds) or part._compiled_call_impl is not None
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    several = isinstance(value, (list, tuple)) and bool(value) and all(isinstance(x, Tensor) for x in value)
-    return list(value) if several else []
+def _methods(root: nn.Module, parts: list[nn.Module]) -> Iterator[tuple[type, str]]:
+    """Methods besides ``forward`` that the classes of modules define, by class and name.
 
-
-def _beside(
-    module: nn.Module, place: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[int | str, tuple[tuple[str, Any], ...], tuple[str, ...]]:
-    """The input's place, by name if it is not the first; what the module needs beside it: plain values, and the names
-    of all else.
+    Those of torch and Lightning are left out, and those of classes of which a module is compiled.
     """
-    try:
-        signature = inspect.signature(module.forward)
-        given = signature.bind(*args, **kwargs).arguments
-    except (TypeError, ValueError):
-        return place, (), ()
-    named = [name for name, parameter in signature.parameters.items() if parameter.kind in NAMED]
-    own = named[place] if isinstance(place, int) and place < len(named) else place
-    needed = {
-        name: value
-        for name, value in given.items()
-        if name in named and name != own and signature.parameters[name].default is inspect.Parameter.empty
-    }
-    plain = tuple((name, value) for name, value in needed.items() if _is_plain(value))
-    return own if place else place, plain, tuple(name for name, value in needed.items() if not _is_plain(value))
+    open_parts = {id(part) for part in parts if not _is_compiled(part)}
+    closed = {kind for part in root.modules() if id(part) not in open_parts for kind in type(part).__mro__}
+    kinds = dict.fromkeys(kind for part in parts if id(part) in open_parts for kind in type(part).__mro__)
+    for kind in kinds:
+        if kind in closed or not issubclass(kind, nn.Module) or f"{kind.__module__}.".startswith(PACKAGES):
+            continue
+        for name, value in list(vars(kind).items()):
+            known = hasattr(LightningModule, name) or name.startswith(("_", "on_"))
+            if isinstance(value, FunctionType) and not known:
+                yield kind, name
 
 
-NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+PACKAGES = ("torch.", "lightning.", "pytorch_lightning.", "torchmetrics.")
+"""Where the classes come from whose own methods are no encoders."""
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
+def _same_input(
+    arguments: Arguments, leaf: InputLeaf | None, of_parent: Arguments, leaf_of_parent: InputLeaf | None
+) -> bool:
+    """Whether a call was given the input of the call that it was made in: the same tensor, or a picture as large."""
+    mine = {id(tensor) for _, tensor in leaves(arguments)}
+    if any(id(tensor) in mine for _, tensor in leaves(of_parent) if tensor.ndim >= 2):
+        return True
+    if leaf is None or leaf_of_parent is None:
+        return False
+    return leaf.shape == leaf_of_parent.shape and len(leaf.shape) >= 3
 
 
 def _joined(one: Call, other: Call) -> Call:
     """Two calls of a module: that which gives features, with the larger input."""
     if one.features != other.features:
-        return one if one.features else other
-    larger = max(one, other, key=lambda call: torch.Size(call.shape).numel())
-    return replace(larger, trained=one.trained or other.trained)
+        chosen = one if one.features else other
+    else:
+        chosen = max(one, other, key=lambda call: (call.arguments is not None, call.input.numel if call.input else 0))
+    return replace(
+        chosen,
+        trained=one.trained or other.trained,
+        shares_input=one.shares_input or other.shares_input,
+        count=one.count + other.count,
+        order=(min(one.order[0], other.order[0]), max(one.order[1], other.order[1])),
+    )

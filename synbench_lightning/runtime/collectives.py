@@ -95,16 +95,26 @@ def gather_rows(
     Raises:
         RuntimeError: on the processes whose part was made, if it failed on another one; there, its own error.
     """
-    parts: Sequence[tuple[slice | Tensor, Tensor]] = []
-    failure: Exception | None = None
-    try:
-        parts = make()
-    except Exception as error:  # the other processes must hear of it before anybody leaves
-        failure = error
-    if processes.any(failure is not None):
-        raise failure or RuntimeError("Another process failed; its log has the reason.")
+    parts = agreed(processes, make)
     shape, dtype = processes.broadcast((parts[0][1].shape[1:], parts[0][1].dtype) if parts else ((), torch.float32))
     whole = torch.zeros(rows, *shape, dtype=dtype, device=device)
     for place, values in parts:
         whole[place] = values
     return processes.sum(whole)
+
+
+def agreed(processes: Processes, make: Callable[[], T]) -> T:
+    """What ``make`` returns on this process, if it fails on none of them.
+
+    Raises:
+        RuntimeError: on the processes on which it did not fail, if it failed on another one; there, its own error.
+    """
+    found: list[T] = []
+    failure: Exception | None = None
+    try:
+        found.append(make())
+    except Exception as error:  # the other processes must hear of it before anybody leaves
+        failure = error
+    if processes.any(failure is not None):
+        raise failure or RuntimeError("Another process failed; its log has the reason.")
+    return found[0]

@@ -7,9 +7,10 @@ from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
 
-from torch import Tensor, float64, nn, strided
+from torch import Tensor, float64, nn, strided, view_as_real
 
 from synbench_lightning.runtime.channel_layout import Layout, Widths, channel_axis
+from synbench_lightning.runtime.encoder_call import Masked
 from synbench_lightning.runtime.lightning_packages import rank_zero_info, rank_zero_warn
 
 NAMES = (
@@ -39,8 +40,8 @@ MANY_CHANNELS = 16
 
 
 def module_behind(forward: Callable[..., Any]) -> nn.Module | None:
-    """The module that a callable runs, as far as that can be seen: itself, the owner of a method, a first argument."""
-    bound = forward.args[:1] if isinstance(forward, partial) else (getattr(forward, "__self__", None),)
+    """The module that a callable runs, as far as that can be seen: itself, the owner of a method, an argument."""
+    bound = forward.args if isinstance(forward, partial) else (getattr(forward, "__self__", None),)
     return next((found for found in (forward, *bound) if isinstance(found, nn.Module)), None)
 
 
@@ -65,21 +66,24 @@ class FeatureReader:
         self._path: tuple[Any, ...] | None = None
         self._axes: dict[int, int] = {}
 
-    def __call__(self, output: Any, batch_size: int, input_shape: Sequence[int] = ()) -> Tensor:
+    def __call__(self, output: Any, batch_size: int | None, input_shape: Sequence[int] = ()) -> Tensor:
         """Features ``(N, D)`` of a batch, in float32 or, where the encoder computes in it, float64.
 
         Args:
             output: a tensor of features ``(N, D)``, tokens ``(N, T, D)``, maps or videos ``(N, C, ...)``, or of these
-                with the channels elsewhere, whose mean over all other axes is taken; or an object, mapping or sequence
-                that holds such tensors: the one of a known name (:data:`NAMES`), else of several maps the deepest, else
-                the first.
-            batch_size: the number N of examples that were fed.
+                with the channels elsewhere, whose mean over all other axes is taken (of tokens, where it comes with a
+                mask, over those that count); or an object, mapping or sequence that holds such tensors: the one of a
+                known name (:data:`NAMES`), else of several maps the deepest, else the first.
+            batch_size: the number N of examples that were fed; ``None`` where it is not known.
             input_shape: of one example, where it is known.
 
         Raises:
             TypeError: for an output without such a tensor, naming its type.
             ValueError: for a tensor of another shape, or one that is not floating-point.
         """
+        mask = None
+        if isinstance(output, Masked):
+            output, mask = output
         if self._path is None:
             self._path = self._chosen(output, batch_size)
         tensor = _at(output, self._path)
@@ -88,25 +92,33 @@ class FeatureReader:
         if tensor.is_nested or tensor.layout is not strided:
             kind = "nested tensor: pad it" if tensor.is_nested else f"tensor of layout {tensor.layout}: make it dense"
             raise ValueError(f"The encoder returned a {kind} (`to_padded_tensor`, `to_dense`). {_ADVICE}")
-        if not tensor.is_floating_point():
+        if not (tensor.is_floating_point() or tensor.is_complex()):
             raise ValueError(
                 f"The encoder returned a tensor of {tensor.dtype}; features must be floating-point. {_ADVICE}"
             )
         if tensor.ndim not in (2, 3, 4, 5) or 0 in tensor.shape:
             raise ValueError(f"The encoder returned a tensor of shape {tuple(tensor.shape)}. {_ADVICE}")
-        if len(tensor) != batch_size:
+        if batch_size is not None and len(tensor) != batch_size:
             raise ValueError(
                 f"The encoder returned a tensor of shape {tuple(tensor.shape)} for {batch_size} examples; its first "
                 f"dimension must be the batch. {_ADVICE}"
             )
         if tensor.ndim not in self._axes:
             self._axes[tensor.ndim] = self._axis(tensor, input_shape)
+        axis = self._axes[tensor.ndim]
+        if tensor.is_complex():
+            return (
+                view_as_real(tensor.mean(_others(tensor.ndim, axis)) if tensor.ndim > 2 else tensor).flatten(1).float()
+            )
         tensor = tensor if tensor.dtype == float64 else tensor.float()
         if tensor.ndim == 2:
             return tensor
-        return tensor.mean(_others(tensor.ndim, self._axes[tensor.ndim]))
+        if mask is not None and tensor.ndim == 3 and axis == 2 and tensor.shape[:2] == mask.shape:
+            weights = mask.to(tensor)[..., None]
+            return (tensor * weights).sum(1) / weights.sum(1).clamp_min(1)
+        return tensor.mean(_others(tensor.ndim, axis))
 
-    def _chosen(self, output: Any, batch_size: int) -> tuple[Any, ...]:
+    def _chosen(self, output: Any, batch_size: int | None) -> tuple[Any, ...]:
         """Keys and places that lead to the representation in an output."""
         if isinstance(output, Tensor):
             return ()
@@ -185,8 +197,10 @@ def _at(output: Any, path: tuple[Any, ...]) -> Any:
     return output
 
 
-def _usable(value: Any, batch_size: int) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1 and len(value) == batch_size
+def _usable(value: Any, batch_size: int | None) -> bool:
+    if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
+        return False
+    return value.ndim > 1 and batch_size in (None, len(value))
 
 
 def _described(output: Any) -> str:

@@ -1,0 +1,114 @@
+"""Views of inputs that are no real tensors: token ids, pictures in integers, structures of tensors, graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from synbench_lightning.checks import shown
+from synbench_lightning.probe.batched_encoding import BatchedEncoding
+from synbench_lightning.probe.view_sampling import (
+    INPUT_FORWARDS,
+    INPUT_NOISE,
+    MOST_INPUTS,
+    Kind,
+    Views,
+    check_enough,
+    num_draws,
+    random_view,
+)
+from synbench_lightning.runtime.input_leaf import num_examples
+from synbench_lightning.runtime.structures import checksum, described, leaves, mapped, taken, tensors_in
+
+
+class ChunkedViews:
+    """Views of inputs of any kind, each in chunks: token ids, structures of tensors, graphs.
+
+    Args:
+        kind: what the information is measured with.
+        views: for each view the same inputs in the same order, in chunks.
+        source: of the inputs, in their identity.
+    """
+
+    def __init__(self, kind: Kind, views: Sequence[Sequence[Any]], source: str = "") -> None:
+        self.kind, self.views, self.draws = kind, views, len(views)
+        counts = [num_examples(chunk) for chunk in views[0]]
+        self.num_inputs = sum(1 if count is None else count for count in counts)
+        self.warnings: tuple[str, ...] = ()
+        self.identity = f"{source}{self.num_inputs} in {self.draws} views ({checksum(list(map(list, views)))})"
+
+    def features(self, encoding: BatchedEncoding) -> Tensor:
+        """Features ``(inputs, draws, D)``."""
+        found = encoding.features_of([chunk for view in self.views for chunk in view])
+        grouped: Tensor = found.unflatten(0, (self.draws, -1))
+        return grouped.transpose(0, 1)
+
+
+def given_chunks(inputs: Tensor) -> ChunkedViews:
+    """Views ``(N, V, ...)`` in integers that were there already."""
+    draws = inputs.shape[1]
+    kept = inputs[: max(1, INPUT_FORWARDS // draws)].detach().cpu()
+    check_enough("inputs", len(kept))
+    if all(torch.equal(kept[:, 0], kept[:, view]) for view in range(1, draws)):
+        raise ValueError("`inputs` (N, V, *input_shape) must hold different views of each input: they are equal.")
+    return ChunkedViews("pairs", [[kept[:, view]] for view in range(draws)])
+
+
+def drawn_chunks(inputs: Any, views: Views | None, seed: int) -> ChunkedViews:
+    """Random views of inputs of any kind; pictures in integers get noise where there is no function for views."""
+    rows = num_examples(inputs)
+    if rows is None and not (isinstance(inputs, (list, tuple)) and len(inputs) > 0):
+        raise ValueError(
+            f"`inputs` must be a tensor (N, ...), a structure of tensors with a row for each example, or a list of "
+            f"batches, got {shown(inputs)}."
+        )
+    if rows is not None:
+        check_enough("inputs", rows)
+        inputs = taken(inputs, torch.arange(min(rows, MOST_INPUTS)), rows)
+    chunks = [inputs] if rows is not None else list(inputs)
+    chunks = [mapped(chunk, lambda leaf: leaf.detach().cpu()) for chunk in chunks]
+    draws = num_draws(min(rows or MOST_INPUTS, MOST_INPUTS))
+    draw, kind = views, "views"
+    if views is None:
+        if not isinstance(inputs, Tensor) or inputs.ndim < 3 or inputs.is_complex():
+            raise ValueError(
+                f"`inputs` {described(inputs)} need `views`: no noise can be added to them. Give a function from a "
+                "batch of them to a random view of each (masked tokens, another window, another crop)."
+            )
+        draw, kind = _rounded_noise, "noise"
+    assert draw is not None
+    found = [
+        [random_view(draw, chunk, seed, number, place) for place, chunk in enumerate(chunks)] for number in range(draws)
+    ]
+    for view in found:
+        for one, chunk in zip(view, chunks, strict=True):
+            _check_structure(one, chunk)
+    if all(checksum(view) == checksum(found[0]) for view in found[1:]):
+        raise ValueError(
+            f"`views` drew the same {draws} times: it must return another random view in each call (is the transform "
+            "switched off, or does it set a seed of its own?)."
+        )
+    return ChunkedViews(kind, found, f"{checksum(chunks)}: ")  # type: ignore[arg-type]
+
+
+def _rounded_noise(inputs: Tensor) -> Tensor:
+    """A picture in integers with white noise."""
+    values = inputs.double()
+    limits = torch.iinfo(inputs.dtype)
+    noisy = values + INPUT_NOISE * values.std() * torch.randn(values.shape)
+    return noisy.round().clamp(limits.min, limits.max).to(inputs.dtype)
+
+
+def _check_structure(view: Any, inputs: Any) -> None:
+    kinds = [(path, leaf.dtype, len(leaf) if leaf.ndim else 0) for path, leaf in leaves(inputs)]
+    found = [(path, leaf.dtype, len(leaf) if leaf.ndim else 0) for path, leaf in leaves(view)]
+    same = kinds == found if num_examples(inputs) is not None else [k[:2] for k in kinds] == [k[:2] for k in found]
+    if not same:
+        raise ValueError(
+            f"`views` must return what it is given, {described(inputs)}, with other values, got {described(view)}."
+        )
+    if bad := sum(int((~torch.isfinite(x)).sum()) for x in tensors_in(view) if x.is_floating_point()):
+        raise ValueError(f"`views` returned NaN or infinity in {bad} values.")

@@ -1,0 +1,329 @@
+"""How the encoder is called in probes: as training called it, with Gaussian examples or with inputs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from synbench_lightning.runtime.input_leaf import InputLeaf, num_examples
+from synbench_lightning.runtime.structures import Arguments, Path, at, detached, is_plain, leaves, moved, replaced
+
+
+class Proxy(NamedTuple):
+    """Gaussian examples ``(N, *shape)``: real vectors, to be put where the encoder takes such."""
+
+    values: Tensor
+
+
+class Masked(NamedTuple):
+    """An output whose tokens ``(N, T, D)`` count where the mask ``(N, T)`` is true."""
+
+    output: Any
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where real vectors enter an encoder.
+
+    Args:
+        kind: ``"input"``: they are the input. ``"complex"``: pairs of them are. ``"integers"``: the input is made of
+            them by ``offset + factor * x`` and rounding. ``"embedding"``: they take the place, times ``factor``, of
+            what the first embedding of token ids returns.
+        shape: of one real example.
+        factor: of the examples.
+        offset: of integers.
+        module: path of the embedding in the encoder's module.
+    """
+
+    kind: Literal["input", "complex", "integers", "embedding"]
+    shape: tuple[int, ...]
+    factor: float = 1.0
+    offset: float = 0.0
+    module: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderCall:
+    """How training calls the encoder, and how a probe does.
+
+    Args:
+        path: dotted attribute of the LightningModule; ``""`` for itself.
+        method: the method that is called; ``""`` where the module itself is.
+        input: the input among the arguments; ``None`` where there is none that could be replaced.
+        placement: where Gaussian examples enter; ``None`` where they cannot.
+        arguments: what it was called with, without the input; of tensors with a row for each example, one row.
+        per_example: paths of these.
+        defaults: for those that the call can do without: what they are by default.
+        head: path, in the encoder's module, of a head; the features are what it is given.
+        batch_size: where the encoder takes batches of one size only.
+        calls: how often a step calls it.
+    """
+
+    path: str
+    method: str = ""
+    input: InputLeaf | None = None
+    placement: Placement | None = None
+    arguments: Arguments = field(default_factory=Arguments)
+    per_example: tuple[Path, ...] = ()
+    defaults: tuple[tuple[Path, Any], ...] = ()
+    head: str = ""
+    batch_size: int | None = None
+    calls: int = 1
+
+    @property
+    def name(self) -> str:
+        """What is called, in messages: a dotted attribute."""
+        return ".".join(filter(None, (self.path, self.method)))
+
+    def __call__(self, function: Callable[..., Any], module: nn.Module | None, x: Any) -> Any:
+        """Call the encoder.
+
+        Args:
+            function: the module, or a method of it.
+            module: it is, or belongs to; ``None`` where that is not known.
+            x: Gaussian examples (:class:`Proxy`), all arguments (:class:`.Arguments`), or the input: a tensor, or a
+                mapping of keyword arguments.
+
+        Returns:
+            The output, or what the head is given; :class:`Masked`, where a mask of tokens is among the arguments.
+        """
+        if isinstance(x, Proxy):
+            return self._with_examples(function, module, x.values)
+        arguments = x if isinstance(x, Arguments) else self.bound(x)
+        return self._output(function, module, arguments)
+
+    def bound(self, x: Any) -> Arguments:
+        """All arguments for an input. What the call can do without is left to its default."""
+        device = next((leaf.device for _, leaf in leaves(x)), torch.device("cpu"))
+        rest = moved(self.arguments, device)
+        for path, default in self.defaults:
+            rest = replaced(rest, path, default)
+        needed = set(self.per_example) - {path for path, _ in self.defaults}
+        if self.input is None:
+            return Arguments(tuple(x) if isinstance(x, (tuple, list)) else (x,))
+        if not isinstance(x, Mapping):
+            needed.discard(self.input.path)
+            arguments = replaced(rest, self.input.path, [x] if self.input.listed else x)
+        elif isinstance(at(self.arguments, self.input.path[:2]), Mapping):
+            needed = {path for path in needed if path[:2] != self.input.path[:2]}
+            arguments = replaced(rest, self.input.path[:2], x)
+        else:
+            needed = {path for path in needed if path[0] == "kwargs" and path[1] not in x}
+            arguments = Arguments((), {**rest.kwargs, **x})
+        return _expanded(arguments, needed, num_examples(x) or 1)
+
+    def _with_examples(self, function: Callable[..., Any], module: nn.Module | None, values: Tensor) -> Any:
+        placement = self.placement
+        if placement is None or self.input is None:
+            raise ValueError("The encoder has no place for real vectors.")
+        rest = _expanded(moved(self.arguments, values.device), self.per_example, len(values))
+        if placement.kind == "embedding":
+            assert module is not None
+            with _embedding_gives(module.get_submodule(placement.module), values * placement.factor):
+                return self._output(function, module, rest)
+        given = _as_input(values, placement, self.input.dtype)
+        return self._output(function, module, replaced(rest, self.input.path, [given] if self.input.listed else given))
+
+    def _output(self, function: Callable[..., Any], module: nn.Module | None, arguments: Arguments) -> Any:
+        if self.head and module is not None:
+            output = _given_to(module.get_submodule(self.head), function, arguments)
+        else:
+            output = arguments.of(function)
+        mask = token_mask(arguments)
+        return output if mask is None else Masked(output, mask)
+
+    def state(self) -> dict[str, Any] | None:
+        """It in tensors and plain types; ``None`` where its arguments hold anything else."""
+        if not is_plain([self.arguments.args, self.arguments.kwargs, [default for _, default in self.defaults]]):
+            return None
+        leaf = None if self.input is None else {**asdict(self.input), "dtype": str(self.input.dtype)[len("torch.") :]}
+        own = {
+            name: getattr(self, name)
+            for name in ("path", "method", "per_example", "defaults", "head", "batch_size", "calls")
+        }
+        placement = None if self.placement is None else asdict(self.placement)
+        return {
+            **own,
+            "input": leaf,
+            "placement": placement,
+            "args": self.arguments.args,
+            "kwargs": self.arguments.kwargs,
+        }
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> EncoderCall:
+        """What :meth:`state` has given.
+
+        Raises:
+            ValueError: if it is not that.
+        """
+        try:
+            values = dict(state)
+            arguments = Arguments(tuple(values.pop("args")), dict(values.pop("kwargs")))
+            leaf, placement = values.pop("input"), values.pop("placement")
+            if leaf is not None:
+                leaf = {**leaf, "dtype": getattr(torch, leaf["dtype"]), "shape": tuple(leaf["shape"])}
+                leaf = InputLeaf(**{**leaf, "path": tuple(leaf["path"])})
+            if placement is not None:
+                placement = Placement(**{**placement, "shape": tuple(placement["shape"])})
+            values["per_example"] = tuple(map(tuple, values["per_example"]))
+            values["defaults"] = tuple((tuple(path), default) for path, default in values["defaults"])
+            return cls(**values, input=leaf, placement=placement, arguments=arguments)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"its 'call' cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _expanded(arguments: Arguments, paths: Iterable[Path], rows: int) -> Arguments:
+    """Arguments with as many rows as there are examples."""
+    for path in paths:
+        row = at(arguments, path)
+        arguments = replaced(arguments, path, row.expand(rows, *row.shape[1:]))
+    return arguments
+
+
+def template(
+    function: Callable[..., Any], arguments: Arguments, leaf: InputLeaf | None
+) -> tuple[Arguments, tuple[Path, ...], tuple[tuple[Path, Any], ...]]:
+    """What an encoder is given besides its input: the arguments, the paths of rows, and which can be done without.
+
+    Of tensors with a row for each example the row of one example is taken: that with the least padding.
+    """
+    if leaf is None:
+        return Arguments(), (), ()
+    rows = leaf.rows
+    ids = leaf.is_integer and len(leaf.shape) == 1
+    beside = [
+        (path, one) for path, one in leaves(arguments, within_objects=False) if path[: len(leaf.path)] != leaf.path
+    ]
+    per_example = [(path, one) for path, one in beside if one.ndim and len(one) == rows]
+    counts = torch.zeros(rows)
+    for path, one in per_example:
+        if one.ndim == 2 and not one.is_floating_point():
+            filled = (one != 0).sum(1).cpu()
+            counts += -filled if _marks_padding(path) else filled
+    row = counts.argmax().reshape(1)
+    kept = arguments
+    for path, one in beside:
+        kept = replaced(kept, path, detached(one[row.to(one.device)] if one.ndim and len(one) == rows else one))
+    value = at(arguments, leaf.path)
+    if ids:
+        kept = replaced(kept, leaf.path, detached(value[row.to(value.device)]))
+    else:
+        kept = replaced(kept, leaf.path, None)
+    paths = tuple(path for path, _ in per_example) + ((leaf.path,) if ids else ())
+    return kept, paths, tuple(_defaults(function, [path for path, _ in per_example]))
+
+
+def plain_call(function: Callable[..., Any], x: Any) -> Any:
+    """Call an encoder that was not observed: with Gaussian examples, all arguments, or an input.
+
+    A mapping goes to keyword arguments where the function has them.
+    """
+    if isinstance(x, Proxy):
+        return function(x.values)
+    arguments = as_arguments(function, x)
+    output, mask = arguments.of(function), token_mask(arguments)
+    return output if mask is None else Masked(output, mask)
+
+
+def as_arguments(function: Callable[..., Any], x: Any) -> Arguments:
+    """What a function is called with for an input: a mapping gives keyword arguments, where it has these."""
+    if isinstance(x, Arguments):
+        return x
+    if isinstance(x, Mapping) and all(isinstance(key, str) for key in x) and _takes(function, list(x)):
+        return Arguments((), dict(x))
+    return Arguments((x,))
+
+
+def _takes(function: Callable[..., Any], names: list[str]) -> bool:
+    target = function.forward if isinstance(function, nn.Module) else function
+    try:
+        inspect.signature(target).bind(**dict.fromkeys(names))
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def token_mask(arguments: Arguments) -> Tensor | None:
+    """``(N, T)``, true for the tokens that count, where such a mask is among arguments by its name.
+
+    ``attention_mask`` is true for tokens that count, as in transformers; ``..._padding_mask`` for those that do not, as
+    in torch.
+    """
+    for path, leaf in leaves(arguments, within_objects=False):
+        name = str(path[-1]).lower()
+        if leaf.ndim == 2 and name in ("attention_mask", "pad_mask"):
+            return leaf != 0
+        if leaf.ndim == 2 and name.endswith("padding_mask"):
+            return leaf == 0
+    return None
+
+
+def _marks_padding(path: Path) -> bool:
+    return "padding" in str(path[-1]).lower()
+
+
+def _defaults(function: Callable[..., Any], paths: list[Path]) -> list[tuple[Path, Any]]:
+    """Of arguments that are tensors: those that have a default, and the default."""
+    target = function.forward if isinstance(function, nn.Module) else function
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return []
+    positional = [p for p in parameters.values() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    found = []
+    for path in paths:
+        if len(path) != 2:
+            continue
+        where, key = path
+        parameter = parameters.get(key) if where == "kwargs" else positional[key] if key < len(positional) else None
+        if parameter is not None and parameter.default is not inspect.Parameter.empty and is_plain(parameter.default):
+            found.append((path, parameter.default))
+    return found
+
+
+def _as_input(values: Tensor, placement: Placement, dtype: torch.dtype) -> Tensor:
+    if placement.kind == "complex":
+        return torch.view_as_complex(values.contiguous()).to(dtype)
+    if placement.kind == "integers":
+        limits = torch.iinfo(dtype)
+        return (placement.offset + placement.factor * values).round().clamp(limits.min, limits.max).to(dtype)
+    return values
+
+
+class _embedding_gives:  # noqa: N801 (a context manager)
+    """Inside, the first call of an embedding returns the given vectors."""
+
+    def __init__(self, embedding: nn.Module, vectors: Tensor) -> None:
+        self.embedding, self.vectors, self.done = embedding, vectors, False
+
+    def __enter__(self) -> None:
+        self.handle = self.embedding.register_forward_hook(self._replace)
+
+    def __exit__(self, *_: Any) -> None:
+        self.handle.remove()
+
+    def _replace(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        if self.done or output.shape != self.vectors.shape:
+            return None
+        self.done = True
+        return self.vectors.to(output.dtype)
+
+
+def _given_to(head: nn.Module, function: Callable[..., Any], arguments: Arguments) -> Any:
+    """What a head is given when a function is called."""
+    found: list[Any] = []
+    handle = head.register_forward_pre_hook(
+        lambda _, args, kwargs: found.append(args[0] if args else next(iter(kwargs.values()))), with_kwargs=True
+    )
+    try:
+        output = arguments.of(function)
+    finally:
+        handle.remove()
+    return found[-1] if found else output

@@ -1,0 +1,104 @@
+"""Which of the tensors that a module is called with is its input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from synbench_lightning.runtime.structures import Path, at, is_ragged, leaves
+
+MASK_NAMES = ("mask", "masks", "attention_mask", "padding", "valid")
+"""Arguments whose name ends like that are no inputs."""
+
+
+@dataclass(frozen=True)
+class InputLeaf:
+    """The input among the arguments of a call.
+
+    Args:
+        path: what leads to it in the arguments; to the list, where a module takes a list of crops.
+        shape: of one example; of the largest crop.
+        rows: number of examples.
+        dtype: of its values.
+        listed: whether the module takes a list of tensors ``(N, ...)``.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    rows: int
+    dtype: torch.dtype = torch.float32
+    listed: bool = False
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether its values are token ids, or pictures in integers."""
+        return not (self.dtype.is_floating_point or self.dtype.is_complex)
+
+    @property
+    def numel(self) -> int:
+        """Values of one example."""
+        return torch.Size(self.shape).numel()
+
+
+def input_leaf(arguments: Any) -> InputLeaf | None:
+    """The first real or complex tensor ``(N, ...)`` among arguments, else the first of integers; ``None`` if none is.
+
+    Masks are passed over, and so is what is within an object that cannot be rebuilt with another tensor (a graph), or
+    a list that holds one tensor for each example.
+
+    Example:
+        >>> from synbench_lightning.runtime.structures import Arguments
+        >>> ids, mask = torch.ones(8, 16, dtype=torch.long), torch.ones(8, 16)
+        >>> leaf = input_leaf(Arguments((), {"attention_mask": mask, "input_ids": ids}))
+        >>> leaf.path, leaf.shape
+        (('kwargs', 'input_ids'), (16,))
+    """
+    found = [(path, leaf) for path, leaf in leaves(arguments, within_objects=False) if _may_be_input(path, leaf)]
+    integers = [leaf for _, leaf in found if not _is_real(leaf)]
+    real = [(path, leaf) for path, leaf in found if _is_real(leaf) and not _is_mask_of(leaf, integers)]
+    for path, leaf in real or found:
+        container = at(arguments, path[:-1])
+        if not isinstance(container, (list, tuple)) or path[:-1] == ("args",):
+            return InputLeaf(path, tuple(leaf.shape[1:]), len(leaf), leaf.dtype)
+        crops = [one for one in container if isinstance(one, Tensor)]
+        if len(crops) == len(container) and all(one.ndim == leaf.ndim and len(one) == len(leaf) for one in crops):
+            largest = max(crops, key=lambda one: one[0].numel())
+            if len(crops) < len(leaf) or leaf.ndim > 3:
+                return InputLeaf(path[:-1], tuple(largest.shape[1:]), len(leaf), leaf.dtype, listed=True)
+    return None
+
+
+def num_examples(value: Any) -> int | None:
+    """How many examples a structure holds; ``None`` where that cannot be seen.
+
+    Example:
+        >>> num_examples({"input_ids": torch.ones(8, 16, dtype=torch.long)})
+        8
+    """
+    if isinstance(value, Tensor):
+        return len(value) if value.ndim else None
+    if is_ragged(value):
+        return len(value)
+    if (leaf := input_leaf(value)) is not None:
+        return leaf.rows
+    found = getattr(value, "num_graphs", None)
+    return found if isinstance(found, int) else None
+
+
+def _may_be_input(path: Path, leaf: Tensor) -> bool:
+    names = [str(key).lower() for key in path if isinstance(key, str)]
+    named_mask = bool(names) and names[-1].endswith(MASK_NAMES)
+    return leaf.ndim >= 2 and leaf.numel() > 0 and leaf.dtype != torch.bool and not named_mask
+
+
+def _is_real(leaf: Tensor) -> bool:
+    return leaf.is_floating_point() or leaf.is_complex()
+
+
+def _is_mask_of(leaf: Tensor, integers: list[Tensor]) -> bool:
+    """Whether a real tensor of zeros and ones has a value for each token."""
+    beside = any(leaf.shape == ids.shape for ids in integers)
+    return beside and bool(((leaf == 0) | (leaf == 1)).all())

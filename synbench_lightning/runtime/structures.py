@@ -1,0 +1,248 @@
+"""Nested arguments of a module: tensors in tuples, lists, mappings, dataclasses and other objects."""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Path = tuple[Any, ...]
+"""Keys, names and positions that lead to one tensor of a structure."""
+
+
+@dataclass
+class Arguments:
+    """What a module is called with.
+
+    Args:
+        args: positional arguments.
+        kwargs: keyword arguments.
+
+    Example:
+        >>> Arguments((3, 1, 2), {"key": lambda x: -x}).of(max)
+        1
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, function: Callable[..., Any]) -> Any:
+        """Call a function with these arguments."""
+        return function(*self.args, **self.kwargs)
+
+
+def leaves(value: Any, path: Path = (), within_objects: bool = True) -> Iterator[tuple[Path, Tensor]]:
+    """The tensors of a structure with their paths, in their order.
+
+    Args:
+        value: the structure.
+        path: what leads to it.
+        within_objects: whether tensors in objects that cannot be rebuilt with others (graphs) are among them.
+
+    Example:
+        >>> [(path, tuple(leaf.shape)) for path, leaf in leaves({"a": torch.ones(2), "b": [torch.ones(3)]})]
+        [(('a',), (2,)), (('b', 0), (3,))]
+    """
+    if isinstance(value, Tensor):
+        yield path, value
+        return
+    for key, inner in _children(value) if within_objects or _is_rebuildable(value) else ():
+        yield from leaves(inner, (*path, key), within_objects)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors of a structure, in their order."""
+    for _, tensor in leaves(value):
+        yield tensor
+
+
+def at(value: Any, path: Path) -> Any:
+    """What a path leads to."""
+    for key in path:
+        value = dict(_children(value))[key]
+    return value
+
+
+def replaced(value: Any, path: Path, leaf: Any) -> Any:
+    """A structure with something else at a path; all that is not on the path is shared with the given one.
+
+    Example:
+        >>> replaced(({"a": 1, "b": 2}, 3), (0, "a"), 9)
+        ({'a': 9, 'b': 2}, 3)
+    """
+    if not path:
+        return leaf
+    key, rest = path[0], path[1:]
+    return _rebuilt(value, {key: replaced(dict(_children(value))[key], rest, leaf)})
+
+
+def mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
+    """A structure of the same kind with ``function`` applied to its tensors; objects of other kinds are shared.
+
+    Example:
+        >>> mapped([torch.ones(2), "text"], lambda x: x.sum().item())
+        [2.0, 'text']
+    """
+    if isinstance(value, Tensor):
+        return function(value)
+    if not _is_rebuildable(value):
+        return value
+    return _rebuilt(value, {key: mapped(inner, function) for key, inner in _children(value)})
+
+
+def taken(value: Any, rows: Tensor, size: int) -> Any:
+    """Some examples of a structure: of each tensor with ``size`` rows those rows, and everything else as it is.
+
+    A list with ``size`` tensors, one for each example (of different shapes, say), is indexed in the same way.
+
+    Example:
+        >>> taken({"ids": torch.arange(6).view(3, 2), "scale": torch.ones(1)}, torch.tensor([2, 0]), 3)
+        {'ids': tensor([[4, 5],
+                [0, 1]]), 'scale': tensor([1.])}
+    """
+    if isinstance(value, Tensor):
+        return value[rows.to(value.device)] if value.ndim and len(value) == size else value
+    if is_ragged(value) and len(value) == size:
+        return type(value)([value[row] for row in rows.tolist()])
+    if not _is_rebuildable(value):
+        return value
+    return _rebuilt(value, {key: taken(inner, rows, size) for key, inner in _children(value)})
+
+
+def joined(structures: Sequence[Any]) -> Any:
+    """Structures of one kind as one, their examples one after the other; ``None`` where they do not fit together.
+
+    Tensors that differ in nothing but the number of rows are joined; all else has to be the same.
+
+    Example:
+        >>> joined([{"x": torch.zeros(2, 3), "scale": 1.0}, {"x": torch.ones(1, 3), "scale": 1.0}])["x"].shape
+        torch.Size([3, 3])
+    """
+    first = structures[0]
+    if len(structures) == 1:
+        return first
+    found = [list(leaves(structure, within_objects=False)) for structure in structures]
+    if len({tuple(path for path, _ in own) for own in found}) > 1 or _kinds(structures) > 1:
+        return None
+    whole = first
+    for parts in zip(*found, strict=True):
+        path, tensors = parts[0][0], [leaf for _, leaf in parts]
+        if len({(leaf.shape[1:], leaf.dtype, leaf.ndim) for leaf in tensors}) > 1 or not tensors[0].ndim:
+            if not all(leaf.shape == tensors[0].shape and torch.equal(leaf, tensors[0]) for leaf in tensors):
+                return None
+            continue
+        whole = replaced(whole, path, torch.cat(tensors))
+    return whole
+
+
+def _kinds(structures: Sequence[Any]) -> int:
+    """How many different kinds of structures there are, by all that is no tensor in them."""
+    return len({repr(mapped(structure, lambda _: "")) for structure in structures})
+
+
+def is_ragged(value: Any) -> bool:
+    """Whether a list or tuple holds one tensor for each example, as detectors take them: without a batch dimension."""
+    if type(value) not in (list, tuple) or len(value) < 2 or not all(isinstance(one, Tensor) for one in value):
+        return False
+    return len({one.shape for one in value}) > 1 and len({one.shape[:1] for one in value}) == 1
+
+
+def moved(value: Any, device: torch.device | str) -> Any:
+    """A structure on a device; objects of other kinds by their own ``to``."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if not _is_rebuildable(value):
+        return value.to(device) if callable(getattr(value, "to", None)) else value
+    return _rebuilt(value, {key: moved(inner, device) for key, inner in _children(value)})
+
+
+def detached(value: Any) -> Any:
+    """A structure on the CPU that shares no memory with the given one."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if not _is_rebuildable(value):
+        kept = copy.copy(value)
+        return kept.to("cpu") if callable(getattr(kept, "to", None)) else kept
+    return _rebuilt(value, {key: detached(inner) for key, inner in _children(value)})
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a structure holds nothing but tensors, numbers, texts, lists, tuples and dicts: safe in checkpoints."""
+    if isinstance(value, Tensor) or value is None or type(value) in (bool, int, float, str):
+        return True
+    if type(value) in (list, tuple):
+        return all(map(is_plain, value))
+    return type(value) is dict and all(isinstance(key, str) for key in value) and all(map(is_plain, value.values()))
+
+
+def checksum(value: Any) -> str:
+    """A sum that changes with the values of a structure's tensors, as text."""
+    found = 0
+    for tensor in tensors_in(value):
+        whole = tensor.detach().cpu().resolve_conj()
+        whole = torch.view_as_real(whole) if whole.is_complex() else whole
+        found = zlib.crc32(whole.float().contiguous().numpy().tobytes(), found)
+    return f"{found:08x}"
+
+
+def described(value: Any) -> str:
+    """A structure in a message: kinds and shapes."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{tuple(value.shape)}"
+    if isinstance(value, Arguments):
+        parts = [*map(described, value.args), *(f"{name}={described(inner)}" for name, inner in value.kwargs.items())]
+        return f"({', '.join(parts)})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {described(inner)}" for key, inner in value.items()) + "}"
+    if type(value) in (list, tuple):
+        return f"[{', '.join(map(described, value))}]"
+    return repr(value) if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__
+
+
+def _children(value: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        yield from value.items()
+    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
+        yield from value._asdict().items()
+    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        yield from enumerate(value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from ((item.name, getattr(value, item.name)) for item in fields(value))
+    elif callable(getattr(value, "to_dict", None)) and callable(getattr(value, "to", None)):  # graphs
+        yield from value.to_dict().items()
+
+
+def _is_rebuildable(value: Any) -> bool:
+    if isinstance(value, (Mapping, Sequence)):
+        return not isinstance(value, (str, bytes, range))
+    return is_dataclass(value) and not isinstance(value, type)
+
+
+def _rebuilt(value: Any, changed: Mapping[Any, Any]) -> Any:
+    """A structure of the same kind with some of its parts replaced."""
+    parts = {**dict(_children(value)), **changed}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return value._replace(**parts)  # type: ignore[attr-defined]
+    if isinstance(value, tuple):
+        return tuple(parts.values())
+    if type(value) is dict:
+        return parts
+    if type(value) is list:
+        return list(parts.values())
+    if isinstance(value, Sequence):
+        return type(value)(parts.values())  # type: ignore[call-arg]
+    found = copy.copy(value)  # of a dataclass or a mapping of the user's kind
+    if is_dataclass(value) and not isinstance(value, Mapping):
+        for name, inner in changed.items():
+            object.__setattr__(found, name, inner)
+        return found
+    if hasattr(found, "data") and isinstance(found.data, dict):  # UserDict shares its dict with a shallow copy
+        found.data = dict(found.data)
+    for key, inner in changed.items():
+        found[key] = inner
+    return found
