@@ -225,6 +225,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with a restored history, and advise on intervals that do not fit."""
         super().on_train_start(trainer, pl_module)
+        self.schedule.begin_fit(trainer)
         self._train_start, self._probe_seconds, self._failures = time.perf_counter(), 0.0, 0
         if self.history:
             last = self.history[-1]
@@ -239,6 +240,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Look at the first training step; probe before it where nothing has to be seen in it."""
+        self.schedule.begin_batch()
         if self._prepared or self._discovery:
             return
         self._resolve(pl_module)
@@ -367,7 +369,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
     def _skip_probe(self, trainer: Trainer, error: Exception) -> None:
         self._failures += 1
         rank_zero_warn(
-            f"The {self.title} after step {trainer.global_step} failed and is left out; training goes on. "
+            f"The {self.title} after step {self.schedule.step(trainer)} failed and is left out; training goes on. "
             f"{type(error).__name__}: {error}"
         )
         if self._failures == MAX_FAILURES:
@@ -385,7 +387,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         share = processes.broadcast((self._probe_seconds + last) / (elapsed + last))
         if share > self.max_overhead:
             rank_zero_info(
-                f"The {self.title} after step {trainer.global_step} is put off; with it, probes would take "
+                f"The {self.title} after step {self.schedule.step(trainer)} is put off; with it, probes would take "
                 f"{share:.1%} of the time since training started, more than max_overhead={self.max_overhead:g}."
             )
         return share > self.max_overhead
