@@ -11,6 +11,7 @@ from torch import Tensor
 
 from synbench_lightning.callbacks.config_warnings import best_key_warnings
 from synbench_lightning.callbacks.figure_logging import FigureLogger
+from synbench_lightning.callbacks.label_collection import held_out_labels
 from synbench_lightning.callbacks.metric_keys import keys_of, logged_values, watched_names
 from synbench_lightning.callbacks.probe_warnings import ProbeWarnings
 from synbench_lightning.callbacks.probing_callback import ProbingCallback
@@ -175,7 +176,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         normalize: Normalize | None = None,
         inputs: Any = "auto",
         views: Views | None = None,
-        labels: Labels | None = None,
+        labels: Labels | Literal["auto"] | None = None,
         seed: int = 0,
         prefix: str = "synbench",
         log_figures: bool = True,
@@ -200,7 +201,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         check_thresholds((self.threshold,), self.plan.lowest_threshold)
         self.normalize = normalize
         _check_inputs(inputs, views)
-        if labels is not None:
+        if labels is not None and not (isinstance(labels, str) and labels == "auto"):
             check_labels(labels, inputs)
         self.inputs, self.views, self.labels = inputs, views, labels
         self.log_figures = check_flag("log_figures", log_figures)
@@ -287,7 +288,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         self._shown = probe = Probe(
             self.tasks, self.plan, shape, epsilons=self.epsilons, thresholds=thresholds, batch_size=self.batch_size,
             normalize=self.normalize, inputs=self._inputs(trainer, pl_module, shape), views=self.views,
-            labels=self.labels, seed=self.seed, device=trainer.strategy.root_device,
+            labels=self._labels(trainer, pl_module, shape), seed=self.seed, device=trainer.strategy.root_device,
             module=module_behind(self._encoder.forward), call=self._discovery.call,
         )  # fmt: skip
         about = "" if probe.with_labels is None else f" and {probe.with_labels.num_inputs} labelled inputs"
@@ -341,6 +342,17 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         self._view_collection.begin(trainer, pl_module, self._discovery.call, shape, self.seed, seconds)
         self._probe_seconds += time.perf_counter() - start
         return self._view_collection.inputs
+
+    def _labels(self, trainer: Trainer, pl_module: LightningModule, shape: tuple[int, ...] | None) -> Labels | None:
+        """The labels for the readout, the same on every process; ``None`` where there are none."""
+        if not isinstance(self.labels, str):
+            return self.labels
+        start = time.perf_counter()
+        found = held_out_labels(trainer, pl_module, self._discovery.call, shape, self.seed)
+        self._probe_seconds += time.perf_counter() - start
+        measured = "is measured on" if found.pair else "is not measured:"
+        rank_zero_info(f"SynBench: `{self.prefix}/readout` {measured} {found.sentence}.")
+        return found.pair
 
     def _use_views(self) -> None:
         """Measure information on the views that were found, from the next probe on."""
