@@ -87,16 +87,17 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     Information with white noise says less than a readout: beside one it is ``synbench_details/information``.
 
     Args:
-        encoder: what to probe. ``None``: what the first training step calls and trains, by its name and place an
-            encoder rather than a head or an averaged copy (the log names it and the others); a dotted attribute as
-            ``"student.trunk"``; or a callable ``(pl_module, x) -> features``. Features are ``(N, D)``, tokens
-            ``(N, T, D)`` or maps ``(N, C, ...)``, whose mean is taken, or an object, dict or list of these. Channels
-            that are elsewhere, as in ``(N, H, W, C)``, are found from the encoder's layers and the shapes; the log says
-            where another reading is possible.
-        input_shape: shape of one input of the encoder, without the batch dimension. ``None``: what the first training
-            step gives it, on the first process and for the whole run, resumed or not. Where that cannot be seen (the
-            encoder is a callable, the step is compiled, weights are sharded): the shape of ``example_input_array``,
-            else of the largest floating-point tensor in the first batch.
+        encoder: what to probe. ``None``: the call of the first training step whose output is the representation, made
+            as training makes it: module or method, with all its arguments (the log names it and the others). Or a
+            dotted attribute, as ``"student.trunk"`` or ``"backbone.forward_features"``; or a callable
+            ``(pl_module, x) -> features``. Features are ``(N, D)``, tokens ``(N, T, D)`` or maps ``(N, C, ...)``, whose
+            mean is taken (over tokens that the attention mask leaves), or an object, dict or list of these. The log
+            says where another reading is possible.
+        input_shape: shape of one real-valued example, without the batch dimension. ``None``: what the first training
+            step gives the encoder; for token ids, what the first embedding makes of them, in whose place the Gaussian
+            examples are put. Where that cannot be seen (the encoder is a callable, the step is compiled, weights are
+            sharded): the shape of ``example_input_array``, else of the largest real tensor in the first batch. Where
+            real vectors have no place at all there is no score, and information and readout alone are logged.
         tasks: ``"default"`` (the paper's task and smooth variations of it), ``"dc"`` (the paper's alone), another
             family of :func:`task_family`, or a sequence of :class:`GaussianTask` and, for real examples,
             :class:`LabelledTask`; the first is the one that is monitored.
@@ -115,22 +116,20 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         batch_size: examples in one forward of the encoder.
         normalize: mean and standard deviation, numbers or one per channel: the encoder then sees
             ``(x + 0.5 - mean) / std``, as in the paper. ``None`` shows it the standard normal examples themselves.
-        inputs: unlabelled inputs ``(N, *input_shape)``, as the encoder takes them, for ``synbench/information``: at
-            least 32, of which the first 128 are shown (2,048 forwards more). Always give the same ones: values for
-            others do not compare. ``(N, V, *input_shape)`` holds V views of each. ``"first_batch"`` takes them from the
-            first training batches, in half precision, and keeps them **in the checkpoints**, so that a resumed run goes
-            on with them: where batches hold several views of each example, pairs of views from as many batches as are
-            needed for 1,024 examples (for large inputs fewer), with information from the next probe on; else the
-            inputs of the first batch, with noise. ``None``: the key is not logged.
-        views: a function from a batch of inputs ``(N, *input_shape)``, on the CPU, to a random view of each, such as
-            the augmentations of the pretraining. What it changes is what must not matter to the labels that will be
-            asked for: where it changes that which they are about, information misleads. It is called once for each of
-            16 draws or more, with a seed of its own and without traces in random states: whether it draws for the whole
-            batch or for each example does not matter. For a transform of single examples:
-            ``lambda batch: torch.stack([transform(x) for x in batch])``. Noise may be added in it. ``None``: white
-            noise, which follows badly where labels are not about what mostly varies.
+        inputs: what ``synbench/information`` is measured on. ``"auto"``: 128 training examples, each read 16 times on
+            the way that training reads them (dataset, collate function, transfer hooks, training step up to the
+            encoder), in a process of its own; where they cannot be read again, the views that training steps give the
+            encoder; where nothing is random, with noise. The log says which. Or at least 32 unlabelled inputs
+            ``(N, *input_shape)`` as the encoder takes them, of which the first 128 are encoded; ``(N, V, *input_shape)``
+            holds V views of each; or a structure of tensors with N rows (token ids and their mask). Values for other
+            inputs are not comparable. ``None``: the key is not logged.
+        views: a function from a batch of ``inputs``, on the CPU, to a random view of each, such as the augmentations of
+            the pretraining; they must be label-preserving. It is called 16 times or more, with a seed of its own and
+            without advancing any random generator. For a transform of single examples:
+            ``lambda batch: torch.stack([transform(x) for x in batch])``. ``None``: white noise.
         labels: a few labels for ``synbench/readout``: integers ``(N,)``, those of ``inputs``, or a pair (x, y) of
-            labelled inputs and their labels; at least 20, of which the first 512 are shown.
+            labelled inputs and their labels; at least 20, of which the first 512 are encoded. They must be of examples
+            that are not trained on. ``"auto"``: the classes beside the inputs of the first validation loader.
         seed: of the examples, which are the same in every probe of a run.
         prefix: of the logged keys; two callbacks in one trainer need two.
         log_figures: give TensorBoard, Wandb and MLflow figures of the probes (the robustness-accuracy curve, accuracy
