@@ -19,6 +19,7 @@ from synbench_lightning.callbacks.config_warnings import (
 from synbench_lightning.callbacks.encoder_discovery import EncoderDiscovery
 from synbench_lightning.callbacks.metric_keys import details_key, sections
 from synbench_lightning.callbacks.metric_logging import ProbeListener, log_metrics_once, logger_step, notify_listeners
+from synbench_lightning.callbacks.process_handover import ProcessHandover
 from synbench_lightning.callbacks.progress import probe_progress
 from synbench_lightning.callbacks.run_state import FORMAT, RunStateCallback
 from synbench_lightning.callbacks.schedule import Schedule
@@ -117,14 +118,23 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         self._prepared = False
         self._train_start = 0.0
         self._probe_seconds = 0.0
+        self._handover = ProcessHandover()
         self._begin()
 
     def _begin(self) -> None:
-        self.history: list[R] = []
+        self._handover.discard()
+        self._history: list[R] = []
         self.schedule.begin()
         self._discovery = EncoderDiscovery(self.encoder)
         self._fresh = True  # no probe, and no state of one, came before the first batch
         self._failures = 0  # in a row
+
+    @property
+    def history(self) -> list[R]:
+        """The results of the run's probes, also where processes made them that the trainer has started and ended."""
+        if (left := self._handover.take()) is not None:
+            self._history = self._history_of({"history": left})
+        return self._history
 
     @abstractmethod
     def metrics(self, result: R) -> dict[str, float]:
@@ -190,7 +200,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def _restore_state(self, state: Mapping[str, Any]) -> None:
-        self.history = self._history_of(state)
+        self._history = self._history_of(state)
         self.schedule.restore(state)
         self._fresh = False
 
@@ -228,6 +238,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         self.schedule.begin_fit(trainer)
         self._train_start, self._probe_seconds, self._failures = time.perf_counter(), 0.0, 0
         if self.history:
+            self._leave_history(trainer)
             last = self.history[-1]
             self._publish(trainer, last, self.metrics(last), position=None)
         intervals = interval_warnings(trainer, self.prefix, self.schedule, ProbeListener, type(self).__name__)
@@ -354,6 +365,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
             self._probe_seconds += time.perf_counter() - start
         self._failures = 0
         self._keep(result)
+        self._leave_history(trainer)
         self.schedule.settle(trainer)
         overhead = processes.broadcast(self._probe_seconds / (time.perf_counter() - self._train_start))
         metrics = {**self.metrics(result), details_key(self.prefix, "overhead"): overhead}
@@ -365,6 +377,10 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         self._after_logging(trainer, result, metrics, position)
         self._probe_seconds += time.perf_counter() - start
         notify_listeners(trainer, pl_module, metrics)
+
+    def _leave_history(self, trainer: Trainer) -> None:
+        if self._handover.is_started and trainer.is_global_zero:
+            self._handover.leave(self._state()["history"])
 
     def _skip_probe(self, trainer: Trainer, error: Exception) -> None:
         self._failures += 1
