@@ -105,7 +105,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     readout = PitchReadout()
-    seed_everything(0, verbose=False)
+    seed_everything(0)
     family = task_family("smooth", (1, LENGTH))
     synbench = SynBenchCallback(every_n_train_steps=max(1, steps // 5), tasks=family, inputs="first_batch")
     trainer = Trainer(

@@ -73,7 +73,7 @@ class Run:
 
 
 def pretrain(seed: int) -> Run:
-    seed_everything(seed, verbose=False)
+    seed_everything(seed)
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
     target = torch.tensor(digits.target)

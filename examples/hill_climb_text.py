@@ -240,7 +240,7 @@ class Run(NamedTuple):
 
 
 def pretrain(texts: Texts, prompts: Prompts, args: argparse.Namespace) -> Run:
-    seed_everything(args.seed, verbose=False)
+    seed_everything(args.seed)
     template, verbalizers, _ = PROMPTS["it was great/terrible"]
     tasks = {
         name: prompts.task(

@@ -101,7 +101,7 @@ def main() -> None:
     steps = parser.parse_args().steps
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message=".*does not have many workers")
-    seed_everything(0, verbose=False)
+    seed_everything(0)
     dataset = MultiCrop()
     batches = DataLoader(dataset, batch_size=64, sampler=RandomSampler(dataset, num_samples=64 * steps))
     every = max(1, steps // 6)

@@ -267,7 +267,7 @@ class Outcome(NamedTuple):
 
 def pretrain(method: str, seed: int, downstream: Downstream, args: argparse.Namespace) -> Outcome:
     """Pretrain to the end, with a probe and a checkpoint every few steps; then, and only then, ask the labels."""
-    seed_everything(seed, verbose=False)
+    seed_everything(seed)
     batches = batches_for(method, downstream, args)
     model = METHODS[method]()
     start = copy.deepcopy(model.encoder)

@@ -150,7 +150,7 @@ def pictures(stripes: float, jitter: float) -> Data:
     downstream = {
         task: Downstream(labelled, scenes.labels[task][6000:], others, asked.labels[task]) for task in scenes.labels
     }
-    seed_everything(0, verbose=False)
+    seed_everything(0)
     views = {name: other_parts_changed(part, train) for part, name in enumerate(PARTS)}
     return Data(train, others, others, downstream, proxies(train), views)
 

@@ -185,7 +185,7 @@ def bags_of(texts: Sequence[Sequence[str]], vocabulary: Vocabulary) -> Tensor:
 def proxies(inputs: Tensor, split: Split) -> list[GaussianTask]:
     """A proxy task for each class of words: two classes that differ along the main direction of texts in it."""
     centred = inputs - inputs.mean(0)
-    seed_everything(0, verbose=False)
+    seed_everything(0)
     own = (torch.where(split.classes == place, centred, 0.0) for place in range(len(split.names)))
     directions = (torch.pca_lowrank(one, 4, niter=8)[2][:, 0] for one in own)
     return [GaussianTask(name, direction) for name, direction in zip(split.names, directions, strict=True)]

@@ -51,7 +51,7 @@ Margins = Callable[[Tensor], Tensor]
 
 
 def pretrained(images: Tensor, labels: Tensor, steps: int, seed: int) -> nn.Module:
-    seed_everything(seed, verbose=False)
+    seed_everything(seed)
     dataset = TwoViews(images, labels)
     batches = DataLoader(dataset, batch_size=128, sampler=RandomSampler(dataset, num_samples=128 * steps))
     model = SimCLR()

@@ -141,7 +141,7 @@ def pretrain(
     robust: TaskRobustLoss | None = None, only: int | None = None,
 ) -> TaskModule:  # fmt: skip
     """A pretrained model; equal seeds have equal weights at the start, batches and masks."""
-    seed_everything(seed, verbose=False)
+    seed_everything(seed)
     steps = args.steps * (4 if "steps" in method else 1)
     model = make(steps, robust, only)
     # Seen beside what is trained for: `synbench_tasks/` has the score in each part, `robust/` losses and weights.

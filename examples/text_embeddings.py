@@ -86,7 +86,7 @@ def main() -> None:
     steps = parser.parse_args().steps
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message=".*does not have many workers")
-    seed_everything(0, verbose=False)
+    seed_everything(0)
     dataset = TensorDataset(sequences())
     batches = DataLoader(dataset, batch_size=32, sampler=RandomSampler(dataset, num_samples=32 * steps))
     synbench = SynBenchCallback(

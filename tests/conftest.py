@@ -24,5 +24,11 @@ def nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: object) ->
     yield
     assert not torch.distributed.is_initialized()
     assert [thread for thread in threading.enumerate() if thread not in threads and not thread.daemon] == []
-    of_others = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "CUDA_", "TRITON_")  # Lightning's, and those of a GPU
+    of_others = (
+        "PL_GLOBAL_SEED",
+        "PL_SEED_WORKERS",
+        "CUDA_",
+        "TRITON_",
+        "TORCHINDUCTOR_",
+    )  # of Lightning, torch, a GPU
     assert [name for name in set(os.environ) - variables if not name.startswith(of_others)] == []

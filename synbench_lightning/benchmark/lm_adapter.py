@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from synbench_lightning.runtime.encoder import walk
+from synbench_lightning.runtime.lightning_packages import lacks_forward
 
 Forward = str | Callable[[Any, Tensor, Tensor], Any] | None
 """``None``: the module · ``"model"``: a dotted attribute of it · a callable ``(module, ids, attention_mask)``."""
@@ -77,7 +77,7 @@ def _named(module: Any, forward: str | None) -> Callable[..., Any]:
                 f"`forward={forward!r}` is no attribute of {type(module).__name__} that can be called. {children}"
             )
         return parts[-1]  # type: ignore[no-any-return]
-    if isinstance(module, LightningModule) and type(module).forward is LightningModule.forward:
+    if lacks_forward(module):
         raise ValueError(
             f"{type(module).__name__} has no `forward` of its own. Name in `forward` what gives logits, or pass a "
             f"callable (module, ids, attention_mask) -> logits. {children}"

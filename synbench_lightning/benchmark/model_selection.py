@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -32,6 +30,7 @@ from synbench_lightning.runtime.collectives import SingleProcess
 from synbench_lightning.runtime.encoder import EncoderSpec, find_encoder
 from synbench_lightning.runtime.features import FeatureReader, module_behind
 from synbench_lightning.runtime.isolation import isolated
+from synbench_lightning.runtime.lightning_packages import LightningModule, rank_zero_warn
 
 Candidate = nn.Module | Callable[[], nn.Module]
 """A module, or a function without arguments that loads one."""

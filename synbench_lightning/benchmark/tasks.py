@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -15,6 +14,7 @@ from synbench_lightning.checks import check_integer, check_name
 from synbench_lightning.functional.representation.class_probabilities import class_log_probabilities
 from synbench_lightning.runtime.collectives import Processes, Progress, gather_rows
 from synbench_lightning.runtime.features import FeatureReader
+from synbench_lightning.runtime.lightning_packages import move_data_to_device
 
 READ_TWICE = 8
 """Examples of each task that are read twice, once, to see whether they are augmented at random."""

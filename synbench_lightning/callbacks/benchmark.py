@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from synbench_lightning.benchmark.adaptive_evaluation import Climb, Climbed
@@ -21,6 +19,7 @@ from synbench_lightning.functional.benchmark.selection import Selection
 from synbench_lightning.runtime.collectives import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
 from synbench_lightning.runtime.features import FeatureReader, module_behind
+from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer, rank_zero_info, rank_zero_warn
 
 
 class BenchmarkCallback(ProbingCallback[BenchmarkResult]):

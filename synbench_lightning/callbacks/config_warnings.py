@@ -6,26 +6,23 @@ import math
 from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
-from lightning.pytorch.strategies import DeepSpeedStrategy, SingleDeviceXLAStrategy, XLAStrategy
-
 from synbench_lightning.callbacks.metric_keys import name_of, renamed, sections
 from synbench_lightning.callbacks.schedule import Schedule
+from synbench_lightning.runtime.lightning_packages import EarlyStopping, ModelCheckpoint, Trainer, lightning_classes
 
-UNTRIED = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)
+UNTRIED = ("strategies.DeepSpeedStrategy", "strategies.XLAStrategy", "strategies.SingleDeviceXLAStrategy")
 """Strategies under which no probe was ever made."""
 
 
 def setup_warnings(trainer: Trainer) -> Iterator[str]:
     """Sentences about what a probe sees under this trainer, where that may not be what is expected."""
-    if isinstance(trainer.strategy, UNTRIED):
+    if isinstance(trainer.strategy, lightning_classes(*UNTRIED)):
         yield (
             f"SynBench was never tried with {type(trainer.strategy).__name__}. The first probe, before the first step, "
             "raises if it does not work; then leave the callback out and use `evaluate()` on checkpoints."
         )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, WeightAveraging):
+        if isinstance(callback, lightning_classes("callbacks.WeightAveraging")):
             yield (
                 f"What is probed are the weights in training, not the averages that {type(callback).__name__} "
                 "makes of them."
@@ -50,7 +47,7 @@ def interval_warnings(
             yield f"{type(callback).__name__}(monitor={monitor!r}, mode='min') prefers low scores: set mode='max'."
         if isinstance(callback, listeners):
             continue
-        if isinstance(callback, EarlyStopping):
+        if isinstance(callback, lightning_classes("callbacks.EarlyStopping")):
             every_n_epochs = schedule.every_n_epochs
             probe_interval = every_n_epochs * steps_per_epoch if every_n_epochs else schedule.every_n_train_steps
             if probe_interval > _check_interval(trainer, steps_per_epoch):
@@ -60,7 +57,7 @@ def interval_warnings(
                     f"`SynBenchEarlyStopping(monitor={monitor!r}, patience={callback.patience})` in its place, or "
                     f"`{probing}(every_n_epochs=1)`."
                 )
-        elif isinstance(callback, ModelCheckpoint):
+        elif isinstance(callback, lightning_classes("callbacks.ModelCheckpoint")):
             yield from _checkpoint_warnings(callback, monitor, schedule, steps_per_epoch)
 
 
@@ -103,10 +100,11 @@ def _monitors(trainer: Trainer, prefix: str) -> Iterator[tuple[EarlyStopping | M
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     prefixes = {str(getattr(callback, "prefix", prefix)) for callback in callbacks} - {prefix}
     of_others = set[str]().union(*map(sections, prefixes))
+    kinds = lightning_classes("callbacks.EarlyStopping", "callbacks.ModelCheckpoint")
     for callback in callbacks:
         monitor = str(getattr(callback, "monitor", None))
         ours = monitor.startswith((f"{prefix}/", f"{prefix}_")) and monitor.partition("/")[0] not in of_others
-        if isinstance(callback, (EarlyStopping, ModelCheckpoint)) and ours:
+        if isinstance(callback, kinds) and ours:
             yield callback, monitor
 
 

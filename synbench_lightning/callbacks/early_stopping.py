@@ -6,16 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from synbench_lightning.callbacks.metric_keys import DETAILS, TASKS, renamed, sections
 from synbench_lightning.callbacks.probing_callback import ProbingCallback
 from synbench_lightning.callbacks.run_state import RunStateCallback
 from synbench_lightning.checks import check_integer, check_number
+from synbench_lightning.runtime.lightning_packages import EarlyStopping, LightningModule, Trainer, rank_zero_info
 
 
 class SynBenchEarlyStopping(RunStateCallback, EarlyStopping):
@@ -126,11 +123,17 @@ class SynBenchEarlyStopping(RunStateCallback, EarlyStopping):
         stop = trainer.should_stop
         if stop and not _minimum_reached(trainer):
             # Lightning would remember the wish and stop at the minimum even if the score improves until then.
-            self.stopped_epoch, self.stopping_reason = 0, EarlyStoppingReason.NOT_STOPPED
+            self.stopped_epoch = 0
+            if hasattr(self, "stopping_reason"):  # since Lightning 2.6
+                self.stopping_reason = type(self.stopping_reason)(0)
             stop = False
         trainer.should_stop = others or stop
         if stop:
-            rank_zero_info(f"Stopped after step {trainer.global_step}. {self.stopping_reason_message}")
+            why = getattr(self, "stopping_reason_message", None) or (
+                f"{self.monitor} is {metrics[self.monitor]:.3f} after {self.wait_count} probes without improvement; "
+                f"best score: {self.best_score:.3f}."
+            )
+            rank_zero_info(f"Stopped after step {trainer.global_step}. {why}")
 
 
 def _minimum_reached(trainer: Trainer) -> bool:

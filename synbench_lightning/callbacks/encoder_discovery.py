@@ -7,9 +7,6 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import Strategy
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from synbench_lightning.runtime.batchnorm_statistics import RunningStatistics
@@ -19,6 +16,13 @@ from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encode
 from synbench_lightning.runtime.encoder_call import EncoderCall
 from synbench_lightning.runtime.encoder_ranking import CallTree, rank_encoders
 from synbench_lightning.runtime.isolation import isolated
+from synbench_lightning.runtime.lightning_packages import (
+    LightningModule,
+    Strategy,
+    Trainer,
+    rank_zero_info,
+    rank_zero_warn,
+)
 from synbench_lightning.runtime.sharding import is_sharded
 
 MOST_NAMES = 4

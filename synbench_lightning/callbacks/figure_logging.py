@@ -10,12 +10,9 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_warn
-
 from synbench_lightning.callbacks.metric_keys import BAND, FIGURES, TASKS, name_of
 from synbench_lightning.probe.result import ProbeResult
+from synbench_lightning.runtime.lightning_packages import Trainer, lightning_classes, rank_zero_warn
 
 SHARE = 0.02
 """Figures between the first probe and the last one are left out while drawing them takes more of the time."""
@@ -59,7 +56,7 @@ class FigureLogger:
         """
         self._step, before, self._monitored = step, self._monitored, monitored
         for logger in _of_first_process(trainer):
-            if isinstance(logger, TensorBoardLogger):
+            if isinstance(logger, lightning_classes("loggers.TensorBoardLogger")):
                 if monitored != before:
                     with self._spared("charts"):
                         self._lay_out(logger, metrics, monitored)
@@ -79,7 +76,7 @@ class FigureLogger:
     def _band(self, key: str, side: str) -> str:
         return f"{self.prefix}{BAND}/{key.partition('/')[2]}_{side}"
 
-    def _lay_out(self, logger: TensorBoardLogger, metrics: Mapping[str, float], monitored: str) -> None:
+    def _lay_out(self, logger: Any, metrics: Mapping[str, float], monitored: str) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         # In a folder of its own: TensorBoard shows the layouts of all runs, but one for each, which may be the user's.
@@ -103,7 +100,8 @@ class FigureLogger:
         }
 
     def _draw(self, trainer: Trainer, history: Sequence[ProbeResult]) -> None:
-        loggers = [logger for logger in _of_first_process(trainer) if isinstance(logger, SHOWS_FIGURES)]
+        kinds = lightning_classes(*SHOWS_FIGURES)
+        loggers = [logger for logger in _of_first_process(trainer) if isinstance(logger, kinds)]
         step = self._drawn = self._step
         start = time.perf_counter()
         with self._spared("figures"):
@@ -124,9 +122,9 @@ class FigureLogger:
     def _show(self, logger: Any, figures: Mapping[str, Any], images: Mapping[str, Any], step: int) -> None:
         for name, image in images.items():
             key = f"{self.prefix}{FIGURES}/{name}"
-            if isinstance(logger, TensorBoardLogger):
+            if isinstance(logger, lightning_classes("loggers.TensorBoardLogger")):
                 logger.experiment.add_image(key, image, step, dataformats="HWC")
-            elif isinstance(logger, WandbLogger):
+            elif isinstance(logger, lightning_classes("loggers.WandbLogger")):
                 logger.log_image(key, [image], step)
             else:
                 logger.experiment.log_figure(logger.run_id, figures[name], f"{key}/step_{step:08d}.svg")
@@ -145,7 +143,7 @@ class FigureLogger:
                 )
 
 
-SHOWS_FIGURES = (TensorBoardLogger, WandbLogger, MLFlowLogger)
+SHOWS_FIGURES = ("loggers.TensorBoardLogger", "loggers.WandbLogger", "loggers.MLFlowLogger")
 
 
 def _of_first_process(trainer: Trainer) -> list[Any]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+
+from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer
 
 
 @runtime_checkable

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from synbench_lightning.probe.result import ProbeResult
+from synbench_lightning.runtime.lightning_packages import rank_zero_info, rank_zero_warn
 
 CLEAR = 3.0
 """Standard errors of a difference from which on a value counts as fallen, by convention: 1 in 700 by chance."""

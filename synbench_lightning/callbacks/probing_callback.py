@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from synbench_lightning.callbacks.config_warnings import (
@@ -29,6 +27,7 @@ from synbench_lightning.runtime.collectives import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder
 from synbench_lightning.runtime.encoder_call import plain_call
 from synbench_lightning.runtime.isolation import isolated
+from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer, rank_zero_info, rank_zero_warn
 from synbench_lightning.runtime.sharding import is_sharded, reachable_forward
 
 MAX_FAILURES = 3
@@ -196,13 +195,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         self._fresh = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a trainer of the other package, in which half of this would silently not work, and a shared prefix."""
-        if not isinstance(trainer, Trainer):
-            raise TypeError(
-                f"{type(self).__name__} works with `lightning.pytorch`, and this trainer is a "
-                f"{type(trainer).__module__}.{type(trainer).__name__}: import Trainer and LightningModule from "
-                "`lightning.pytorch`."
-            )
+        """Refuse a prefix that two callbacks share."""
         callbacks = [c for c in trainer.callbacks if isinstance(c, ProbingCallback)]  # type: ignore[attr-defined]
         alike = [one for one in callbacks if not sections(one.prefix).isdisjoint(sections(self.prefix))]
         if len(alike) > 1:

@@ -6,12 +6,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from tqdm.auto import tqdm
 
 from synbench_lightning.runtime.collectives import Progress
+from synbench_lightning.runtime.lightning_packages import Trainer, lightning_classes
 
 DELAY_SECONDS = 1.0
 """A probe that is over by then shows no bar."""
@@ -20,8 +20,8 @@ DELAY_SECONDS = 1.0
 @contextmanager
 def probe_progress(trainer: Trainer, title: str) -> Iterator[Progress | None]:
     """A function to be called with the number of examples done and their total, or ``None`` where no bar is shown."""
-    bar = trainer.progress_bar_callback
-    if isinstance(bar, TQDMProgressBar) and bar.is_enabled:
+    bar: Any = trainer.progress_bar_callback
+    if isinstance(bar, lightning_classes("callbacks.TQDMProgressBar")) and bar.is_enabled:
         with tqdm(
             desc=title, position=2 * bar.process_position + 1, leave=False, delay=DELAY_SECONDS, dynamic_ncols=True,
             file=sys.stdout, unit="ex",
@@ -32,7 +32,7 @@ def probe_progress(trainer: Trainer, title: str) -> Iterator[Progress | None]:
                 inner.update(done - inner.n)
 
             yield advance
-    elif isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
+    elif isinstance(bar, lightning_classes("callbacks.RichProgressBar")) and bar.is_enabled and bar.progress:
         rich = bar.progress
         task = rich.add_task(title, total=1, visible=False)
         start = time.monotonic()

@@ -7,8 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from synbench_lightning.runtime.lightning_packages import Callback, LightningModule, Trainer, rank_zero_warn
 
 R = TypeVar("R")
 

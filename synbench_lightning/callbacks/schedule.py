@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lightning.pytorch import Trainer
-
 from synbench_lightning.checks import check_flag, check_integer
+from synbench_lightning.runtime.lightning_packages import Trainer
 
 
 @dataclass

@@ -7,13 +7,12 @@ from math import prod
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import Strategy
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from synbench_lightning.probe.proxy_samples import NOISE_BUDGET_BYTES
 from synbench_lightning.probe.view_sampling import FEWEST_INPUTS, INPUT_FORWARDS, MOST_INPUTS
 from synbench_lightning.runtime.input_shape import inputs_of_shape, views_of_shape
+from synbench_lightning.runtime.lightning_packages import Strategy, rank_zero_info, rank_zero_warn
 
 
 class ViewCollection:

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from synbench_lightning.cli.errors import CommandError, UsageError, in_one_line
 from synbench_lightning.probe.proxy_samples import Normalize
 from synbench_lightning.runtime.encoder import find_encoder
 from synbench_lightning.runtime.input_shape import example_shape
+from synbench_lightning.runtime.lightning_packages import lightning_classes
 
 
 @dataclass
@@ -102,14 +102,17 @@ def _from_factory(source: Source, checkpoint: str | None, weights_only: bool) ->
 
 def _from_checkpoint(source: Source, checkpoint: str | None, weights_only: bool) -> Loaded:
     assert checkpoint is not None
-    kind = imported(source)
-    if not (inspect.isclass(kind) and issubclass(kind, LightningModule)):
-        raise CommandError(f"{source.option}: must be a LightningModule class of `lightning.pytorch`, is {kind!r}")
+    kind: Any = imported(source)
+    is_module = inspect.isclass(kind) and issubclass(kind, lightning_classes("LightningModule"))
+    if not is_module:
+        raise CommandError(f"{source.option}: must be a LightningModule class, is {kind!r}")
     _read(checkpoint, weights_only)
     arguments = _typed_arguments(source, kind, needed=False)
+    if "weights_only" in inspect.signature(kind.load_from_checkpoint).parameters:  # since Lightning 2.6
+        arguments["weights_only"] = weights_only
     module = _called(
         f"{source.option} --ckpt {checkpoint}",
-        lambda: kind.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=weights_only, **arguments),
+        lambda: kind.load_from_checkpoint(checkpoint, map_location="cpu", **arguments),
     )
     try:
         found = find_encoder(module, source.attribute)

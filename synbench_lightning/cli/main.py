@@ -23,6 +23,7 @@ from synbench_lightning.cli.errors import CommandError, UsageError, in_one_line
 from synbench_lightning.cli.history import history_command
 from synbench_lightning.cli.report import report_command
 from synbench_lightning.probe.families import FAMILIES
+from synbench_lightning.runtime.lightning_packages import PACKAGES
 
 EVALUATE = """\
 Score finished encoders and rank them. An encoder is one of
@@ -81,18 +82,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 @contextmanager
 def _in_one_voice() -> Iterator[None]:
     """Show warnings as one line each, and silence Lightning's hints about training."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
+    levels = {logger: logger.level for logger in map(logging.getLogger, PACKAGES)}
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.showwarning = _show_warning
-        logger.setLevel(logging.ERROR)
+        for logger in levels:
+            logger.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in levels.items():
+                logger.setLevel(level)
 
 
 def _parser() -> argparse.ArgumentParser:

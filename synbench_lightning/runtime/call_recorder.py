@@ -10,11 +10,11 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from synbench_lightning.runtime.input_leaf import InputLeaf, input_leaf
+from synbench_lightning.runtime.lightning_packages import LightningModule, lacks_forward
 from synbench_lightning.runtime.module_names import named_like_encoder
 from synbench_lightning.runtime.structures import Arguments, leaves, mapped, tensors_in
 
@@ -252,7 +252,7 @@ def _versions(module: nn.Module, arguments: Arguments | None) -> tuple[int, ...]
 
 def has_forward(module: nn.Module) -> bool:
     """Whether a module can be called: containers cannot."""
-    return getattr(type(module), "forward", None) not in (nn.Module.forward, LightningModule.forward)
+    return getattr(type(module), "forward", None) is not nn.Module.forward and not lacks_forward(module)
 
 
 def _open_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
-from lightning.pytorch.strategies import ParallelStrategy, Strategy
 from torch import Tensor
+
+from synbench_lightning.runtime.lightning_packages import Strategy, lightning_classes
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -61,7 +62,8 @@ class StrategyProcesses:
     """
 
     def __init__(self, strategy: Strategy, world_size: int, lockstep: bool) -> None:
-        share = strategy.distributed_sampler_kwargs if isinstance(strategy, ParallelStrategy) else {}
+        parallel = isinstance(strategy, lightning_classes("strategies.ParallelStrategy"))
+        share: dict[str, Any] = strategy.distributed_sampler_kwargs if parallel else {}  # type: ignore[attr-defined]
         self.strategy, self.lockstep = strategy, lockstep
         self.rank: int = share.get("rank", 0)
         self.size: int = share.get("num_replicas", 1)

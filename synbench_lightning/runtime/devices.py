@@ -8,7 +8,8 @@ from functools import cache
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.memory import is_oom_error
+
+from synbench_lightning.runtime.lightning_packages import is_oom_error
 
 
 def statistics_device(device: torch.device) -> torch.device:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+
+from synbench_lightning.runtime.lightning_packages import LightningModule, lacks_forward
 
 EncoderSpec = str | Callable[[LightningModule, Tensor], Any] | None
 """``None``: find it · ``"backbone.trunk"``: a dotted attribute · a callable ``(pl_module, x) -> features``."""
@@ -42,7 +43,7 @@ def find_encoder(pl_module: LightningModule, encoder: EncoderSpec = None) -> Enc
             exists = len(owners) == path.count(".") + 1
             if exists and callable(found) and not isinstance(found, (nn.ModuleList, nn.ModuleDict)):
                 return Encoder(f"`{path}`, a {type(found).__name__}", found, tuple(owners))
-        if type(pl_module).forward is LightningModule.forward:
+        if lacks_forward(pl_module):
             raise ValueError(
                 f"No encoder was found in {type(pl_module).__name__}: it has none of the attributes "
                 f"{', '.join(CANDIDATES)} and no `forward` of its own. Pass `encoder=` one of {_children(pl_module)} "

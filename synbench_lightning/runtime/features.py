@@ -7,11 +7,11 @@ from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, float64, nn, strided, view_as_real
 
 from synbench_lightning.runtime.channel_layout import Layout, Widths, channel_axis
 from synbench_lightning.runtime.encoder_call import Masked
+from synbench_lightning.runtime.lightning_packages import rank_zero_info, rank_zero_warn
 
 NAMES = (
     "pooler_output",

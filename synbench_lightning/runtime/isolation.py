@@ -8,11 +8,11 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from synbench_lightning.runtime.devices import seed_accelerator
+from synbench_lightning.runtime.lightning_packages import rank_zero_warn
 from synbench_lightning.runtime.module_snapshot import ModuleSnapshot
 from synbench_lightning.runtime.sharding import has_shards
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningDataModule, Trainer
-from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from synbench_lightning.runtime.lightning_packages import lightning_classes
 
 MOST = 200_000
 """Objects that are followed; a module that reaches more is told. Each takes a few microseconds."""
@@ -29,9 +29,8 @@ FOREIGN = (
     "socket.", "weakref.", "_thread.",
 )  # fmt: skip
 """Where the classes come from whose objects belong to the run and not to the model; they are not looked into."""
-OF_THE_RUN = (
-    Dataset, DataLoader, Sampler, torch.optim.Optimizer, LightningDataModule, Callback, Logger, Trainer,
-)  # fmt: skip
+OF_THE_RUN = (Dataset, DataLoader, Sampler, torch.optim.Optimizer)
+OF_LIGHTNING = ("LightningDataModule", "Callback", "loggers.Logger", "Trainer")
 
 
 class ModuleSnapshot:
@@ -158,7 +157,9 @@ def _slots(value: Any) -> Iterator[str]:
 
 
 def _is_foreign(value: Any) -> bool:
-    return isinstance(value, OF_THE_RUN) or f"{type(value).__module__}.".startswith(FOREIGN)
+    if isinstance(value, (*OF_THE_RUN, *lightning_classes(*OF_LIGHTNING))):
+        return True
+    return f"{type(value).__module__}.".startswith(FOREIGN)
 
 
 def _is_plain_object(value: Any) -> bool:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor
 
 from synbench_lightning.runtime.isolation import isolated
+from synbench_lightning.runtime.lightning_packages import lightning_classes
 
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
@@ -68,16 +68,17 @@ MOST_ITEMS = 1000
 def _reached(function: Any) -> Iterator[Any]:
     """Generators, and objects with attributes of their own, that a function leads to."""
     seen, rest = set[int](), [function]
+    passed_over = (*PASSED_OVER, *lightning_classes("Trainer"))
     while rest:
         value = rest.pop()
-        if id(value) not in seen and not isinstance(value, PASSED_OVER):
+        if id(value) not in seen and not isinstance(value, passed_over):
             seen.add(id(value))
             if isinstance(value, GENERATORS) or _has_attributes(value):
                 yield value
             rest += _inner(value)
 
 
-PASSED_OVER = (type, ModuleType, Trainer, Tensor, np.ndarray, str, bytes, int, float)
+PASSED_OVER = (type, ModuleType, Tensor, np.ndarray, str, bytes, int, float)
 
 
 def _has_attributes(value: Any) -> bool:

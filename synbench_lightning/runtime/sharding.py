@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 from synbench_lightning.runtime.encoder import Encoder
+from synbench_lightning.runtime.lightning_packages import LightningModule, Strategy, lightning_classes
 
 
 def is_sharded(strategy: Strategy, pl_module: LightningModule) -> bool:
     """Whether a forward is a collective: then every process has to make the same number of them."""
-    wrapped = isinstance(strategy.model, FullyShardedDataParallel) or isinstance(strategy, DeepSpeedStrategy)
-    return wrapped or has_shards(pl_module)
+    return _wraps_the_root(strategy) or has_shards(pl_module)
+
+
+def _wraps_the_root(strategy: Strategy) -> bool:
+    deepspeed = lightning_classes("strategies.DeepSpeedStrategy")
+    return isinstance(strategy.model, FullyShardedDataParallel) or isinstance(strategy, deepspeed)
 
 
 def has_shards(module: nn.Module) -> bool:
@@ -31,7 +34,7 @@ def reachable_forward(encoder: Encoder, strategy: Strategy, pl_module: Lightning
     the root, and the next training step would fail.
     """
     model = strategy.model
-    if isinstance(model, FullyShardedDataParallel) or isinstance(strategy, DeepSpeedStrategy):
+    if _wraps_the_root(strategy):
         assert model is not None
         return _redirected(encoder.forward, entry=model, inner=pl_module)
     for owner in encoder.owners:

@@ -14,7 +14,7 @@ quiet = pytest.mark.filterwarnings("ignore:torch.utils.checkpoint:UserWarning", 
 
 
 def fit(make, *callbacks, **arguments):
-    seed_everything(0, verbose=False)
+    seed_everything(0)
     model = make()
     run = trainer(*callbacks, **{"max_steps": 6, **arguments})
     run.fit(model)
@@ -40,7 +40,7 @@ def test_a_run_without_arguments_takes_what_training_takes_and_changes_nothing(m
 
 
 def test_the_probe_of_step_0_is_that_of_the_weights_and_statistics_before_the_first_step():
-    seed_everything(0, verbose=False)
+    seed_everything(0)
     before = evaluate(user_modules.Net().net, (1, 8, 8), plan=SMALL)
     for arguments in ({}, {"accumulate_grad_batches": 3}):
         callback = probing(tasks="dc")

@@ -156,7 +156,7 @@ FAILURES = [
     ([*ENCODER, "--ckpt", "nowhere.pt"], "--ckpt nowhere.pt: no such file"),
     ([*ENCODER, "--ckpt", "encoders.py"], "--ckpt encoders.py: cannot be read"),
     (["--module", "encoders:Wide", "--ckpt", "nowhere.ckpt"], "--ckpt nowhere.ckpt: no such file"),
-    (["--module", "encoders:make", "--ckpt", "x.ckpt"], "must be a LightningModule class of `lightning.pytorch`"),
+    (["--module", "encoders:make", "--ckpt", "x.ckpt"], "must be a LightningModule class, is"),
     (["--encoder", "timm:resnet18"], "timm is not installed: pip install timm"),
     (["--encoder", "transformers:bert"], "transformers is not installed: pip install transformers"),
 ]

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch import LightningModule, strategies
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
@@ -74,7 +73,7 @@ def train(world: int, folder: str, sharded: bool = False, accumulate: int = 1, *
     model = Regression(sharded, **arguments)
     strategy: Any = "auto" if world == 1 else "ddp"
     if sharded:
-        strategy = ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1)
+        strategy = strategies.ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1)
     run = trainer(
         max_steps=15, strategy=strategy, devices=world, use_distributed_sampler=False, default_root_dir=folder,
         accumulate_grad_batches=accumulate,

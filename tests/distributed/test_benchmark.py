@@ -15,7 +15,7 @@ SUPPORT = 80
 
 def values_of_one_process():
     """Before the first step, when the weights are those of every process."""
-    seed_everything(0, verbose=False)
+    seed_everything(0)
     callback = BenchmarkCallback(labelled(), support=40)
     trainer(callback, max_steps=1).fit(Autoencoder())
     return callback.history[0].task_values

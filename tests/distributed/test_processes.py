@@ -36,7 +36,7 @@ def run(folder, world=2, timeout=150, **arguments):
 
 
 def result_of_one_process():
-    seed_everything(0, verbose=False)
+    seed_everything(0)
     return evaluate(Autoencoder().encoder, (1, 8, 8), tasks="default", plan=SMALL)
 
 
@@ -76,7 +76,7 @@ def test_ddp_shares_the_examples_and_agrees_on_the_result(tmp_path, world):
 def test_ddp_takes_the_inputs_of_the_first_process(tmp_path):
     found, _ = run(tmp_path, inputs=True)
     assert_same_on_every_process(found)
-    seed_everything(0, verbose=False)
+    seed_everything(0)
     model = Autoencoder()
     dataset = model.train_dataloader().dataset
     order = DistributedSampler(dataset, num_replicas=2, rank=0)  # as Lightning shuffles for training
@@ -92,7 +92,7 @@ def test_ddp_takes_the_shape_that_training_gives_the_encoder_on_the_first_proces
     assert_same_on_every_process(found)
     assert {tuple(result["input_shape"]) for result in found[0]["history"]} == {(4, 16)}
     assert "with inputs of shape (4, 16)" in log
-    seed_everything(0, verbose=False)
+    seed_everything(0)
     alone = evaluate(Lengths().encoder, (4, 16), tasks="default", plan=SMALL)
     assert_like_one_process(found[0]["history"][0], alone)
 

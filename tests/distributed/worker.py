@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch import Callback, seed_everything, strategies
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, fully_shard
 from torch.utils.data import DataLoader, TensorDataset
@@ -141,7 +141,7 @@ def train(
     model: Any = Sharded(sharded) if sharded in PARTS else kind()
     strategy: Any = "ddp"
     if sharded in PARTS:
-        strategy = ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1)
+        strategy = strategies.ModelParallelStrategy(data_parallel_size=world, tensor_parallel_size=1)
     elif sharded:
         of_lightning = FSDP1OnCPU if accelerator == "cpu" else FSDPStrategy
         strategy = of_lightning(auto_wrap_policy={nn.Linear} if sharded == "fsdp1, layers" else None)

@@ -1,5 +1,7 @@
 """What goes wrong in a probe costs that probe; faults are made in the encoder."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 
@@ -119,7 +121,7 @@ def test_ctrl_c_in_a_probe_ends_like_anywhere_in_lightning():
 
     callback = probing(encoder=encoder)
     run = trainer(callback, max_steps=20)
-    with pytest.raises(SystemExit):
+    with suppress(SystemExit):  # which it raises since Lightning 2.5
         run.fit(Autoencoder())
     assert run.interrupted
     assert steps(callback) == [0, 5]

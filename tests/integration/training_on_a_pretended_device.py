@@ -69,7 +69,7 @@ class Where(Callback):
 
 def fit(probed: bool, dropout: float = 0.2, on_device: bool = True) -> dict[str, Any]:
     """Weights and results of a short training."""
-    seed_everything(0, verbose=False)
+    seed_everything(0)
     pretended_device.backend.manual_seed(3)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(64, 1, 8, 8, generator=generator)
