@@ -260,6 +260,10 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         if self._agreed(trainer, pl_module, self.schedule.due_after_batch(trainer, batch_idx)):
             self._make(trainer, pl_module, position=logger_step(trainer) + 1)
 
+    def _can_probe(self) -> bool:
+        """Whether there is anything to probe with, once the first batch is known."""
+        return True
+
     def _can_probe_unobserved(self) -> bool:
         """Whether a named encoder can be probed before it was seen what training gives it."""
         return True
@@ -315,6 +319,9 @@ class ProbingCallback(RunStateCallback, Generic[R]):
 
     def _make(self, trainer: Trainer, pl_module: LightningModule, position: int) -> None:
         """Make the probe that is due. It stays due if it is cut short, by Ctrl-C or an error that ends the run."""
+        if not self._can_probe():
+            self.schedule.settle(trainer)
+            return
         self.schedule.owed = True
         self._resolve(pl_module, find=True)
         assert self._encoder is not None

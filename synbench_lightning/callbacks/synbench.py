@@ -276,6 +276,13 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         shape = self._shape = self._decided_shape(trainer, pl_module, batch)
         assert self._encoder is not None
+        if shape is None and self.inputs is None and self.labels is None:
+            rank_zero_warn(
+                f"SynBench: training was seen to call {self._encoder.name}, but nothing in it takes real vectors of one "
+                "shape, so there is no score, and without `inputs` or `labels` there is nothing else to measure: no "
+                "probes are made in this run. Give `inputs=` with `views=`, or `labels=`."
+            )
+            return
         best = float(optimal_accuracy(self.plan.scales[-1]))
         thresholds = sorted({self.threshold, *(t for t in OFFICIAL_THRESHOLDS if t < best)})
         self._shown = probe = Probe(
@@ -296,6 +303,9 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
                 "SynBench: the tasks know nothing of your data. `inputs=` with `views=`, your augmentations, or "
                 "`labels=` of a few inputs follow downstream accuracy better."
             )
+
+    def _can_probe(self) -> bool:
+        return self._shown is not None
 
     def _can_probe_unobserved(self) -> bool:
         return self.input_shape is not None or self._shape is not None
