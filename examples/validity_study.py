@@ -13,8 +13,8 @@ million weights. What was found is in ``README.md`` beside this file.
     python examples/validity_study.py --table examples/validity/digits.csv.gz  # the answers from the kept results
 
 The sources are ``digits``, ``patches``, ``glyphs`` (letters in random colours), ``recoloured`` (the same, with
-pretraining that recolours them) and ``pictures`` (``--device cuda``; needs scikit-image). The kept results are of three
-seeds.
+pretraining that recolours them), ``pictures`` (``--device cuda``; needs scikit-image) and ``fashion`` (Fashion-MNIST).
+The kept results are of three seeds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ except ImportError as error:
         "This study needs scikit-learn and matplotlib: pip install 'synbench-lightning[examples]'"
     ) from error
 
-ENCODERS = {name: ("resnet",) if name == "pictures" else ("conv", "transformer") for name in SOURCES}
+ENCODERS = dict.fromkeys(SOURCES, ("conv", "transformer")) | {"pictures": ("resnet",), "fashion": ("cnn",)}
 
 
 def main() -> None:
@@ -96,7 +96,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="one seed and 150 steps: minutes, for a look")
     parser.add_argument("--images", choices=tuple(SOURCES), default="digits", help="the data (default: digits)")
     parser.add_argument("--regimes", nargs="+", choices=tuple(REGIMES), default=tuple(REGIMES), metavar="REGIME")
-    parser.add_argument("--encoders", nargs="+", choices=("conv", "transformer", "resnet"), metavar="ENCODER")
+    parser.add_argument("--encoders", nargs="+", choices=("conv", "transformer", "resnet", "cnn"), metavar="ENCODER")
     parser.add_argument("--seeds", type=int, help="seeds for each regime and architecture (default: 5)")
     parser.add_argument("--steps", type=int, help="optimizer steps of a run (default: 800)")
     parser.add_argument("--dir", type=Path, default=Path("runs/validity"), help="where checkpoints and results go")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -77,7 +79,7 @@ class Images:
 def load_images(name: str) -> Images:
     """``"digits"``: 1,797 scanned digits; ``"patches"``: 2,080 patches of two photographs; ``"glyphs"``: 2,100 letters
     of 21 fonts in random colours, and ``"recoloured"`` the same with pretraining that recolours them, all of 8 x 8;
-    ``"pictures"``: 2,100 patches of 24 x 24 of 14 pictures."""
+    ``"pictures"``: 2,100 patches of 24 x 24 of 14 pictures; ``"fashion"``: 9,000 garments of 28 x 28."""
     images, labels = SOURCES[name]()
     first = next(iter(labels.values()))
     train, test = train_test_split(np.arange(len(images)), test_size=TEST_SHARE, stratify=first, random_state=0)
@@ -180,7 +182,49 @@ def _pictures() -> tuple[Tensor, dict[str, Tensor]]:
     }
 
 
-SOURCES = {"digits": _digits, "patches": _patches, "glyphs": _glyphs, "recoloured": _glyphs, "pictures": _pictures}
+def _fashion() -> tuple[Tensor, dict[str, Tensor]]:
+    """9,000 of the photographs of Fashion-MNIST (Xiao et al., 2017), as torchvision and Debian keep them."""
+    folders = [
+        Path(os.environ.get("FASHION_MNIST", "data/FashionMNIST/raw")),
+        Path("/usr/share/datasets/fashion-mnist"),
+    ]
+    folder = next((one for one in folders if list(one.glob("train-images-idx3-ubyte*"))), None)
+    if folder is None:
+        raise SystemExit(
+            "These images are Fashion-MNIST's: `torchvision.datasets.FashionMNIST('data', download=True)`, or Debian's "
+            "package dataset-fashion-mnist, or name their folder in the environment variable FASHION_MNIST"
+        )
+    pixels, garment = (_idx(folder, f"train-{name}-ubyte") for name in ("images-idx3", "labels-idx1"))
+    chosen = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))[:9000]
+    images, garment = pixels[chosen][:, None].double() / 255, garment[chosen].long()
+    worn_on = torch.tensor([0, 1, 0, 0, 0, 2, 0, 2, 3, 2])[garment]  # body, legs, feet, hand
+    labels = {
+        "garment": garment,
+        "shoe": (worn_on == 2).long(),
+        "worn on": worn_on,
+        "ink": _above_median(images.mean((1, 2, 3))),
+        "edges": _above_median(images.diff(dim=2).abs().mean((1, 2, 3)) - images.diff(dim=3).abs().mean((1, 2, 3))),
+    }
+    return images, labels
+
+
+def _idx(folder: Path, name: str) -> Tensor:
+    """A file of the IDX format, compressed or not."""
+    path = next(iter(sorted(folder.glob(f"{name}*"))))
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    ndim = content[3]
+    shape = np.frombuffer(content, ">i4", ndim, 4)
+    return torch.tensor(np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape))
+
+
+SOURCES = {
+    "fashion": _fashion,
+    "digits": _digits,
+    "patches": _patches,
+    "glyphs": _glyphs,
+    "recoloured": _glyphs,
+    "pictures": _pictures,
+}
 
 
 def _fonts() -> Iterator[tuple[str, tuple[str, ImageFont.FreeTypeFont]]]:

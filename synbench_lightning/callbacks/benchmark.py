@@ -236,7 +236,7 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
             device = trainer.strategy.root_device
             return self.benchmark.log_likelihoods(encoder, places, processes, progress, device, self._read)
 
-        found, self._next = self.climb.evaluate(self._climbed, self.history, evaluated, trainer.global_step)
+        found, self._next = self.climb.evaluate(self._climbed, self.history, evaluated, self.schedule.step(trainer))
         return processes.broadcast(found)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterator
 from difflib import get_close_matches
+from typing import Any
 
 from synbench_lightning.callbacks.metric_keys import name_of, renamed, sections
 from synbench_lightning.callbacks.schedule import Schedule
-from synbench_lightning.runtime.lightning_packages import EarlyStopping, ModelCheckpoint, Trainer, lightning_classes
+from synbench_lightning.runtime.lightning_packages import ModelCheckpoint, Trainer, lightning_classes
 
 UNTRIED = ("strategies.DeepSpeedStrategy", "strategies.XLAStrategy", "strategies.SingleDeviceXLAStrategy")
 """Strategies under which no probe was ever made."""
@@ -22,10 +24,10 @@ def setup_warnings(trainer: Trainer) -> Iterator[str]:
             "raises if it does not work; then leave the callback out and use `evaluate()` on checkpoints."
         )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, lightning_classes("callbacks.WeightAveraging")):
+        if isinstance(callback, lightning_classes("callbacks.WeightAveraging", "callbacks.StochasticWeightAveraging")):
             yield (
                 f"What is probed are the weights in training, not the averages that {type(callback).__name__} "
-                "makes of them."
+                "makes of them. After the fit the module has the averages: `evaluate()` probes them."
             )
 
 
@@ -40,25 +42,44 @@ def interval_warnings(
     steps_per_epoch = math.inf
     if not math.isinf(trainer.num_training_batches):
         steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-    for callback, monitor in _monitors(trainer, prefix):
-        if callback.mode == "min" and not monitor.endswith(
+    every_n_epochs = schedule.every_n_epochs
+    probe_interval = every_n_epochs * steps_per_epoch if every_n_epochs else schedule.every_n_train_steps
+    for consumer, monitor in _monitors(trainer, prefix):
+        if getattr(consumer, "mode", None) == "min" and not monitor.endswith(
             ("/gap", "_se", "_seconds", "/overhead", "/detectable_difference", "/points")
         ):
-            yield f"{type(callback).__name__}(monitor={monitor!r}, mode='min') prefers low scores: set mode='max'."
-        if isinstance(callback, listeners):
+            yield f"{type(consumer).__name__}(monitor={monitor!r}, mode='min') prefers low scores: set mode='max'."
+        if isinstance(consumer, listeners):
             continue
-        if isinstance(callback, lightning_classes("callbacks.EarlyStopping")):
-            every_n_epochs = schedule.every_n_epochs
-            probe_interval = every_n_epochs * steps_per_epoch if every_n_epochs else schedule.every_n_train_steps
-            if probe_interval > _check_interval(trainer, steps_per_epoch):
+        if isinstance(consumer, lightning_classes("callbacks.EarlyStopping")):
+            if probe_interval > _check_interval(trainer, steps_per_epoch, consumer._check_on_train_epoch_end):
                 yield (
-                    f"EarlyStopping(monitor={monitor!r}) looks at the end of each epoch or validation, but a probe is "
-                    f"made every {schedule}: a value that it has seen before counts as no improvement. Use "
-                    f"`SynBenchEarlyStopping(monitor={monitor!r}, patience={callback.patience})` in its place, or "
+                    f"{type(consumer).__name__}(monitor={monitor!r}) looks at the end of each epoch or validation, but "
+                    f"a probe is made every {schedule}: a value that it has seen before counts as no improvement. Use "
+                    f"`SynBenchEarlyStopping(monitor={monitor!r}, patience={consumer.patience})` in its place, or "
                     f"`{probing}(every_n_epochs=1)`."
                 )
-        elif isinstance(callback, lightning_classes("callbacks.ModelCheckpoint")):
-            yield from _checkpoint_warnings(callback, monitor, schedule, steps_per_epoch)
+        elif isinstance(consumer, lightning_classes("callbacks.ModelCheckpoint")):
+            change = f"monitor={monitor!r}, mode={consumer.mode!r}"
+            yield from _checkpoint_warnings(trainer, consumer, change, schedule, steps_per_epoch)
+        elif isinstance(consumer, lightning_classes("Callback")) and probe_interval > _check_interval(
+            trainer, steps_per_epoch
+        ):
+            yield (
+                f"{type(consumer).__name__}(monitor={monitor!r}) may look at the end of each epoch or validation, but "
+                f"a probe is made every {schedule}: it would see one value several times. Use "
+                f"`{probing}(every_n_epochs=1)`, or give it a method `on_probe_end(trainer, pl_module, metrics)`: it "
+                "is called once for each probe."
+            )
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, lightning_classes("callbacks.ModelCheckpoint")) and not _is_ours(
+            trainer, prefix, str(callback.monitor)
+        ):
+            named = re.findall(r"{([^{}:!]+)", callback.filename or "")
+            if any(_is_ours(trainer, prefix, key) for key in named):
+                change = f"filename={callback.filename!r}"
+                yield from _checkpoint_warnings(trainer, callback, change, schedule, steps_per_epoch)
+    yield from _plateau_warnings(trainer, prefix, schedule, steps_per_epoch, probe_interval, probing)
 
 
 def renamed_key_warnings(trainer: Trainer, prefix: str, listeners: type | tuple[type, ...]) -> Iterator[str]:
@@ -80,9 +101,14 @@ def unknown_key_warnings(
         if monitor not in keys and not isinstance(callback, listeners) and renamed(monitor, prefix) is None:
             same = [key for key in keys if name_of(key, prefix) == name_of(monitor, prefix)]
             close = (same or get_close_matches(monitor, keys, n=1, cutoff=0.0))[0]
+            effect = (
+                "the callback will do nothing"
+                if isinstance(callback, lightning_classes("Callback"))
+                else "Lightning will end the run"
+            )
             yield (
-                f"{type(callback).__name__}(monitor={monitor!r}): that key is not logged, and the callback will do "
-                f"nothing. Did you mean {close!r}? Logged are {', '.join(keys)}."
+                f"{type(callback).__name__}(monitor={monitor!r}): that key is not logged, and {effect}. "
+                f"Did you mean {close!r}? Logged are {', '.join(keys)}."
             )
 
 
@@ -96,31 +122,48 @@ def best_key_warnings(trainer: Trainer, prefix: str, best: str) -> Iterator[str]
             )
 
 
-def _monitors(trainer: Trainer, prefix: str) -> Iterator[tuple[EarlyStopping | ModelCheckpoint, str]]:
+def _monitors(trainer: Trainer, prefix: str) -> Iterator[tuple[Any, str]]:
+    """The callbacks and schedulers that monitor a key under ``prefix``, and that key."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and _is_ours(trainer, prefix, monitor):
+            yield callback, monitor
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau and config.monitor is not None and _is_ours(trainer, prefix, config.monitor):
+            yield config.scheduler, config.monitor
+
+
+def _is_ours(trainer: Trainer, prefix: str, key: str) -> bool:
+    """Whether a key is in a section of ``prefix``, and not of another callback whose prefix begins with it."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     prefixes = {str(getattr(callback, "prefix", prefix)) for callback in callbacks} - {prefix}
     of_others = set[str]().union(*map(sections, prefixes))
-    kinds = lightning_classes("callbacks.EarlyStopping", "callbacks.ModelCheckpoint")
-    for callback in callbacks:
-        monitor = str(getattr(callback, "monitor", None))
-        ours = monitor.startswith((f"{prefix}/", f"{prefix}_")) and monitor.partition("/")[0] not in of_others
-        if isinstance(callback, kinds) and ours:
-            yield callback, monitor
+    return key.startswith((f"{prefix}/", f"{prefix}_")) and key.partition("/")[0] not in of_others
 
 
-def _check_interval(trainer: Trainer, steps_per_epoch: float) -> float:
-    """Optimizer steps between two looks of a stock EarlyStopping."""
-    batches = trainer.val_check_batch if trainer.enable_validation and trainer.val_check_interval != 1.0 else None
+def _check_interval(trainer: Trainer, steps_per_epoch: float, at_epoch_end: bool | None = None) -> float:
+    """Optimizer steps between two ends of an epoch or validation, whichever a callback looks at by default."""
+    if at_epoch_end or not trainer.enable_validation:
+        return steps_per_epoch
+    if trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch is not None:
+        return trainer.check_val_every_n_epoch * steps_per_epoch
+    batches = trainer.val_check_batch  # None at intervals of time
     return steps_per_epoch if batches is None else batches / trainer.accumulate_grad_batches
 
 
 def _checkpoint_warnings(
-    callback: ModelCheckpoint, monitor: str, schedule: Schedule, steps_per_epoch: float
+    trainer: Trainer, callback: ModelCheckpoint, change: str, schedule: Schedule, steps_per_epoch: float
 ) -> Iterator[str]:
     every_n_epochs, every_n_train_steps = schedule.every_n_epochs, schedule.every_n_train_steps
     epochs: int = callback.every_n_epochs or 0
     steps: int = callback._every_n_train_steps
-    if epochs:
+    between = _check_interval(trainer, steps_per_epoch, callback._save_on_train_epoch_end)
+    if epochs and between < steps_per_epoch:
+        saves = f"at each validation, every {between:g} steps"
+        fresh = every_n_epochs is None and between % every_n_train_steps == 0
+    elif epochs:
+        if not math.isinf(steps_per_epoch):
+            epochs = math.lcm(epochs, round(between / steps_per_epoch))
         saves = f"every {epochs} epochs of {steps_per_epoch:g} steps"
         fresh = epochs % every_n_epochs == 0 if every_n_epochs else epochs * steps_per_epoch % every_n_train_steps == 0
     elif steps:
@@ -129,9 +172,41 @@ def _checkpoint_warnings(
     else:
         saves, fresh = "at intervals of time", False
     if not fresh:
-        change = f"every_n_epochs={every_n_epochs}" if every_n_epochs else f"every_n_train_steps={every_n_train_steps}"
+        every = f"every_n_epochs={every_n_epochs}" if every_n_epochs else f"every_n_train_steps={every_n_train_steps}"
+        argument = change.partition(",")[0] if change.startswith("monitor") else change
         yield (
-            f"ModelCheckpoint(monitor={monitor!r}) saves {saves}, but a probe is made every {schedule}: weights would "
-            "be filed under the score of older ones. Use "
-            f"`ModelCheckpoint(monitor={monitor!r}, mode={callback.mode!r}, {change})`."
+            f"{type(callback).__name__}({argument}) saves {saves}, but a probe is made every {schedule}: weights would "
+            f"be filed under the value of older ones. Use `{type(callback).__name__}({change}, {every})`."
+        )
+
+
+def _plateau_warnings(
+    trainer: Trainer, prefix: str, schedule: Schedule, steps_per_epoch: float, probe_interval: float, probing: str
+) -> Iterator[str]:
+    """Sentences about schedulers that would judge one value several times, which ends in a lower learning rate."""
+    if not trainer.lightning_module.automatic_optimization:
+        return  # the module steps its schedulers by itself
+    accumulated = trainer.accumulate_grad_batches
+    for config in trainer.lr_scheduler_configs:
+        monitor = config.monitor
+        if not config.reduce_on_plateau or monitor is None or not _is_ours(trainer, prefix, monitor):
+            continue
+        if config.interval == "step":  # it counts batches
+            looks, between = f"{config.frequency} batches", math.lcm(config.frequency, accumulated) / accumulated
+        else:
+            looks, between = f"{config.frequency} epochs", config.frequency * steps_per_epoch
+        if probe_interval <= between:
+            continue
+        batches = schedule.every_n_train_steps * accumulated
+        if schedule.every_n_epochs is None and batches <= trainer.num_training_batches:
+            change = f'"interval": "step", "frequency": {batches}'
+        else:
+            epochs = schedule.every_n_epochs or math.ceil(schedule.every_n_train_steps / steps_per_epoch)
+            change = f'"interval": "epoch", "frequency": {epochs}'
+        name = type(config.scheduler).__name__
+        yield (
+            f"{name}(monitor={monitor!r}) looks every {looks}, but a probe is made every {schedule}: a value that it "
+            "has seen before counts as no improvement, and the learning rate is cut. Use "
+            f'`{{"scheduler": {name}(...), "monitor": {monitor!r}, {change}}}`'
+            + (f", or `{probing}(every_n_epochs={config.frequency})`." if config.interval == "epoch" else ".")
         )

@@ -11,6 +11,12 @@ from synbench_lightning.runtime.lightning_packages import rank_zero_info, rank_z
 
 CLEAR = 3.0
 """Standard errors of a difference from which on a value counts as fallen, by convention: 1 in 700 by chance."""
+FALLEN = {
+    "score": "it discards directions that the proxy tasks vary while it gets better at its own task",
+    "information": "it discards what distinguishes the inputs from each other while it gets better at its own task",
+    "readout": "it discards what the given labels depend on while it gets better at its own task",
+}
+"""What a fall may mean besides over-training, by the value that has fallen."""
 UNSEEN = 0.01
 """Below this a task counts as not seen at all."""
 
@@ -75,7 +81,7 @@ class ProbeWarnings:
         else:
             value = getattr(result, result.best_key) or 0.0
             error = getattr(result, f"{result.best_key}_error")
-        name, error = f"the {result.best_key}", error or 0.0
+        name, error = result.best_key, error or 0.0
         if name != self._name:
             self._name, self._best = name, None
         if self._best is None or value > self._best[0]:
@@ -89,7 +95,7 @@ class ProbeWarnings:
         if lower and loss is not None and loss < before and not self._fallen:
             self._fallen = True
             rank_zero_info(
-                f"SynBench: {name} has fallen from {best:.3f} to {value:.3f}, more than its noise, while the training "
-                f"loss went from {before:.4g} to {loss:.4g}. Either the encoder over-trains, or it unlearns what the "
-                "proxies ask while it gets better at its task: only downstream data can tell."
+                f"SynBench: the {name} has fallen from {best:.3f} to {value:.3f}, more than its noise, while the "
+                f"training loss went from {before:.4g} to {loss:.4g}. Either the encoder over-trains, or "
+                f"{FALLEN[name]}: only downstream data can decide."
             )

@@ -225,6 +225,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with a restored history, and advise on intervals that do not fit."""
         super().on_train_start(trainer, pl_module)
+        self.schedule.begin_fit(trainer)
         self._train_start, self._probe_seconds, self._failures = time.perf_counter(), 0.0, 0
         if self.history:
             last = self.history[-1]
@@ -239,6 +240,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Look at the first training step; probe before it where nothing has to be seen in it."""
+        self.schedule.begin_batch()
         if self._prepared or self._discovery:
             return
         self._resolve(pl_module)
@@ -260,9 +262,12 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         if self._agreed(trainer, pl_module, self.schedule.due_after_batch(trainer, batch_idx)):
             self._make(trainer, pl_module, position=logger_step(trainer) + 1)
 
-    def _can_probe(self) -> bool:
-        """Whether there is anything to probe with, once the first batch is known."""
+    def _ready(self) -> bool:
+        """Whether there is anything to be probed with."""
         return True
+
+    def _read_deferred(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Get what was too expensive until now."""
 
     def _can_probe_unobserved(self) -> bool:
         """Whether a named encoder can be probed before it was seen what training gives it."""
@@ -319,9 +324,6 @@ class ProbingCallback(RunStateCallback, Generic[R]):
 
     def _make(self, trainer: Trainer, pl_module: LightningModule, position: int) -> None:
         """Make the probe that is due. It stays due if it is cut short, by Ctrl-C or an error that ends the run."""
-        if not self._can_probe():
-            self.schedule.settle(trainer)
-            return
         self.schedule.owed = True
         self._resolve(pl_module, find=True)
         assert self._encoder is not None
@@ -329,9 +331,10 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         precision = trainer.precision_plugin
         lockstep = is_sharded(trainer.strategy, pl_module)
         processes = StrategyProcesses(trainer.strategy, trainer.world_size, lockstep)
-        if self._failures >= MAX_FAILURES or self._exceeds_budget(trainer, processes):
+        if self._failures >= MAX_FAILURES or not self._ready() or self._exceeds_budget(trainer, processes):
             self.schedule.settle(trainer)
             return
+        self._read_deferred(trainer, pl_module)
         start = time.perf_counter()
 
         def encoder(x: Any) -> Any:
@@ -366,7 +369,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
     def _skip_probe(self, trainer: Trainer, error: Exception) -> None:
         self._failures += 1
         rank_zero_warn(
-            f"The {self.title} after step {trainer.global_step} failed and is left out; training goes on. "
+            f"The {self.title} after step {self.schedule.step(trainer)} failed and is left out; training goes on. "
             f"{type(error).__name__}: {error}"
         )
         if self._failures == MAX_FAILURES:
@@ -384,7 +387,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         share = processes.broadcast((self._probe_seconds + last) / (elapsed + last))
         if share > self.max_overhead:
             rank_zero_info(
-                f"The {self.title} after step {trainer.global_step} is put off; with it, probes would take "
+                f"The {self.title} after step {self.schedule.step(trainer)} is put off; with it, probes would take "
                 f"{share:.1%} of the time since training started, more than max_overhead={self.max_overhead:g}."
             )
         return share > self.max_overhead

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from synbench_lightning.checks import check_flag, check_integer
-from synbench_lightning.runtime.lightning_packages import Trainer
+from synbench_lightning.runtime.lightning_packages import Trainer, rank_zero_warn
+
+UNCOUNTED = 50
+"""Batches without a counted optimizer step, from the start of a fit on, after which batches count in place of steps."""
 
 
 @dataclass
@@ -16,6 +19,9 @@ class Schedule:
 
     Optimizer steps may come several at a time (several optimizers) or once in several batches (accumulation): a probe
     is due when a multiple of N has been passed since the last one was, not where the step is one.
+
+    Lightning counts the steps of its own optimizers, in `training_step`. Where a fit has made none of these for some
+    time, or to its end, batches are counted in their place (:meth:`step`), with a warning.
 
     Args:
         every_n_train_steps: optimizer steps between probes.
@@ -41,14 +47,22 @@ class Schedule:
         """Another run begins."""
         self.last_step = 0  # the optimizer steps made when the last probe that was due was settled
         self.owed = False  # whether one is due that is not settled
+        self.uncounted = 0  # batches that stand for steps that were not counted
+        self.batches = 0  # begun after those, as long as no step was counted
+        self._first: int | None = 0  # counted steps when the fit began; `None` once there were more
+
+    def step(self, trainer: Trainer) -> int:
+        """Optimizer steps made so far; batches where steps are not counted."""
+        return trainer.global_step + self.uncounted
 
     def settle(self, trainer: Trainer) -> None:
         """A probe that was due has been made, put off or left out."""
-        self.last_step, self.owed = trainer.global_step, False
+        self.last_step, self.owed = self.step(trainer), False
 
     def state(self) -> dict[str, Any]:
         """What is kept in checkpoints."""
-        return {"last_step": self.last_step, "owed": self.owed}
+        counts = {"uncounted": self.uncounted, "batches": self.batches}
+        return {"last_step": self.last_step, "owed": self.owed, **counts}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state` has given.
@@ -58,6 +72,8 @@ class Schedule:
         """
         self.last_step = check_integer("last_step", state.get("last_step"), 0)
         self.owed = check_flag("owed", state.get("owed", False))
+        self.uncounted = check_integer("uncounted", state.get("uncounted", 0), 0)
+        self.batches = check_integer("batches", state.get("batches", 0), 0)
 
     def __str__(self) -> str:
         return f"{self.every_n_epochs} epochs" if self.every_n_epochs else f"{self.every_n_train_steps} steps"
@@ -65,18 +81,31 @@ class Schedule:
     def due_at_first_batch(self, trainer: Trainer, begins: bool) -> bool:
         """Before the first step of a run; where one is resumed, if the saved weights should have been probed."""
         if begins:
-            self.last_step = trainer.global_step
+            self.last_step = self.step(trainer)
             return self.at_start
-        return self.owed or (self.every_n_epochs is None and self._passed(trainer.global_step))
+        return self.owed or (self.every_n_epochs is None and self._passed(self.step(trainer)))
+
+    def begin_fit(self, trainer: Trainer) -> None:
+        """Training begins, or goes on in another fit."""
+        self._first = trainer.global_step
+        if self.uncounted:  # a batch had begun when the checkpoint was saved
+            self._count_uncounted()
+
+    def begin_batch(self) -> None:
+        """A batch of training begins."""
+        if self._first is not None:
+            self.batches += 1
 
     def due_after_batch(self, trainer: Trainer, batch_idx: int) -> bool:
         """After a batch of training: at an interval, or where the run is foreseen to end."""
-        step = trainer.global_step
-        if step <= self.last_step:
-            return False
         last_batch = trainer.is_last_batch or batch_idx + 1 == trainer.num_training_batches
         epoch = trainer.current_epoch + 1
-        ends = 0 < trainer.max_steps <= step or (last_batch and epoch == trainer.max_epochs)
+        last_of_all = last_batch and epoch == trainer.max_epochs
+        self._count_batch(trainer, last_of_all)
+        step = self.step(trainer)
+        if step <= self.last_step:
+            return False
+        ends = 0 < trainer.max_steps <= trainer.global_step or last_of_all
         if self.every_n_epochs is None:
             due = self._passed(step)
         else:
@@ -85,7 +114,28 @@ class Schedule:
 
     def due_at_end(self, trainer: Trainer) -> bool:
         """When training has ended, for weights that were not probed after their last batch."""
-        return self.at_end and trainer.global_step > self.last_step
+        if self.uncounted or (not trainer.global_step and self.batches >= trainer.accumulate_grad_batches):
+            self._count_uncounted()
+        return self.at_end and self.step(trainer) > self.last_step
+
+    def _count_batch(self, trainer: Trainer, is_last: bool) -> None:
+        if self._first is None:
+            return
+        if trainer.global_step > self._first:
+            self._first, self.batches = None, 0
+        elif self.uncounted or is_last or self.batches >= max(UNCOUNTED, 2 * trainer.accumulate_grad_batches):
+            self._count_uncounted()
+
+    def _count_uncounted(self) -> None:
+        """Batches without a counted step are steps from here on."""
+        if self.batches and not self.uncounted:
+            rank_zero_warn(
+                f"No optimizer step was counted in {self.batches} batches of training, and probes are made by batches "
+                "from here on. Lightning counts the steps of its own optimizers in `training_step`: step with "
+                "`self.optimizers().step()` there, in place of an optimizer kept elsewhere or another hook. "
+                "`max_steps` and `ModelCheckpoint(every_n_train_steps=...)` depend on that count too."
+            )
+        self.uncounted, self.batches = self.uncounted + self.batches, 0
 
     def _passed(self, step: int) -> bool:
         return step // self.every_n_train_steps > self.last_step // self.every_n_train_steps

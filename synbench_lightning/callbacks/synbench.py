@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -10,9 +11,11 @@ from torch import Tensor
 
 from synbench_lightning.callbacks.config_warnings import best_key_warnings
 from synbench_lightning.callbacks.figure_logging import FigureLogger
+from synbench_lightning.callbacks.label_collection import held_out_labels
 from synbench_lightning.callbacks.metric_keys import keys_of, logged_values, watched_names
 from synbench_lightning.callbacks.probe_warnings import ProbeWarnings
 from synbench_lightning.callbacks.probing_callback import ProbingCallback
+from synbench_lightning.callbacks.reread_views import READ_SECONDS
 from synbench_lightning.callbacks.run_state import history_of
 from synbench_lightning.callbacks.view_collection import ViewCollection
 from synbench_lightning.checks import check_flag, check_input_shape, check_number, shown
@@ -30,8 +33,12 @@ from synbench_lightning.probe.views import viewed_inputs
 from synbench_lightning.runtime.collectives import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
 from synbench_lightning.runtime.features import module_behind
+from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.input_shape import example_shape
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer, rank_zero_info, rank_zero_warn
+
+LEAST_SECONDS = 1.0
+"""Where `max_overhead` allows less, examples are not read yet."""
 
 
 class SynBenchCallback(ProbingCallback[ProbeResult]):
@@ -80,16 +87,17 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     Information with white noise says less than a readout: beside one it is ``synbench_details/information``.
 
     Args:
-        encoder: what to probe. ``None``: what the first training step calls and trains, by its name and place an
-            encoder rather than a head or an averaged copy (the log names it and the others); a dotted attribute as
-            ``"student.trunk"``; or a callable ``(pl_module, x) -> features``. Features are ``(N, D)``, tokens
-            ``(N, T, D)`` or maps ``(N, C, ...)``, whose mean is taken, or an object, dict or list of these. Channels
-            that are elsewhere, as in ``(N, H, W, C)``, are found from the encoder's layers and the shapes; the log says
-            where another reading is possible.
-        input_shape: shape of one input of the encoder, without the batch dimension. ``None``: what the first training
-            step gives it, on the first process and for the whole run, resumed or not. Where that cannot be seen (the
-            encoder is a callable, the step is compiled, weights are sharded): the shape of ``example_input_array``,
-            else of the largest floating-point tensor in the first batch.
+        encoder: what to probe. ``None``: the call of the first training step whose output is the representation, made
+            as training makes it: module or method, with all its arguments (the log names it and the others). Or a
+            dotted attribute, as ``"student.trunk"`` or ``"backbone.forward_features"``; or a callable
+            ``(pl_module, x) -> features``. Features are ``(N, D)``, tokens ``(N, T, D)`` or maps ``(N, C, ...)``, whose
+            mean is taken (over tokens that the attention mask leaves), or an object, dict or list of these. The log
+            says where another reading is possible.
+        input_shape: shape of one real-valued example, without the batch dimension. ``None``: what the first training
+            step gives the encoder; for token ids, what the first embedding makes of them, in whose place the Gaussian
+            examples are put. Where that cannot be seen (the encoder is a callable, the step is compiled, weights are
+            sharded): the shape of ``example_input_array``, else of the largest real tensor in the first batch. Where
+            real vectors have no place at all there is no score, and information and readout alone are logged.
         tasks: ``"default"`` (the paper's task and smooth variations of it), ``"dc"`` (the paper's alone), another
             family of :func:`task_family`, or a sequence of :class:`GaussianTask` and, for real examples,
             :class:`LabelledTask`; the first is the one that is monitored.
@@ -97,7 +105,9 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             :class:`ProbePlan`.
         epsilons: strengths of the shift that the discriminant is robust to, each in [0, 1); 0 among them.
         threshold: threshold accuracy of the logged scores, in [0.5, 1).
-        every_n_train_steps: optimizer steps between probes.
+        every_n_train_steps: optimizer steps between probes. Where Lightning counts none (an optimizer that is not from
+            ``configure_optimizers``, steps outside ``training_step``), batches, after 50 of them and a warning; a
+            result's ``step`` counts them too.
         every_n_epochs: epochs between probes; if given, it takes the place of ``every_n_train_steps``.
         probe_at_start: probe before the first step.
         probe_at_end: probe when training ends, if the last step was not probed.
@@ -106,22 +116,20 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         batch_size: examples in one forward of the encoder.
         normalize: mean and standard deviation, numbers or one per channel: the encoder then sees
             ``(x + 0.5 - mean) / std``, as in the paper. ``None`` shows it the standard normal examples themselves.
-        inputs: unlabelled inputs ``(N, *input_shape)``, as the encoder takes them, for ``synbench/information``: at
-            least 32, of which the first 128 are shown (2,048 forwards more). Always give the same ones: values for
-            others do not compare. ``(N, V, *input_shape)`` holds V views of each. ``"first_batch"`` takes them from the
-            first training batches, in half precision, and keeps them **in the checkpoints**, so that a resumed run goes
-            on with them: where batches hold several views of each example, pairs of views from as many batches as are
-            needed for 1,024 examples (for large inputs fewer), with information from the next probe on; else the
-            inputs of the first batch, with noise. ``None``: the key is not logged.
-        views: a function from a batch of inputs ``(N, *input_shape)``, on the CPU, to a random view of each, such as
-            the augmentations of the pretraining. What it changes is what must not matter to the labels that will be
-            asked for: where it changes that which they are about, information misleads. It is called once for each of
-            16 draws or more, with a seed of its own and without traces in random states: whether it draws for the whole
-            batch or for each example does not matter. For a transform of single examples:
-            ``lambda batch: torch.stack([transform(x) for x in batch])``. Noise may be added in it. ``None``: white
-            noise, which follows badly where labels are not about what mostly varies.
+        inputs: what ``synbench/information`` is measured on. ``"auto"``: 128 training examples, each read 16 times on
+            the way that training reads them (dataset, collate function, transfer hooks, training step up to the
+            encoder), in a process of its own; where they cannot be read again, the views that training steps give the
+            encoder; where nothing is random, noise. The log says which. Or at least 32 unlabelled inputs
+            ``(N, *input_shape)`` as the encoder takes them, of which 128 are encoded; ``(N, V, *input_shape)``
+            holds V views of each; or a structure of tensors with N rows (token ids and their mask). Values for other
+            inputs are not comparable. ``None``: the key is not logged.
+        views: a function from a batch of ``inputs``, on the CPU, to a random view of each, such as the augmentations of
+            the pretraining; they must be label-preserving. It is called 16 times or more, with a seed of its own and
+            without advancing any random generator. For a transform of single examples:
+            ``lambda batch: torch.stack([transform(x) for x in batch])``. ``None``: white noise.
         labels: a few labels for ``synbench/readout``: integers ``(N,)``, those of ``inputs``, or a pair (x, y) of
-            labelled inputs and their labels; at least 20, of which the first 512 are shown.
+            labelled inputs and their labels; at least 20, of which the first 512 are encoded. They must be of examples
+            that are not trained on. ``"auto"``: the classes beside the inputs of the first validation loader.
         seed: of the examples, which are the same in every probe of a run.
         prefix: of the logged keys; two callbacks in one trainer need two.
         log_figures: give TensorBoard, Wandb and MLflow figures of the probes (the robustness-accuracy curve, accuracy
@@ -165,9 +173,9 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         max_overhead: float | None = None,
         batch_size: int = 256,
         normalize: Normalize | None = None,
-        inputs: Tensor | Literal["first_batch"] | None = None,
+        inputs: Any = "auto",
         views: Views | None = None,
-        labels: Labels | None = None,
+        labels: Labels | Literal["auto"] | None = None,
         seed: int = 0,
         prefix: str = "synbench",
         log_figures: bool = True,
@@ -191,17 +199,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             )
         check_thresholds((self.threshold,), self.plan.lowest_threshold)
         self.normalize = normalize
-        if not (inputs is None or isinstance(inputs, Tensor) or (isinstance(inputs, str) and inputs == "first_batch")):
-            raise ValueError(
-                f"`inputs` must be a tensor (N, *input_shape), 'first_batch' or None, got {shown(inputs)}: "
-                "`torch.as_tensor` makes a tensor of an array."
-            )
-        if views is not None and (inputs is None or not callable(views)):
-            needed = "needs `inputs`, a tensor or 'first_batch', of which views are drawn" if callable(views) else (
-                f"must be a function from a batch of inputs to views of them, or None, got {shown(views)}"
-            )  # fmt: skip
-            raise ValueError(f"`views` {needed}.")
-        if labels is not None:
+        _check_inputs(inputs, views)
+        if labels is not None and not (isinstance(labels, str) and labels == "auto"):
             check_labels(labels, inputs)
         self.inputs, self.views, self.labels = inputs, views, labels
         self.log_figures = check_flag("log_figures", log_figures)
@@ -217,7 +216,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     def _state(self) -> dict[str, Any]:
         return {
             "history": [result.to_dict() for result in self.history],
-            "first_batch": self._view_collection.kept,
+            "views": self._view_collection.state(),
             "input_shape": None if self._shape is None else list(self._shape),
             "call": self._discovery.state(),
         }
@@ -228,10 +227,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
 
     def _restore_state(self, state: Mapping[str, Any]) -> None:
         super()._restore_state(state)
-        first_batch = state.get("first_batch")
-        if not (first_batch is None or isinstance(first_batch, Tensor)):
-            raise ValueError(f"its 'first_batch' must be a tensor or None, got a {type(first_batch).__name__}")
-        self._view_collection.kept = first_batch if isinstance(self.inputs, str) else None
+        if isinstance(self.inputs, str) and state.get("views") is not None:
+            self._view_collection.restore(state["views"])
         shape = state.get("input_shape")
         self._shape = None if shape is None else check_input_shape(shape)
         self._discovery.restore(state.get("call"))
@@ -257,15 +254,24 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         return tuple(f"{self.prefix}/{key}" for key in keys)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Take views from the batch where they are still needed, and probe where the first probe is due."""
-        if self._view_collection.collecting and self._view_collection.add(trainer.strategy, batch):
-            self._show_pairs()
+        """Probe where the first probe is due, and see what the step gives the encoder where views are still needed."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._view_collection.begin_step(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make do with the views of one epoch: in the next one the examples come again."""
-        if self._view_collection.collecting and self._view_collection.end(trainer.strategy):
-            self._show_pairs()
+        """Fall back to the views of one epoch: in the next one the examples come again."""
+        if self._view_collection.end(trainer):
+            self._use_views()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no hook on the module."""
+        self._view_collection.release()
+        super().on_exception(trainer, pl_module, exception)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave no hook on the module."""
+        self._view_collection.release()
+        super().teardown(trainer, pl_module, stage)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the last weights where the end came unforeseen, and draw the last figures."""
@@ -276,19 +282,12 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         shape = self._shape = self._decided_shape(trainer, pl_module, batch)
         assert self._encoder is not None
-        if shape is None and self.inputs is None and self.labels is None:
-            rank_zero_warn(
-                f"SynBench: training was seen to call {self._encoder.name}, but nothing in it takes real vectors of one "
-                "shape, so there is no score, and without `inputs` or `labels` there is nothing else to measure: no "
-                "probes are made in this run. Give `inputs=` with `views=`, or `labels=`."
-            )
-            return
         best = float(optimal_accuracy(self.plan.scales[-1]))
         thresholds = sorted({self.threshold, *(t for t in OFFICIAL_THRESHOLDS if t < best)})
         self._shown = probe = Probe(
             self.tasks, self.plan, shape, epsilons=self.epsilons, thresholds=thresholds, batch_size=self.batch_size,
-            normalize=self.normalize, inputs=self._unlabelled(trainer, batch, shape), views=self.views,
-            labels=self.labels, seed=self.seed, device=trainer.strategy.root_device,
+            normalize=self.normalize, inputs=self._inputs(trainer, pl_module, shape), views=self.views,
+            labels=self._labels(trainer, pl_module, shape), seed=self.seed, device=trainer.strategy.root_device,
             module=module_behind(self._encoder.forward), call=self._discovery.call,
         )  # fmt: skip
         about = "" if probe.with_labels is None else f" and {probe.with_labels.num_inputs} labelled inputs"
@@ -298,14 +297,16 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         )
         if probe.shown is not None:
             self._tell(probe)
+        elif isinstance(self.inputs, str) and self._view_collection.sentence:
+            rank_zero_info(f"SynBench: `{self.prefix}/information`: {self._view_collection.sentence}.")
         elif self.inputs is None:
             rank_zero_info(
-                "SynBench: the tasks know nothing of your data. `inputs=` with `views=`, your augmentations, or "
-                "`labels=` of a few inputs follow downstream accuracy better."
+                "SynBench: the tasks do not depend on your data. `inputs='auto'`, or `labels=` of a few held-out "
+                "inputs, rank checkpoints better."
             )
 
-    def _can_probe(self) -> bool:
-        return self._shown is not None
+    def _ready(self) -> bool:
+        return self._shown is not None and self._shown.num_forwards > 0
 
     def _can_probe_unobserved(self) -> bool:
         return self.input_shape is not None or self._shape is not None
@@ -331,39 +332,50 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             raise ValueError(found)
         return found
 
-    def _unlabelled(self, trainer: Trainer, batch: Any, shape: tuple[int, ...] | None) -> Any:
-        """The inputs to be shown, the same on every process; ``None`` where there are none, or not all of them yet."""
-        if not isinstance(self.inputs, str) or shape is None:
-            return None if isinstance(self.inputs, str) else self.inputs
-        self._view_collection.begin(trainer.strategy, batch, shape, pairs=self.views is None)
-        kept = self._view_collection.kept
-        return None if kept is None else kept.float()
+    def _inputs(self, trainer: Trainer, pl_module: LightningModule, shape: tuple[int, ...] | None) -> Any:
+        """The inputs for the information, the same on every process; ``None`` where there are none yet."""
+        if not isinstance(self.inputs, str):
+            return self.inputs
+        start = time.perf_counter()
+        seconds = READ_SECONDS if self.max_overhead is None else None
+        self._view_collection.begin(trainer, pl_module, self._discovery.call, shape, self.seed, seconds)
+        self._probe_seconds += time.perf_counter() - start
+        return self._view_collection.inputs
 
-    def _show_pairs(self) -> None:
-        """Show the views that were found, from the next probe on."""
-        pairs, probe = self._view_collection.kept, self._shown
-        assert pairs is not None
-        if probe is not None:
-            samples = probe.samples
-            probe.shown = viewed_inputs(pairs.float(), None, samples.input_shape, self.seed, samples.device)
+    def _labels(self, trainer: Trainer, pl_module: LightningModule, shape: tuple[int, ...] | None) -> Labels | None:
+        """The labels for the readout, the same on every process; ``None`` where there are none."""
+        if not isinstance(self.labels, str):
+            return self.labels
+        start = time.perf_counter()
+        found = held_out_labels(trainer, pl_module, self._discovery.call, shape, self.seed)
+        self._probe_seconds += time.perf_counter() - start
+        measured = "is measured on" if found.pair else "is not measured:"
+        rank_zero_info(f"SynBench: `{self.prefix}/readout` {measured} {found.sentence}.")
+        return found.pair
+
+    def _use_views(self) -> None:
+        """Measure information on the views that were found, from the next probe on."""
+        probe, found = self._shown, self._view_collection.inputs
+        if probe is not None and found is not None:
+            probe.shown = viewed_inputs(found, None, probe.given_shape, self.seed, probe.device)
             self._tell(probe)
 
     def _tell(self, probe: Probe) -> None:
-        """Say what information is measured with, and where that may mislead."""
+        """Say what information is measured on, and where that may mislead."""
         shown = probe.shown
         assert shown is not None
-        what = {
-            "views": f"{shown.num_inputs} inputs in {shown.draws} random views each, from `views`",
-            "pairs": f"{shown.num_inputs} inputs in {shown.draws} views each, which were given"
-            + (" in the first batches" if isinstance(self.inputs, str) else ""),
-            "noise": f"{shown.num_inputs} inputs with white noise in {shown.draws} draws each. Noise stands for what "
-            "must not matter; where labels are not about what mostly varies, that misleads: give `views`, your "
-            "augmentations"
-            + (" (the first batch holds no two views of an example)" if isinstance(self.inputs, str) else ""),
-        }[shown.kind]
-        rank_zero_info(f"SynBench: `{self.prefix}/information` is about {what}.")
-        for doubt in probe.warnings:
-            rank_zero_warn(doubt)
+        what = self._view_collection.sentence
+        if not isinstance(self.inputs, str):
+            what = {
+                "views": f"{shown.num_inputs} inputs in {shown.draws} random views each, from `views`",
+                "pairs": f"{shown.num_inputs} inputs in {shown.draws} views each, which were given",
+                "noise": f"{shown.num_inputs} inputs with white noise in {shown.draws} draws each. Noise approximates "
+                "nuisance variation; it misleads where labels are not about what mostly varies: give `views`, your "
+                "augmentations",
+            }[shown.kind]
+        rank_zero_info(f"SynBench: `{self.prefix}/information` is measured on {what.removesuffix('.')}.")
+        for warning in probe.warnings:
+            rank_zero_warn(warning)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -371,7 +383,23 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         """Keep the loss, and probe where a probe is due."""
         if isinstance(outputs, Mapping) and isinstance(outputs.get("loss"), Tensor):
             self._probe_warnings.trained(outputs["loss"])
+        if self._view_collection.end_step(trainer):
+            self._use_views()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def _read_deferred(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read views, put off by `max_overhead`, once they take no more than what is allowed by now."""
+        if not self._view_collection.deferred or self.max_overhead is None:
+            return
+        elapsed = time.perf_counter() - self._train_start
+        allowed = trainer.strategy.broadcast(self.max_overhead * elapsed - self._probe_seconds)
+        if allowed < LEAST_SECONDS:
+            return
+        start = time.perf_counter()
+        call, shape = self._discovery.call, None if self._shown is None else self._shown.given_shape
+        self._view_collection.begin(trainer, pl_module, call, shape, self.seed, min(allowed, READ_SECONDS))
+        self._probe_seconds += time.perf_counter() - start
+        self._use_views()
 
     def _probe(
         self,
@@ -382,7 +410,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         progress: Progress | None,
     ) -> ProbeResult:
         assert self._shown is not None
-        return self._shown(encoder, processes, progress).at(step=processes.broadcast(trainer.global_step))
+        return self._shown(encoder, processes, progress).at(step=processes.broadcast(self.schedule.step(trainer)))
 
     def _after_logging(
         self, trainer: Trainer, result: ProbeResult, metrics: Mapping[str, float], position: int
@@ -394,3 +422,22 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
                 rank_zero_info(advice)
         if self._figure_logger is not None:
             self._figure_logger.update(trainer, self.history, metrics, self.monitored(result), position)
+
+
+def _check_inputs(inputs: Any, views: Any) -> None:
+    """What can be said of inputs and views before the encoder is known."""
+    if isinstance(inputs, str) and inputs != "auto":
+        raise ValueError(
+            f"`inputs` must be 'auto', inputs as the encoder takes them, or None, got {inputs!r}"
+            f"{': ' + repr('auto') + ' takes views from training steps too' if inputs == 'first_batch' else ''}."
+        )
+    usable = inputs is None or isinstance(inputs, (str, Tensor)) or num_examples(inputs) is not None
+    if not usable and not (isinstance(inputs, (list, tuple)) and inputs):
+        raise ValueError(
+            f"`inputs` must be 'auto', a tensor (N, *input_shape), a structure of tensors, or None, got "
+            f"{shown(inputs)}: `torch.as_tensor` makes a tensor of an array."
+        )
+    if views is not None and (inputs is None or isinstance(inputs, str) or not callable(views)):
+        needed = "needs `inputs` of which views are drawn, a tensor or a structure of tensors"
+        kind = f"must be a function from a batch of inputs to views of them, or None, got {shown(views)}"
+        raise ValueError(f"`views` {needed if callable(views) else kind}.")

@@ -16,7 +16,7 @@ from synbench_lightning.runtime.devices import free_memory, is_memory_error, sta
 from synbench_lightning.runtime.encoder_call import Proxy
 from synbench_lightning.runtime.features import FeatureReader
 from synbench_lightning.runtime.input_leaf import num_examples
-from synbench_lightning.runtime.structures import described, moved, taken
+from synbench_lightning.runtime.structures import described, mapped, moved, taken
 
 LARGEST = 1e15
 """Features of a size above it, or below one over it, are refused: their squares leave the range of float32."""
@@ -133,10 +133,10 @@ class BatchedEncoding:
         return [taken(chunk, part, rows) for part in whole.split(self.batch_size)]
 
     def _encoded_part(self, part: Any) -> Tensor:
-        rows = num_examples(part)
+        part = mapped(moved(part, self.device), lambda leaf: leaf.float() if leaf.dtype == torch.float16 else leaf)
         if isinstance(part, Tensor):
-            return self._encoded(part.to(self.device), as_it_is)
-        return self._forward(moved(part, self.device), rows)
+            return self._encoded(part, as_it_is)
+        return self._forward(part, num_examples(part))
 
     def _checked(self, whole: Tensor) -> Tensor:
         rows, signs = whole.shape[:2]

@@ -116,8 +116,13 @@ def evaluate(
         x = x._replace(values=x.values.to(dtype)) if isinstance(x, Proxy) else _in_precision(x, dtype)
         return plain_call(encoder, x) if call is None else call(encoder, module, x)
 
-    for doubt in probe.warnings:
-        warnings.warn(doubt, stacklevel=2)
+    if not probe.num_forwards:
+        raise ValueError(
+            "The encoder has no place for the real vectors of Gaussian tasks, so it has no score: give `inputs` with "
+            "`views`, or `labels`."
+        )
+    for warning in probe.warnings:
+        warnings.warn(warning, stacklevel=2)
     with isolated(module):
         return probe(forward, progress=progress)
 

@@ -37,6 +37,8 @@ from synbench_lightning.runtime.features import FeatureReader
 
 LONG = 10.0
 """Seconds from which on statistics are announced."""
+UNCLEAR = 0.1
+"""Error of a score from too few forwards from which on it is worth a warning."""
 OFFICIAL_THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
 
 
@@ -96,11 +98,6 @@ class Probe:
         self.with_labels = None
         if labels is not None:
             self.with_labels = LabelledInputs(labels, inputs, self.given_shape, device)
-        if not self.num_forwards:
-            raise ValueError(
-                "The encoder has no place for real vectors, so there is no score; give `inputs` with `views`, or "
-                "`labels`."
-            )
 
     @property
     def samples(self) -> ProxySamples:
@@ -187,16 +184,23 @@ class Probe:
         found = []
         for rows in self._groups:
             found.append(estimate_limit(shaped if len(self._groups) == 1 else shaped[rows], scales, self.epsilons))
-            if not found[-1].resolved and encoding.processes.rank == 0:
-                self._warn_unresolved(found[-1].rank, dim, len(rows))
         order = torch.tensor([row for rows in self._groups for row in rows]).argsort()
 
         def scores(accuracy: Tensor, bound: Tensor) -> Tensor:
             return synbench_score(accuracy, bound, scales, self.thresholds, self.plan.weights)
 
-        accuracy, bound = (torch.cat(curves).cpu()[order] for curves in list(zip(*found, strict=True))[:2])
-        replicates = (torch.cat(curves, 1).cpu()[:, order] for curves in list(zip(*found, strict=True))[2:4])
-        errors = jackknife_error(scores(accuracy, bound), scores(*replicates))
+        fields = list(zip(*found, strict=True))
+        accuracy, bound = (torch.cat(curves).cpu()[order] for curves in fields[:2])
+        replicates = (torch.cat(curves, 1).cpu()[:, order] for curves in fields[2:4])
+        uncorrected = (torch.cat(curves).cpu()[order] for curves in fields[4:6])
+        value = scores(accuracy, bound)
+        of_correction = found[0].correction_error * (value - scores(*uncorrected)).abs()
+        if encoding.processes.rank == 0 and not self._warned:
+            unresolved = [
+                (one.rank, len(rows)) for one, rows in zip(found, self._groups, strict=True) if not one.resolved
+            ]
+            self._warn_too_few(dim, unresolved, float(of_correction[:, 0, 0].max()))
+        errors = jackknife_error(value, scores(*replicates)).hypot(of_correction)
         return _Found(accuracy, bound, errors, dim, found[0].eigenvalues, found[0].variances)
 
     def _input_metrics(self, encoding: BatchedEncoding) -> tuple[dict[str, Any], Tensor | None]:
@@ -245,16 +249,31 @@ class Probe:
     def _rows_of_a_task(self) -> int:
         return self.samples.vectors * self.plan.signs * len(self.plan.scales)
 
-    def _warn_unresolved(self, rank: int, dim: int, tasks: int) -> None:
-        if not self._warned:
-            self._warned = True
-            needed = math.ceil(4 * dim * len(self.samples.tasks) / tasks)
-            warnings.warn(
-                f"The representation varies in {rank} of its {dim} dimensions, more than {self.num_forwards} "
-                "forwards resolve: the score is that of a ridge rule and may be off. Use "
-                f"`plan=ProbePlan(forwards={needed})` or more.",
-                stacklevel=4,
+    def _warn_too_few(self, dim: int, unresolved: Sequence[tuple[int, int]], error: float) -> None:
+        """Say so where the forwards are too few: for some groups' ranks and numbers of tasks, or by the scores' error.
+
+        That is the largest of the tasks' at epsilon 0 and the lowest threshold, where it is smallest.
+        """
+        if not unresolved and error <= UNCLEAR:
+            return
+        self._warned = True
+        # The error falls with the power 3/2 of the forwards: what is corrected, and how well it is known.
+        needed = self.plan.forwards * (2 * error / UNCLEAR) ** (2 / 3)
+        off = f"scores may be off by {error:.2f}, mostly upwards, as their standard errors say"
+        if unresolved:
+            rank, tasks = unresolved[0]
+            needed = max(needed, 4 * dim * len(self.samples.tasks) / tasks)
+            words = (
+                f"The representation varies in {rank} of its {dim} dimensions, more than {self.num_forwards} forwards "
+                f"resolve: the discriminants have a ridge, and {off}."
             )
+        else:
+            words = (
+                f"{self.num_forwards} forwards are too few for {len(self.samples.tasks)} tasks and this representation "
+                f"of {dim} dimensions: {off}."
+            )
+        enough = 256 * math.ceil(needed / 256)
+        warnings.warn(f"{words} Use `plan=ProbePlan(forwards={enough})` or more.", stacklevel=4)
 
     def _official(self, encoding: BatchedEncoding) -> _Found:
         labels, half, scales = (self.samples.signs > 0).long(), self.samples.vectors // 2, self.plan.scales

@@ -57,7 +57,7 @@ class ProbeResult:
         num_forwards: examples that the encoder was shown, over all processes.
         seed: of the examples.
         seconds: wall-clock time of the probe.
-        step: optimizer steps before the probe; ``None`` outside training.
+        step: optimizer steps before the probe, or batches where Lightning counts no steps; ``None`` outside training.
         labelled: those of the tasks that are made of real examples; their accuracy and bound are alike at every scale.
 
     Example:

@@ -69,7 +69,16 @@ class Rehearsal:
             batch_size = self._only_batch_size(leaf, arguments)
             placement = self._placement(leaf, arguments)
         return EncoderCall(
-            self.call.path, self.call.method, leaf, placement, kept, per_example, defaults, head, batch_size
+            self.call.path,
+            self.call.method,
+            leaf,
+            placement,
+            kept,
+            per_example,
+            defaults,
+            head,
+            batch_size,
+            self.call.count,
         )
 
     def _repeated(self, random_state: Tensor | None) -> list[Tensor]:

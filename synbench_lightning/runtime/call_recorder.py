@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from synbench_lightning.runtime.input_leaf import InputLeaf, input_leaf
-from synbench_lightning.runtime.lightning_packages import LightningModule, lacks_forward
+from synbench_lightning.runtime.lightning_packages import LightningModule
 from synbench_lightning.runtime.module_names import named_like_encoder
 from synbench_lightning.runtime.structures import Arguments, leaves, mapped, tensors_in
 
@@ -42,6 +42,7 @@ class Call:
         order: when it began and when it ended, counted in calls.
         random_state: of the CPU when it began.
         versions: how often its weights and its input were written to when it ended.
+        count: how often it was called.
     """
 
     path: str
@@ -56,6 +57,7 @@ class Call:
     order: tuple[int, int] = (0, 0)
     random_state: Tensor | None = field(default=None, repr=False)
     versions: tuple[int, ...] = ()
+    count: int = 1
 
     def stale(self, module: nn.Module) -> bool:
         """Whether weights of the module, or what it was called with, were written to since."""
@@ -127,7 +129,8 @@ class CallRecorder:
         """Take all hooks away; the calls in the order in which they first began."""
         for end in self._ends:
             end()
-        self._ends, self._open, self._copies = [], [], []
+        self._ends, self._open = [], []
+        self._copies.clear()
         found: dict[Key, Call] = {}
         for call in sorted(self._calls, key=lambda call: call.order):
             other = found.get(call.key)
@@ -144,7 +147,7 @@ class CallRecorder:
                 part.register_forward_pre_hook(begin, with_kwargs=True),
                 part.register_forward_hook(finish, with_kwargs=True),
             )
-            return [partial(self._remove, part, handle) for handle in handles]
+            return [partial(_remove_hook, part, handle, self._copies) for handle in handles]
 
         def call(*args: Any, **kwargs: Any) -> Any:  # of a module that `compile()` was called on: hooks are within
             self._begin(path, "", part, args, kwargs)
@@ -154,12 +157,6 @@ class CallRecorder:
 
         part._compiled_call_impl = call
         return [partial(setattr, part, "_compiled_call_impl", compiled)]
-
-    def _remove(self, part: nn.Module, handle: RemovableHandle) -> None:
-        handle.remove()
-        for memo in self._copies:
-            for name in HOOK_DICTS:
-                memo.get(id(getattr(part, name)), {}).pop(handle.id, None)
 
     def _wrap(self, kind: type, name: str) -> Callable[[], None]:
         original = kind.__dict__[name]
@@ -216,6 +213,55 @@ class CallRecorder:
         self._count += 1
 
 
+def watch_calls(root: nn.Module, key: Key, see: Callable[[Arguments], None]) -> Callable[[], None]:
+    """Have ``see`` told what a module, or a method of it, is called with in training, until what is returned is called.
+
+    Args:
+        root: the LightningModule.
+        key: of the call.
+        see: given the arguments, before the call.
+    """
+    path, method = key
+    module = root.get_submodule(path)
+    copies: list[dict[int, Any]] = []
+
+    def told(*given: Any) -> None:
+        args, kwargs = given[-2:]
+        if root.training and not torch.compiler.is_compiling():
+            see(Arguments(tuple(args), dict(kwargs)))
+
+    if method:
+        kind = next(kind for kind in type(module).__mro__ if method in vars(kind))
+        original = vars(kind)[method]
+
+        @functools.wraps(original)
+        def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if self is module:
+                told(args, kwargs)
+            return original(self, *args, **kwargs)
+
+        setattr(kind, method, wrapped)
+        return partial(setattr, kind, method, original)
+    compiled = module._compiled_call_impl
+    if compiled is not None:
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            told(args, kwargs)
+            return compiled(*args, **kwargs)
+
+        module._compiled_call_impl = call
+        return partial(setattr, module, "_compiled_call_impl", compiled)
+    handle = module.register_forward_pre_hook(_Hook(told, copies), with_kwargs=True)
+    return partial(_remove_hook, module, handle, copies)
+
+
+def _remove_hook(part: nn.Module, handle: RemovableHandle, copies: list[dict[int, Any]]) -> None:
+    handle.remove()
+    for memo in copies:
+        for name in HOOK_DICTS:
+            memo.get(id(getattr(part, name)), {}).pop(handle.id, None)
+
+
 class _Hook:
     """A hook that copies and pickles of its module do not have."""
 
@@ -248,11 +294,6 @@ HOOK_DICTS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwarg
 def _versions(module: nn.Module, arguments: Arguments | None) -> tuple[int, ...]:
     tensors = [*module.parameters(), *(leaf for _, leaf in leaves(arguments))]
     return tuple(tensor._version for tensor in tensors if not tensor.is_inference())
-
-
-def has_forward(module: nn.Module) -> bool:
-    """Whether a module can be called: containers cannot."""
-    return getattr(type(module), "forward", None) is not nn.Module.forward and not lacks_forward(module)
 
 
 def _open_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -314,5 +355,6 @@ def _joined(one: Call, other: Call) -> Call:
         chosen,
         trained=one.trained or other.trained,
         shares_input=one.shares_input or other.shares_input,
+        count=one.count + other.count,
         order=(min(one.order[0], other.order[0]), max(one.order[1], other.order[1])),
     )

@@ -62,6 +62,7 @@ class EncoderCall:
         defaults: for those that the call can do without: what they are by default.
         head: path, in the encoder's module, of a head; the features are what it is given.
         batch_size: where the encoder takes batches of one size only.
+        calls: how often a step calls it.
     """
 
     path: str
@@ -73,6 +74,7 @@ class EncoderCall:
     defaults: tuple[tuple[Path, Any], ...] = ()
     head: str = ""
     batch_size: int | None = None
+    calls: int = 1
 
     @property
     def name(self) -> str:
@@ -142,7 +144,8 @@ class EncoderCall:
             return None
         leaf = None if self.input is None else {**asdict(self.input), "dtype": str(self.input.dtype)[len("torch.") :]}
         own = {
-            name: getattr(self, name) for name in ("path", "method", "per_example", "defaults", "head", "batch_size")
+            name: getattr(self, name)
+            for name in ("path", "method", "per_example", "defaults", "head", "batch_size", "calls")
         }
         placement = None if self.placement is None else asdict(self.placement)
         return {

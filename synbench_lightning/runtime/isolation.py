@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from synbench_lightning.runtime.devices import seed_accelerator
 from synbench_lightning.runtime.lightning_packages import rank_zero_warn
 from synbench_lightning.runtime.module_snapshot import ModuleSnapshot
+from synbench_lightning.runtime.muted_logging import muted_logging
 from synbench_lightning.runtime.sharding import has_shards
 
 PROBE_SEED = 0
@@ -21,30 +23,38 @@ PROBE_SEED = 0
 
 
 @contextmanager
-def isolated(module: nn.Module | None) -> Iterator[None]:
+def isolated(module: nn.Module | None, also: Sequence[Any] = (), refuse_iterators: bool = False) -> Iterator[None]:
     """Evaluation without traces: what training depends on is afterwards as it was before, also when the body raises.
 
     Inside, every submodule is in evaluation mode and gradients are off. Afterwards whatever the module reaches is as it
     was, by reference and by value: parameters, buffers, train/eval flags, attributes, containers within containers,
-    objects of the user's classes, generators (:class:`.ModuleSnapshot`). The global generators of Python, numpy and
-    torch (CPU and accelerator) continue where they were, and ``torch.compile`` has compiled nothing. What has changed
-    and cannot be put back is named in a warning. State that the module does not reach (global variables) is not seen.
+    objects of the user's classes, generators, and what hooks fill, callbacks of the trainer included
+    (:class:`.ModuleSnapshot`). The global generators of Python, numpy and torch (CPU and accelerator) continue where
+    they were, and ``torch.compile`` has compiled nothing. Nothing is logged (:func:`.muted_logging`). What has changed
+    and cannot be put back is named in a warning. What is not seen: the datamodule, and module-level variables that
+    neither a hook nor a ``forward`` names.
 
-    The price is a copy of all parameters and buffers, on their device, while the body runs. Of a module whose weights
-    FSDP spreads over processes only buffers and flags are put back.
+    The price is a copy of all parameters and buffers and of the tensors of callbacks, on their device, while the body
+    runs. Of a module whose weights FSDP spreads over processes only buffers and flags are put back.
 
     Args:
         module: the root of all modules that the body runs; ``None`` if there are none.
+        also: other objects that the body writes to.
+        refuse_iterators: raise, before anything is run, where these hold an iterator, which cannot be put back.
 
     Raises:
-        ValueError: if a layer is not initialised yet (the body's inputs would initialise it).
+        ValueError: if a layer is not initialised yet (the body's inputs would initialise it); for an iterator.
     """
     with ExitStack() as stack:
         stack.enter_context(_random_states())
         if module is not None:
             _refuse_lazy(module)
-            keep = _buffers_of_shards if has_shards(module) else _state
-            stack.enter_context(_evaluation_mode(stack.enter_context(keep(module))))
+            if has_shards(module):
+                modules = stack.enter_context(_buffers_of_shards(module))
+            else:
+                modules = stack.enter_context(_state(module, also, refuse_iterators))
+            stack.enter_context(muted_logging(modules))
+            stack.enter_context(_evaluation_mode(modules))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
@@ -76,10 +86,12 @@ def _refuse_lazy(module: nn.Module) -> None:
 
 
 @contextmanager
-def _state(module: nn.Module) -> Iterator[list[nn.Module]]:
+def _state(module: nn.Module, also: Sequence[Any], refuse_iterators: bool) -> Iterator[list[nn.Module]]:
     """Everything that the module reaches; gives the modules among it."""
-    state = ModuleSnapshot(module)
+    state = ModuleSnapshot(module, also)
     try:
+        if refuse_iterators and state.iterators:
+            raise ValueError(f"{state.iterators[0]} is an iterator, which cannot be put back once it is advanced")
         yield state.modules
     finally:
         failed = state.restore()

@@ -1,15 +1,15 @@
 """Lightning comes as two packages, ``lightning.pytorch`` and ``pytorch_lightning``, whose classes are not related.
 
-A trainer, modules and callbacks of either work. This file alone imports from them, and it imports one: the package
-that the program has imported already, else the first that is installed.
+A trainer, modules and callbacks of either work. This file alone imports from them, and a package that is not used is
+not imported where the program has imported the other one before.
 """
 
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info as rank_zero_info  # of both packages
@@ -19,11 +19,14 @@ PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 FABRICS = {"lightning.pytorch": "lightning.fabric", "pytorch_lightning": "lightning_fabric"}
 
 
-def _packages() -> tuple[str, ...]:
-    """Those that are imported, one at least."""
-    imported = tuple(package for package in PACKAGES if package in sys.modules)
-    installed = (package for package in PACKAGES if find_spec(package.partition(".")[0]))
-    return imported or (next(installed, PACKAGES[0]),)
+def _packages() -> list[Any]:
+    """Those that the program has imported; where it has none yet, whichever it will use is among those installed."""
+    imported = [sys.modules[package] for package in PACKAGES if package in sys.modules]
+    if not imported:
+        for package in reversed(PACKAGES):  # the one imported last takes the messages of both
+            with suppress(ImportError):
+                imported.insert(0, import_module(package))
+    return imported or [import_module(PACKAGES[0])]
 
 
 if TYPE_CHECKING:
@@ -36,15 +39,15 @@ if TYPE_CHECKING:
     from lightning.pytorch.strategies import Strategy as Strategy
     from lightning.pytorch.utilities.memory import is_oom_error as is_oom_error
 else:
-    _lightning = [import_module(package) for package in _packages()]
+    _lightning = _packages()
     Trainer, LightningModule = _lightning[0].Trainer, _lightning[0].LightningModule
     EarlyStopping, ModelCheckpoint = _lightning[0].callbacks.EarlyStopping, _lightning[0].callbacks.ModelCheckpoint
     Strategy = _lightning[0].strategies.Strategy
     is_oom_error = import_module(f"{_lightning[0].__name__}.utilities.memory").is_oom_error
     move_data_to_device = import_module(f"{FABRICS[_lightning[0].__name__]}.utilities").move_data_to_device
 
-    # Hooks are called by name, whatever the class. A few places ask for it: `Trainer(callbacks=one)` without a list,
-    # and the command line. Where both packages are imported, a callback is one of either.
+    # A trainer asks for its own class: before Lightning 2.6 of each callback, since then of one that is in no list; and
+    # so does the command line. Where both packages are imported, a callback is one of either.
     _callbacks = tuple(dict.fromkeys(package.Callback for package in _lightning))
     Callback = _callbacks[0] if len(_callbacks) == 1 else type("Callback", _callbacks, {"__module__": __name__})
 

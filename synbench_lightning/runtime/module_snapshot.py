@@ -6,18 +6,21 @@ import array
 import io
 import pickle
 import random
+import threading
 import types
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from synbench_lightning.runtime.lightning_packages import lightning_classes
+from synbench_lightning.runtime.named_in_code import MISSING, class_attributes, code_of, global_variables
 
 MOST = 200_000
 """Objects that are followed; a module that reaches more is told. Each takes a few microseconds."""
@@ -26,34 +29,58 @@ ATOMS = (int, float, complex, bool, str, bytes, type(None), type, type(Ellipsis)
 FOREIGN = (
     "lightning.", "pytorch_lightning.", "lightning_fabric.", "torch.utils.data.", "torch.optim.", "torch.distributed.",
     "torch._dynamo.", "torch.utils.hooks", "torch.fx.", "logging.", "threading.", "concurrent.", "multiprocessing.",
-    "socket.", "weakref.", "_thread.",
+    "socket.", "weakref.", "_thread.", "queue.", "asyncio.", "subprocess.", "tqdm.", "rich.", "matplotlib.",
+    "torch.utils.tensorboard.", "tensorboard.", "tensorboardX.", "wandb.", "mlflow.", "comet_ml.", "neptune.",
 )  # fmt: skip
-"""Where the classes come from whose objects belong to the run and not to the model; they are not looked into."""
-OF_THE_RUN = (Dataset, DataLoader, Sampler, torch.optim.Optimizer)
-OF_LIGHTNING = ("LightningDataModule", "Callback", "loggers.Logger", "Trainer")
+"""Where the classes come from whose objects belong to the run and not to the model, or write what cannot be taken back;
+they are not looked into."""
+OF_THE_RUN = (
+    Dataset, DataLoader, Sampler, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, threading.Thread,
+)  # fmt: skip
+OF_LIGHTNING = ("LightningDataModule", "Trainer")
+GLOBAL_HOOKS = ("_global_forward_pre_hooks", "_global_forward_hooks")
+"""Where torch keeps the hooks that run in the forward of every module."""
 
 
 class ModuleSnapshot:
     """The state of a module, as it is when this is made.
 
-    Followed are modules, registered or not, containers within containers, instances of the user's classes, the
-    variables of closures, tensors, arrays and generators of random numbers. The trainer, data sets, data loaders and
-    optimizers that a module refers to are not.
+    Followed are modules, registered or not, their hooks and the hooks of all modules, containers within containers,
+    instances of the user's classes and the attributes of these classes, the variables of closures, the module-level
+    variables that hooks and forwards name, tensors, arrays and generators of random numbers. Of a trainer the user's
+    callbacks and loggers are followed, after everything else. Data sets, data loaders, optimizers, and objects of
+    Lightning's own classes are not.
 
     Args:
         module: where to begin.
+        also: other objects, whose attributes are followed too.
 
     Attributes:
         modules: all modules that were reached.
+        iterators: paths of iterators that these hold, which cannot be put back once they are advanced.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, also: Sequence[Any] = ()) -> None:
         self.modules: list[nn.Module] = []
+        self.iterators: list[str] = []
         self._restores: list[tuple[str, Callable[[], None]]] = []
         self._opaque: list[tuple[str, Any, Any]] = []
         self._seen: dict[int, Any] = {}  # keeps what it has seen alive, so that no number is given twice
         self._left: str | None = None
-        waiting: deque[tuple[str, Any]] = deque([(type(module).__name__, module)])
+        self._trainers: list[tuple[str, Any]] = []
+        hooks = [(f"torch.nn.modules.module.{name}", getattr(torch_module, name)) for name in GLOBAL_HOOKS]
+        self._follow([(type(module).__name__, module), *hooks])
+        for one in also:
+            self._seen[id(one)] = one
+            self._follow(self._note_attributes(type(one).__name__, one))
+        of_module = list(self.iterators)
+        for path, trainer in self._trainers:
+            of_run = {"callbacks": trainer.callbacks, "loggers": trainer.loggers}
+            self._follow((f"{path}.{name}{at}", one) for name, held in of_run.items() for at, one in _numbered(held))
+        self.iterators = of_module
+
+    def _follow(self, values: Iterable[tuple[str, Any]]) -> None:
+        waiting = deque(values)
         while waiting:
             path, value = waiting.popleft()
             if isinstance(value, ATOMS) or id(value) in self._seen:
@@ -77,6 +104,8 @@ class ModuleSnapshot:
 
     def _note(self, path: str, value: Any) -> Iterator[tuple[str, Any]]:
         """Note how to put one object back; gives the names and values that it holds."""
+        if hasattr(type(value), "__next__") and not isinstance(value, io.IOBase):
+            self.iterators.append(path)
         if isinstance(value, Tensor):
             self._restores.append((path, partial(_restore_tensor, *_noted_tensor(value))))
             yield from self._note_attributes(path, value)
@@ -95,6 +124,8 @@ class ModuleSnapshot:
             self._restores.append((path, generator))
         elif isinstance(value, (types.FunctionType, types.MethodType, partial)):
             yield from self._note_function(path, value)
+        elif isinstance(value, lightning_classes("Trainer")):
+            self._trainers.append((path, value))
         elif isinstance(value, nn.Module) or _is_plain_object(value):
             if isinstance(value, nn.Module):
                 self.modules.append(value)
@@ -128,6 +159,9 @@ class ModuleSnapshot:
                     continue
                 self._restores.append((f"{path}:{name}", partial(setattr, cell, "cell_contents", content)))
                 yield f":{name}", content
+            named = dict(global_variables(value))
+            self._restores.append((path, partial(_restore_variables, value.__globals__, named)))
+            yield from ((f":{name}", inner) for name, inner in named.items())
             yield from ((f".{name}", inner) for name, inner in vars(value).items())
 
     def _note_attributes(self, path: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -135,6 +169,10 @@ class ModuleSnapshot:
         kept = dict(attributes)
         self._restores.append((path, partial(_restore_attributes, attributes, kept)))
         yield from ((f".{name}", inner) for name, inner in kept.items())
+        for kind, of_class in class_attributes(value):
+            self._restores.append((f"{path}.__class__", partial(_restore_class, kind, of_class)))
+            yield from ((f".{name}", inner) for name, inner in of_class.items())
+        yield from ((f".{name}", function) for name, function in code_of(value))
         for name in () if isinstance(value, (Tensor, nn.Module)) else _slots(value):
             if hasattr(value, name):
                 inner = getattr(value, name)
@@ -157,7 +195,8 @@ def _slots(value: Any) -> Iterator[str]:
 
 
 def _is_foreign(value: Any) -> bool:
-    if isinstance(value, (*OF_THE_RUN, *lightning_classes(*OF_LIGHTNING))):
+    ours = any(kind.__module__.startswith("synbench_lightning.") for kind in type(value).__mro__)  # at work in a probe
+    if ours or isinstance(value, (*OF_THE_RUN, *lightning_classes(*OF_LIGHTNING))):
         return True
     return f"{type(value).__module__}.".startswith(FOREIGN)
 
@@ -248,6 +287,21 @@ def _restore_attributes(attributes: dict[str, Any], kept: dict[str, Any]) -> Non
     for name in attributes.keys() - kept.keys():
         del attributes[name]
     attributes.update(kept)
+
+
+def _restore_variables(variables: dict[str, Any], kept: dict[str, Any]) -> None:
+    for name, value in kept.items():
+        if variables.get(name, MISSING) is not value:
+            if value is MISSING:
+                del variables[name]
+            else:
+                variables[name] = value
+
+
+def _restore_class(kind: type, kept: dict[str, Any]) -> None:
+    for name, value in kept.items():
+        if vars(kind).get(name, MISSING) is not value:
+            setattr(kind, name, value)
 
 
 def _generator_state(value: Any) -> Callable[[], None] | None:

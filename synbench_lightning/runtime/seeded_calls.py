@@ -39,10 +39,10 @@ def seeded(function: Callable[..., Any], seed: int) -> Iterator[None]:
         >>> draw() == np.random.default_rng(0).random()
         True
     """
-    reached = list(_reached(function))
-    generators = [value for value in reached if isinstance(value, GENERATORS)]
+    objects = _reached(function)
+    generators = [value for value in objects if isinstance(value, GENERATORS)]
     states = [(generator, _state(generator)) for generator in generators]
-    attributes = [(value, dict(value.__dict__)) for value in reached if not isinstance(value, GENERATORS)]
+    attributes = [(value, dict(value.__dict__)) for value in objects if not isinstance(value, GENERATORS)]
     with isolated(None):
         random.seed(seed)
         np.random.seed(seed % 2**32)
@@ -61,21 +61,47 @@ def seeded(function: Callable[..., Any], seed: int) -> Iterator[None]:
                 _set_state(generator, state)
 
 
+def seeder(*values: Any) -> Callable[[int], None]:
+    """A function that seeds the global generators, and those that some values lead to; nothing is put back.
+
+    For processes that end after they have drawn.
+    """
+    generators = [value for value in reached(*values) if isinstance(value, GENERATORS)]
+
+    def seed_all(seed: int) -> None:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        for generator in generators:
+            _seed(generator, seed)
+
+    return seed_all
+
+
+def reached(*values: Any) -> Iterator[Any]:
+    """What some values lead to, once each: objects, the items of their shorter containers, generators, tensors."""
+    seen, rest = set[int](), list(values)
+    closed = (*PASSED_OVER, *lightning_classes("Trainer"))
+    while rest:
+        value = rest.pop()
+        if id(value) not in seen and not isinstance(value, (type, ModuleType, str, bytes, int, float)):
+            seen.add(id(value))
+            yield value
+            rest += [] if isinstance(value, closed) else _inner(value)
+
+
 MOST_ITEMS = 1000
 """Of longer lists, which hold data and no transforms, nothing is looked at."""
 
 
-def _reached(function: Any) -> Iterator[Any]:
+def _reached(function: Any) -> list[Any]:
     """Generators, and objects with attributes of their own, that a function leads to."""
-    seen, rest = set[int](), [function]
     passed_over = (*PASSED_OVER, *lightning_classes("Trainer"))
-    while rest:
-        value = rest.pop()
-        if id(value) not in seen and not isinstance(value, passed_over):
-            seen.add(id(value))
-            if isinstance(value, GENERATORS) or _has_attributes(value):
-                yield value
-            rest += _inner(value)
+    return [
+        value
+        for value in reached(function)
+        if isinstance(value, GENERATORS) or (_has_attributes(value) and not isinstance(value, passed_over))
+    ]
 
 
 PASSED_OVER = (type, ModuleType, Tensor, np.ndarray, str, bytes, int, float)
@@ -99,7 +125,7 @@ def _inner(value: Any) -> list[Any]:
         return [value.func, *value.args, *value.keywords.values()]
     if isinstance(value, (dict, list, tuple, set)):
         return list(value.values() if isinstance(value, dict) else value) if len(value) <= MOST_ITEMS else []
-    code = [getattr(type(value), name, None) for name in ("__call__", "forward")]
+    code = [getattr(type(value), name, None) for name in ("__call__", "forward", "__getitem__")]
     attributes = list(value.__dict__.values()) if _has_attributes(value) else []
     return [*(one for one in code if isinstance(one, FunctionType)), *attributes]
 

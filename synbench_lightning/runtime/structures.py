@@ -114,6 +114,37 @@ def taken(value: Any, rows: Tensor, size: int) -> Any:
     return _rebuilt(value, {key: taken(inner, rows, size) for key, inner in _children(value)})
 
 
+def joined(structures: Sequence[Any]) -> Any:
+    """Structures of one kind as one, their examples one after the other; ``None`` where they do not fit together.
+
+    Tensors that differ in nothing but the number of rows are joined; all else has to be the same.
+
+    Example:
+        >>> joined([{"x": torch.zeros(2, 3), "scale": 1.0}, {"x": torch.ones(1, 3), "scale": 1.0}])["x"].shape
+        torch.Size([3, 3])
+    """
+    first = structures[0]
+    if len(structures) == 1:
+        return first
+    found = [list(leaves(structure, within_objects=False)) for structure in structures]
+    if len({tuple(path for path, _ in own) for own in found}) > 1 or _kinds(structures) > 1:
+        return None
+    whole = first
+    for parts in zip(*found, strict=True):
+        path, tensors = parts[0][0], [leaf for _, leaf in parts]
+        if len({(leaf.shape[1:], leaf.dtype, leaf.ndim) for leaf in tensors}) > 1 or not tensors[0].ndim:
+            if not all(leaf.shape == tensors[0].shape and torch.equal(leaf, tensors[0]) for leaf in tensors):
+                return None
+            continue
+        whole = replaced(whole, path, torch.cat(tensors))
+    return whole
+
+
+def _kinds(structures: Sequence[Any]) -> int:
+    """How many different kinds of structures there are, by all that is no tensor in them."""
+    return len({repr(mapped(structure, lambda _: "")) for structure in structures})
+
+
 def is_ragged(value: Any) -> bool:
     """Whether a list or tuple holds one tensor for each example, as detectors take them: without a batch dimension."""
     if type(value) not in (list, tuple) or len(value) < 2 or not all(isinstance(one, Tensor) for one in value):

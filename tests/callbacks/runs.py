@@ -14,8 +14,9 @@ SMALL = ProbePlan(forwards=768)
 
 
 def probing(every: int = 5, **arguments: Any) -> SynBenchCallback:
-    """A callback with a small plan."""
-    return SynBenchCallback(every_n_train_steps=every, **{"plan": SMALL, "log_figures": False, **arguments})
+    """A callback with a small plan, of the Gaussian tasks alone unless inputs are asked for."""
+    chosen = {"plan": SMALL, "log_figures": False, "inputs": None, **arguments}
+    return SynBenchCallback(every_n_train_steps=every, **chosen)
 
 
 def trainer(*callbacks: Any, max_steps: int = 20, **arguments: Any) -> Trainer:

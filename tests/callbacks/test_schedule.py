@@ -1,7 +1,9 @@
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.demos.boring_classes import BoringModel, ManualOptimBoringModel
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -94,8 +96,120 @@ def test_a_resumed_run_makes_up_for_the_probe_that_its_checkpoint_was_saved_with
 @pytest.mark.parametrize("at_start", [True, False])
 def test_a_run_that_begins_owes_nothing(at_start):
     schedule = Schedule(5, None, at_start=at_start, at_end=True)
-    assert schedule.state() == {"last_step": 0, "owed": False}
+    assert schedule.state() == {"last_step": 0, "owed": False, "uncounted": 0, "batches": 0}
     assert schedule.due_at_first_batch(SimpleNamespace(global_step=0), begins=True) == at_start
+
+
+class OwnOptimizer(Autoencoder):
+    """Steps an optimizer that Lightning does not know, or one that it knows where it does not count."""
+
+    def __init__(self, where="step"):
+        super().__init__()
+        self.automatic_optimization, self.where = False, where
+        self.own = torch.optim.SGD(self.parameters(), lr=0.05)
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.own.zero_grad()
+        self.manual_backward(loss)
+        if self.where == "step":
+            self.own.step()
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        if self.where == "batch end":
+            self.optimizers().step()
+        if self.where == "later" and self.trainer.fit_loop.total_batch_idx >= 69:
+            self.where = "counted"
+
+    def configure_optimizers(self):
+        return [self.own] if self.where == "batch end" else []
+
+
+class Later(OwnOptimizer):
+    """Counted steps come only after 70 batches (a long accumulation by hand)."""
+
+    def __init__(self):
+        super().__init__("later")
+
+    def training_step(self, batch, batch_idx):
+        super().training_step(batch, batch_idx)
+        if self.where == "counted":
+            self.optimizers().step()
+
+    def configure_optimizers(self):
+        return super(OwnOptimizer, self).configure_optimizers()
+
+
+UNCOUNTED = r"No optimizer step was counted in (\d+) batches.*`self.optimizers\(\).step\(\)`"
+
+
+@pytest.mark.parametrize("where", ["step", "batch end"])
+def test_steps_that_are_not_counted_are_told_once_and_batches_count_in_their_place(where):
+    logger, callback = TensorBoardLogger("runs"), probing(every=20)
+    with pytest.warns(UserWarning, match=UNCOUNTED) as told:
+        trainer(callback, max_steps=-1, max_epochs=9, logger=logger).fit(OwnOptimizer(where))
+    assert sum("No optimizer step" in str(one.message) for one in told) == 1
+    assert steps(callback) == [0, 50, 60, 80, 90]
+    assert [step for step, _ in curves(logger)["synbench/score"]] == [0, 50, 60, 80, 90]
+    assert len({result.score() for result in callback.history}) == 5
+
+
+def test_a_short_run_without_a_counted_step_is_probed_at_its_end():
+    callback = probing(every=20)
+    with pytest.warns(UserWarning, match=UNCOUNTED):
+        trainer(callback, max_steps=-1, max_epochs=3).fit(OwnOptimizer())
+    assert steps(callback) == [0, 30]
+
+    class Stopping(OwnOptimizer):
+        def on_train_batch_end(self, *_):
+            self.trainer.should_stop = self.trainer.fit_loop.total_batch_idx == 6
+
+    with pytest.warns(UserWarning, match=UNCOUNTED):
+        trainer(callback, max_steps=-1, max_epochs=3).fit(Stopping())
+    assert steps(callback) == [0, 7]
+
+
+def test_a_run_that_ends_before_its_first_step_is_not_taken_for_one_whose_steps_are_not_counted():
+    class Stopping(Autoencoder):
+        def on_train_batch_end(self, *_):
+            self.trainer.should_stop = True
+
+    callback = probing(every=20)
+    trainer(callback, max_steps=-1, max_epochs=3, accumulate_grad_batches=4).fit(Stopping())
+    assert steps(callback) == [0]
+
+
+def test_epochs_without_a_counted_step_are_probed_too():
+    callback = SynBenchCallback(every_n_epochs=2, plan=SMALL, log_figures=False)
+    with pytest.warns(UserWarning, match=UNCOUNTED):
+        trainer(callback, max_steps=-1, max_epochs=9).fit(OwnOptimizer())
+    assert steps(callback) == [0, 60, 80, 90]
+
+
+@pytest.mark.parametrize("before_the_probe", [True, False])
+@pytest.mark.parametrize("saved", [20, 50, 55, 60])
+def test_a_resumed_run_goes_on_to_count_batches(saved, before_the_probe):
+    class Save(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.fit_loop.total_batch_idx + 1 == saved:
+                trainer.save_checkpoint("saved.ckpt")
+
+    first, resumed = probing(every=20), probing(every=20)
+    order = [Save(), first] if before_the_probe else [first, Save()]
+    with pytest.warns(UserWarning, match=UNCOUNTED):
+        trainer(*order, max_steps=-1, max_epochs=9).fit(OwnOptimizer())
+    told = saved < 50 or (saved == 50 and before_the_probe)
+    with pytest.warns(UserWarning, match=UNCOUNTED) if told else nullcontext():
+        trainer(resumed, max_steps=-1, max_epochs=9).fit(OwnOptimizer(), ckpt_path="saved.ckpt")
+    late = [51] if saved == 50 and before_the_probe else [50]  # the step at 50 was not known to be one
+    assert steps(resumed) == [0, *late, 60, 80, 90]
+
+
+def test_steps_that_are_counted_later_go_on_from_the_batches():
+    callback = probing(every=20)
+    with pytest.warns(UserWarning, match=UNCOUNTED):
+        trainer(callback, max_steps=-1, max_epochs=10).fit(Later())
+    assert steps(callback) == [0, 50, 60, 80, 100]
 
 
 def test_intervals_are_whole_numbers_and_are_told_in_their_unit():

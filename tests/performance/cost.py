@@ -32,7 +32,7 @@ from synbench_lightning.functional.gaussian.asymptotic import estimate_limit
 from synbench_lightning.functional.representation.information import information_error, instance_information
 from synbench_lightning.probe.probe import Probe
 from tests.encoders import encoder_a
-from tests.performance.accuracy import EPSILONS, THRESHOLDS, stored_limit
+from tests.performance.accuracy import EPSILONS, THRESHOLDS, TOO_FEW, stored_limit
 from tests.performance.architectures import resnet50, vit_small
 from tests.performance.encoders import made
 from tests.performance.official_recipe import FORWARDS, official_scores
@@ -64,7 +64,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     if given.steady_heap:
         keep_freed_memory()
-    warnings.filterwarnings("ignore", message="The representation varies")  # the few forwards of --quick
+    warnings.filterwarnings("ignore", message=TOO_FEW)  # the few forwards of --quick
     device = torch.device(given.device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {given.threads} threads"
     heap = "; steady heap" if given.steady_heap else ""
@@ -292,7 +292,7 @@ def added_memory(setting: Setting, device: torch.device, threads: int) -> float:
 @torch.no_grad()
 def _added_memory(setting: Setting, device: str, threads: int) -> float:
     torch.set_num_threads(threads)
-    warnings.filterwarnings("ignore", message="The representation varies")
+    warnings.filterwarnings("ignore", message=TOO_FEW)
     where = torch.device(device)
     encoder = encoder_of(setting, where)
     bare_forward(encoder, setting._replace(forwards=min(setting.forwards, 4 * BATCH)), where)()

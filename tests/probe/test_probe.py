@@ -149,9 +149,28 @@ def test_features_that_are_not_finite_are_refused():
 def test_a_budget_that_does_not_resolve_the_features_is_told_with_the_one_that_does():
     encoder = nn.Linear(400, 400)
     with pytest.warns(
-        UserWarning, match=r"varies in .* of its 400 dimensions.*`plan=ProbePlan\(forwards=1600\)` or more"
+        UserWarning, match=r"varies in .* of its 400 dimensions.*`plan=ProbePlan\(forwards=(1792|[2-9]...)\)` or more"
     ):
         evaluate(encoder, (400,), plan=ProbePlan(forwards=512))
+
+
+@pytest.mark.parametrize("reference", [False, True], ids=["lossless", "reference"])
+def test_the_standard_errors_of_a_budget_that_is_too_small_reach_the_limit(reference):
+    encoder, shape, limit = (encoder_a(), (3, 32, 32), 0.453) if reference else (nn.Identity(), (128,), 1.0)
+    results = []
+    for seed in range(6):
+        with pytest.warns(UserWarning, match=r"(?s)480 forwards are too few for 3 tasks.*`plan=ProbePlan\(forwards="):
+            results.append(evaluate(encoder, shape, tasks="default", plan=ProbePlan(forwards=512), seed=seed))
+    off = torch.tensor([result.score() - limit for result in results])
+    errors = torch.tensor([result.standard_error() for result in results])
+    assert off.square().mean().sqrt() > 0.1
+    assert (off.abs() <= 2 * errors).all()
+
+
+def test_a_budget_that_is_enough_has_errors_of_the_noise_alone():
+    results = [evaluate(nn.Identity(), (64,), seed=seed) for seed in range(8)]
+    spread = torch.tensor([result.score() for result in results]).std()
+    assert torch.tensor([result.standard_error() for result in results]).mean() < 2 * spread
 
 
 def test_the_result_carries_the_standard_error_of_each_score():

@@ -1,0 +1,141 @@
+"""Views that training steps give the encoder, where examples cannot be read again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from synbench_lightning.callbacks.reread_views import ReadViews, kept, kept_views
+from synbench_lightning.functional.representation.view_matching import belong_together
+from synbench_lightning.probe.view_sampling import FEWEST_INPUTS, INPUT_FORWARDS, MOST_INPUTS
+from synbench_lightning.runtime.call_recorder import Key, watch_calls
+from synbench_lightning.runtime.encoder_call import EncoderCall
+from synbench_lightning.runtime.input_leaf import input_leaf
+from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer
+from synbench_lightning.runtime.structures import Arguments, at, checksum, joined, mapped, replaced, taken, tensors_in
+
+PAIR_BYTES = 2**28
+"""Views of more examples than fit are not kept, but of 32 at least."""
+MOST_STEPS = 1000
+
+
+class StepViews:
+    """Collects what steps give the encoder: two views of about 1,024 examples, or one of 128.
+
+    Which rows belong together is found by comparison: two views of an example are nearer to each other than to others.
+
+    Args:
+        call: the encoder's.
+    """
+
+    def __init__(self, call: EncoderCall) -> None:
+        self.call = call
+        self.steps = 0
+        self._views: list[list[Any]] = [[], []]
+        self._rows = 0
+        self._most = INPUT_FORWARDS // 2
+        self._stop: Callable[[], None] | None = None
+        self._calls: list[Arguments] = []
+
+    def begin(self, pl_module: LightningModule) -> None:
+        """A step begins: its calls of the encoder are seen."""
+        self._calls = []
+        key: Key = (self.call.path, self.call.method)
+        self._stop = watch_calls(pl_module, key, lambda arguments: self._calls.append(mapped(arguments, kept)))
+
+    def end(self) -> bool:
+        """The step has ended; whether enough was seen."""
+        self.abandon()
+        self.steps += 1
+        views = views_of_calls(self._calls)
+        self._calls = []
+        for own, one in zip(self._views, views, strict=False):
+            own.append(one)
+        if views:
+            leaf = input_leaf(views[0])
+            self._rows += 1 if leaf is None else leaf.rows
+            size = sum(tensor.nbytes for tensor in tensors_in(views[0]))
+            fitting = PAIR_BYTES // max(1, size) * (1 if leaf is None else leaf.rows)
+            self._most = min(self._most, max(FEWEST_INPUTS, fitting))
+        enough = self._most if self._views[1] else min(self._most, MOST_INPUTS)
+        return self._rows >= enough or self.steps >= MOST_STEPS
+
+    def abandon(self) -> None:
+        """See no further calls."""
+        if self._stop is not None:
+            self._stop()
+            self._stop = None
+
+    def found(self, trainer: Trainer) -> ReadViews:
+        """What was seen on the first process: two views of each example, or one where there are no two."""
+        views = self._pairs()
+        number = self._most if len(views) == 2 else MOST_INPUTS
+        whole = [joined(view) for view in views] if views[0] else []
+        if whole and all(one is not None for one in whole) and (leaf := input_leaf(whole[0])) is not None:
+            rows = torch.arange(min(leaf.rows, number))
+            found = ReadViews([[taken(one, rows, leaf.rows)] for one in whole], len(rows), "")
+        else:
+            found = kept_views(views, "")
+        result: ReadViews = trainer.strategy.broadcast(found)
+        return result
+
+    def _pairs(self) -> list[list[Any]]:
+        """Two views by step where they belong together: of two calls, or the halves or turns of one; else one view."""
+        first, second = self._views
+        if len(first) == len(second) > 0:
+            return [first, second] if _belong(first, second) else [first]
+        leaves = [input_leaf(call) for call in first]
+        if first and all(leaf is not None and leaf.rows % 2 == 0 and not leaf.listed for leaf in leaves):
+            rows = [leaf.rows for leaf in leaves if leaf is not None]
+            for layout in (_halves, _turns):
+                parts = [
+                    [taken(call, one, n) for call, n in zip(first, rows, strict=True) for one in [layout(n)[side]]]
+                    for side in (0, 1)
+                ]
+                if _belong(*parts):
+                    return parts
+        return [first]
+
+
+def views_of_calls(calls: list[Arguments]) -> list[Any]:
+    """What one step gave the encoder in its first two different calls of one shape, or as two crops; else in one."""
+    leaves = [input_leaf(call) for call in calls]
+    if not calls:
+        return []
+    first, leaf = calls[0], leaves[0]
+    if leaf is None:
+        return calls[:2]
+    value = at(first, leaf.path)
+    if leaf.listed:
+        largest = [crop for crop in value if tuple(crop.shape[1:]) == leaf.shape]
+        return [replaced(first, leaf.path, [crop]) for crop in largest[:2]]
+    for call, other in zip(calls[1:], leaves[1:], strict=True):
+        fits = other is not None and (other.path, other.shape, other.rows) == (leaf.path, leaf.shape, leaf.rows)
+        if fits and checksum(at(call, leaf.path)) != checksum(value):
+            return [first, call]
+    return [first]
+
+
+def _halves(rows: int) -> tuple[Tensor, Tensor]:
+    return torch.arange(rows // 2), torch.arange(rows // 2, rows)
+
+
+def _turns(rows: int) -> tuple[Tensor, Tensor]:
+    return torch.arange(0, rows, 2), torch.arange(1, rows, 2)
+
+
+def _belong(ones: list[Any], others: list[Any]) -> bool:
+    """Whether the rows of two views belong together, over all steps."""
+    pairs = []
+    for one, other in zip(ones, others, strict=True):
+        leaf = input_leaf(one)
+        if leaf is None:
+            return False
+        sides = [at(side, leaf.path) for side in (one, other)]
+        first, second = (side[0] if leaf.listed else side for side in sides)
+        if first.shape == second.shape and len(first) > 1:
+            pairs.append((first, second))
+    return belong_together(*pairs)

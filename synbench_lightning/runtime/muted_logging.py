@@ -1,0 +1,114 @@
+"""Nothing is logged while an encoder is probed, whatever its forward and its hooks log in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+
+from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer, lightning_classes
+
+
+@contextmanager
+def muted_logging(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """``log``, ``log_dict`` and ``print`` of LightningModules, and the loggers of their trainer, have no effect.
+
+    The ``log`` and ``log_dict`` that Lightning gives to callbacks have no effect either, and a stop of the run that is
+    asked for in the meantime is forgotten.
+
+    Args:
+        modules: those that may run; LightningModules among them may have a trainer.
+    """
+    ours: list[Any] = [module for module in modules if isinstance(module, lightning_classes("LightningModule"))]
+    trainers = {id(trainer): trainer for module in ours if (trainer := _trainer(module)) is not None}
+    with ExitStack() as stack:
+        for module in ours:
+            stack.enter_context(_without_effect(module, ("log", "log_dict", "print")))
+        for trainer in trainers.values():
+            stack.enter_context(_muted_trainer(trainer))
+        yield
+
+
+class MutedLogger:
+    """A logger that tells where it logs, as the one that it stands for, and logs nothing."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+        self.experiment = _Silent()
+
+    @property
+    def name(self) -> Any:
+        return self._logger.name
+
+    @property
+    def version(self) -> Any:
+        return self._logger.version
+
+    @property
+    def root_dir(self) -> Any:
+        return self._logger.root_dir
+
+    @property
+    def log_dir(self) -> Any:
+        return self._logger.log_dir
+
+    @property
+    def save_dir(self) -> Any:
+        return self._logger.save_dir
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._logger, name)
+        return _nothing if callable(value) else value
+
+
+class _Silent:
+    """An experiment of which everything can be asked, and that does nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _nothing
+
+    def __getitem__(self, _: Any) -> Any:
+        return self
+
+    def __setitem__(self, *_: Any) -> None:
+        pass
+
+
+def _trainer(module: LightningModule) -> Trainer | None:
+    try:
+        trainer = module.trainer
+    except RuntimeError:  # attached to none
+        return None
+    return trainer if isinstance(trainer, lightning_classes("Trainer")) else None
+
+
+@contextmanager
+def _muted_trainer(trainer: Trainer) -> Iterator[None]:
+    loggers, stop = trainer.loggers, trainer.should_stop
+    with ExitStack() as stack:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            stack.enter_context(_without_effect(callback, ("log", "log_dict")))
+        trainer.loggers = [MutedLogger(logger) for logger in loggers]  # type: ignore[misc]
+        try:
+            yield
+        finally:
+            trainer.loggers, trainer.should_stop = loggers, stop
+
+
+@contextmanager
+def _without_effect(owner: Any, methods: tuple[str, ...]) -> Iterator[None]:
+    own = vars(owner)
+    before = {name: own[name] for name in methods if name in own}
+    own |= dict.fromkeys(methods, _nothing)
+    try:
+        yield
+    finally:
+        for name in methods:
+            del own[name]
+        own |= before
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    pass

@@ -1,0 +1,61 @@
+"""Variables outside of any object that a user's code works with: those of its Python files and of its classes."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+import sysconfig
+import types
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+LIBRARIES = ("torch", "torchvision", "torchmetrics", "lightning", "pytorch_lightning", "synbench_lightning", "numpy")
+"""Packages that are none of the user's, wherever they are installed."""
+MISSING = object()
+
+
+def global_variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """The module-level variables that a function of the user names, inner functions included; `MISSING` if not set."""
+    if not is_users(function.__module__):
+        return
+    for name in sorted(_names(function.__code__)):
+        value = function.__globals__.get(name, MISSING)
+        if value is MISSING and hasattr(builtins, name):
+            continue
+        if not isinstance(value, (types.ModuleType, type, types.BuiltinFunctionType)):
+            yield name, value
+
+
+def class_attributes(value: Any) -> Iterator[tuple[type, dict[str, Any]]]:
+    """The user's classes of an object, and what they hold that is no method, property or the like."""
+    for kind in type(value).__mro__:
+        if is_users(kind.__module__):
+            own = vars(kind).items()
+            yield kind, {n: v for n, v in own if not (n.startswith(("__", "_abc_")) or hasattr(v, "__get__"))}
+
+
+def code_of(value: Any) -> Iterator[tuple[str, types.FunctionType]]:
+    """What runs where an object is called: its ``forward`` or ``__call__``, if the user has written it."""
+    for name in ("forward", "__call__"):
+        function = getattr(type(value), name, None)
+        if isinstance(function, types.FunctionType) and is_users(function.__module__):
+            yield name, function
+
+
+@cache
+def is_users(module: str | None) -> bool:
+    """Whether a Python module, by its name, is neither installed nor of the standard library."""
+    if module is None or module.partition(".")[0] in LIBRARIES or module == "builtins":
+        return False
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:  # a notebook or a prompt, unless it is built in
+        return module not in sys.builtin_module_names
+    return not (
+        "site-packages" in file or "dist-packages" in file or file.startswith(sysconfig.get_paths()["stdlib"] + "/")
+    )
+
+
+def _names(code: types.CodeType) -> set[str]:
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return set(code.co_names).union(*map(_names, inner))
