@@ -67,7 +67,9 @@ def run(client: Client) -> Outcome:
         probed, state = _trained(client, callback)
     assert_identical(its_state, state)
     assert [len(part._forward_hooks) for part in plain.modules()] == [len(p._forward_hooks) for p in probed.modules()]
-    found = next((match for one in messages if (match := re.search("SynBench probes (.*?), (?:a |up|with)", one))), None)
+    found = next(
+        (match for one in messages if (match := re.search("SynBench probes (.*?), (?:a |up|with)", one))), None
+    )
     shape = callback.history[0].input_shape if callback.history else None
     encoder = "" if found is None else found[1].replace("`", "")
     return Outcome(encoder, shape, [result.step for result in callback.history], messages)
@@ -146,7 +148,10 @@ def _messages() -> Iterator[list[str]]:
     found: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
-    loggers = [logging.getLogger(name) for name in ("", "lightning.pytorch", "lightning_utilities", "pytorch_lightning", "lightning")]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("", "lightning.pytorch", "lightning_utilities", "pytorch_lightning", "lightning")
+    ]
     levels = [one.level for one in loggers]
     for one in loggers:
         one.addHandler(handler)
@@ -167,11 +172,17 @@ def table(clients: Sequence[Client]) -> None:
         except Exception as error:
             print(f"FAIL {client}: {type(error).__name__}: {str(error)[:600]}", flush=True)
             import os, traceback
-            if os.environ.get("TB"): traceback.print_exc()
+
+            if os.environ.get("TB"):
+                traceback.print_exc()
             continue
         right = (outcome.encoder, outcome.shape) == (client.encoder, client.shape)
-        print(f"{'ok  ' if right else 'WRONG'} {client} | {outcome.encoder} | {outcome.shape} | {outcome.steps}", flush=True)
+        print(
+            f"{'ok  ' if right else 'WRONG'} {client} | {outcome.encoder} | {outcome.shape} | {outcome.steps}",
+            flush=True,
+        )
         if not right:
             print("     expected", client.encoder, client.shape)
             for m in outcome.messages:
-                if "SynBench" in m or "encoder" in m: print("     ", m[:400])
+                if "SynBench" in m or "encoder" in m:
+                    print("     ", m[:400])

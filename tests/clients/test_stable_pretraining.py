@@ -62,7 +62,11 @@ def _module(function: Any, **parts: Any) -> nn.Module:
 
 
 def _wrapped(make: Any) -> nn.Module:
-    return spt.TeacherStudentWrapper(make()) if hasattr(spt, "TeacherStudentWrapper") else spt.backbone.TeacherStudentWrapper(make())
+    return (
+        spt.TeacherStudentWrapper(make())
+        if hasattr(spt, "TeacherStudentWrapper")
+        else spt.backbone.TeacherStudentWrapper(make())
+    )
 
 
 class Method(LightningModule):
