@@ -78,7 +78,7 @@ class Probe:
         gaussian = [task for task in self.tasks if isinstance(task, GaussianTask)]
         self.labelled = [task for task in self.tasks if isinstance(task, LabelledTask)]
         self.samples = ProxySamples(gaussian, self.plan, normalize=normalize, seed=seed, device=device)
-        self.shown = viewed_inputs(inputs, views, self.samples.input_shape, seed, device)
+        self.shown = viewed_inputs(inputs, views, self.samples.input_shape, self.samples.seed, device)
         self.with_labels = None
         if labels is not None:
             self.with_labels = LabelledInputs(labels, inputs, self.samples.input_shape, device)
