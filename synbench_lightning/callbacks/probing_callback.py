@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from synbench_lightning.callbacks.config_warnings import (
     interval_warnings,
@@ -23,9 +23,9 @@ from synbench_lightning.callbacks.process_handover import ProcessHandover
 from synbench_lightning.callbacks.progress import probe_progress
 from synbench_lightning.callbacks.run_state import FORMAT, RunStateCallback
 from synbench_lightning.callbacks.schedule import Schedule
-from synbench_lightning.checks import check_integer, check_name, check_number
+from synbench_lightning.checks import check_choice, check_integer, check_name, check_number
 from synbench_lightning.runtime.collectives import Progress, StrategyProcesses
-from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder
+from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, check_encoder, find_encoder
 from synbench_lightning.runtime.encoder_call import plain_call
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer, rank_zero_info, rank_zero_warn
@@ -93,21 +93,11 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         prefix: str,
         on_error: Literal["warn", "raise"],
     ) -> None:
-        if not (encoder is None or isinstance(encoder, str) or callable(encoder)):
-            raise ValueError(
-                "`encoder` must be None, a dotted attribute of the LightningModule, or a callable "
-                f"(pl_module, x) -> features, got a {type(encoder).__name__}."
-            )
-        if isinstance(encoder, (nn.Module, type)):
-            raise ValueError(
-                f"`encoder` must not be a module or class itself, got {encoder!r}: name the attribute of the "
-                "LightningModule that holds it, or pass `lambda pl_module, x: ...`."
-            )
+        check_encoder(encoder)
         self.schedule = Schedule(every_n_train_steps, every_n_epochs, probe_at_start, probe_at_end)
         if max_overhead is not None:
             check_number("max_overhead", max_overhead, "a fraction in (0, 1] or None", 0, 1, low_in=False)
-        if on_error not in ("warn", "raise"):
-            raise ValueError(f"`on_error` must be 'warn' or 'raise', got {on_error!r}.")
+        check_choice("on_error", on_error, ("warn", "raise"))
         self.encoder = encoder
         self.max_overhead = max_overhead
         self.batch_size = check_integer("batch_size", batch_size, 1)

@@ -171,7 +171,8 @@ def table(clients: Sequence[Client]) -> None:
             outcome = run(client)
         except Exception as error:
             print(f"FAIL {client}: {type(error).__name__}: {str(error)[:600]}", flush=True)
-            import os, traceback
+            import os
+            import traceback
 
             if os.environ.get("TB"):
                 traceback.print_exc()
