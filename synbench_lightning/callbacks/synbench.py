@@ -29,7 +29,6 @@ from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, Probe
 from synbench_lightning.probe.proxy_samples import Normalize
 from synbench_lightning.probe.result import ProbeResult
 from synbench_lightning.probe.view_sampling import Views
-from synbench_lightning.probe.views import viewed_inputs
 from synbench_lightning.runtime.collectives import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
 from synbench_lightning.runtime.features import module_behind
@@ -211,7 +210,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         super()._begin()
         self._probe_warnings = ProbeWarnings(self.threshold)
         self._shape: tuple[int, ...] | None = None  # of an input, likewise
-        self._view_collection = ViewCollection()
+        self._view_collection = ViewCollection(self.seed)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -295,10 +294,10 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             f"SynBench probes {self._encoder.name}, with inputs of shape {shape}, every {self.schedule}: "
             f"{probe.num_forwards} forwards for the tasks {', '.join(task.name for task in probe.tasks)}{about}."
         )
-        if probe.shown is not None:
+        if isinstance(self.inputs, str):
+            self._use_views()
+        elif probe.shown is not None:
             self._tell(probe)
-        elif isinstance(self.inputs, str) and self._view_collection.sentence:
-            rank_zero_info(f"SynBench: `{self.prefix}/information`: {self._view_collection.sentence}.")
         elif self.inputs is None:
             rank_zero_info(
                 "SynBench: the tasks do not depend on your data. `inputs='auto'`, or `labels=` of a few held-out "
@@ -338,7 +337,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             return self.inputs
         start = time.perf_counter()
         seconds = READ_SECONDS if self.max_overhead is None else None
-        self._view_collection.begin(trainer, pl_module, self._discovery.call, shape, self.seed, seconds)
+        self._view_collection.begin(trainer, pl_module, self._discovery.call, shape, seconds)
         self._probe_seconds += time.perf_counter() - start
         return self._view_collection.inputs
 
@@ -356,9 +355,15 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     def _use_views(self) -> None:
         """Measure information on the views that were found, from the next probe on."""
         probe, found = self._shown, self._view_collection.inputs
-        if probe is not None and found is not None:
-            probe.shown = viewed_inputs(found, None, probe.given_shape, self.seed, probe.device)
+        if probe is None or self._view_collection.collecting:
+            return
+        probe.shown = found
+        if found is not None:
             self._tell(probe)
+        elif self._view_collection.sentence:
+            rank_zero_info(
+                f"SynBench: `{self.prefix}/information`: {self._view_collection.sentence.removesuffix('.')}."
+            )
 
     def _tell(self, probe: Probe) -> None:
         """Say what information is measured on, and where that may mislead."""
@@ -397,7 +402,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             return
         start = time.perf_counter()
         call, shape = self._discovery.call, None if self._shown is None else self._shown.given_shape
-        self._view_collection.begin(trainer, pl_module, call, shape, self.seed, min(allowed, READ_SECONDS))
+        self._view_collection.begin(trainer, pl_module, call, shape, min(allowed, READ_SECONDS))
         self._probe_seconds += time.perf_counter() - start
         self._use_views()
 
@@ -409,8 +414,21 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         processes: StrategyProcesses,
         progress: Progress | None,
     ) -> ProbeResult:
-        assert self._shown is not None
-        return self._shown(encoder, processes, progress).at(step=processes.broadcast(self.schedule.step(trainer)))
+        probe = self._shown
+        assert probe is not None
+        try:
+            result = probe(encoder, processes, progress)
+        except (RuntimeError, ValueError) as error:  # on every process
+            known = any(result.information is not None for result in self.history)
+            if not isinstance(self.inputs, str) or probe.shown is None or known:
+                raise
+            self._view_collection.discard(str(error))
+            probe.shown = None
+            if not probe.num_forwards:
+                raise
+            result = probe(encoder, processes, progress)
+            rank_zero_warn(f"`{self.prefix}/information` is not measured on training examples: {error}")
+        return result.at(step=processes.broadcast(self.schedule.step(trainer)))
 
     def _after_logging(
         self, trainer: Trainer, result: ProbeResult, metrics: Mapping[str, float], position: int

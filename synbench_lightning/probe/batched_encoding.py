@@ -127,16 +127,13 @@ class BatchedEncoding:
     def _parts(self, chunk: Any) -> list[Any]:
         """A chunk in parts of the batch size, where it has a row for each example."""
         rows = num_examples(chunk)
-        if rows is None or rows <= self.batch_size:
-            return [chunk]
-        whole = torch.arange(rows)
-        return [taken(chunk, part, rows) for part in whole.split(self.batch_size)]
+        return [chunk] if rows is None else list(_split(chunk, rows, self.batch_size))
 
     def _encoded_part(self, part: Any) -> Tensor:
+        waits = self.device.type == "cpu"
+        part = mapped(part, lambda leaf: leaf.to(self.device, non_blocking=not waits))
         part = mapped(moved(part, self.device), lambda leaf: leaf.float() if leaf.dtype == torch.float16 else leaf)
-        if isinstance(part, Tensor):
-            return self._encoded(part, as_it_is)
-        return self._forward(part, num_examples(part))
+        return self._forward(part, None) if num_examples(part) is None else self._encoded(part, as_it_is)
 
     def _checked(self, whole: Tensor) -> Tensor:
         rows, signs = whole.shape[:2]
@@ -186,26 +183,29 @@ class BatchedEncoding:
     def _empty_batch(self) -> Tensor:
         return torch.empty(self.batch_size, *self.input_shape, device=self.device)
 
-    def _encoded(self, x: Tensor, given: Callable[[Tensor], Any]) -> Tensor:
+    def _encoded(self, x: Any, given: Callable[[Any], Any]) -> Tensor:
         """Features of a batch, in smaller parts where memory does not suffice for it as a whole."""
+        rows = num_examples(x) or 1
         if self.fixed_size is not None:
-            return torch.cat([self._padded(part, given) for part in x.split(self.fixed_size)])
+            return torch.cat([self._padded(part, given) for part in _split(x, rows, self.fixed_size)])
         while True:
             try:
-                return torch.cat([self._forward(given(part), len(part)) for part in x.split(self.batch_size)])
+                parts = _split(x, rows, self.batch_size)
+                return torch.cat([self._forward(given(part), num_examples(part)) for part in parts])
             except RuntimeError as error:
-                smaller = min(len(x), self.batch_size) // 2
+                smaller = min(rows, self.batch_size) // 2
                 if not is_memory_error(error.__cause__ or error) or smaller == 0 or self.processes.lockstep:
                     raise
             free_memory(self.device)
             self.batch_size = smaller
             warnings.warn(f"The memory did not suffice for the probe: its batch size is now {smaller}.", stacklevel=2)
 
-    def _padded(self, x: Tensor, given: Callable[[Tensor], Any]) -> Tensor:
+    def _padded(self, x: Any, given: Callable[[Any], Any]) -> Tensor:
         """Features of at most as many examples as the encoder takes: it is given some of them again."""
         assert self.fixed_size is not None
-        rows = torch.arange(self.fixed_size, device=x.device) % len(x)
-        return self._forward(given(x[rows]), self.fixed_size)[: len(x)]
+        number = num_examples(x) or 1
+        rows = torch.arange(self.fixed_size) % number
+        return self._forward(given(taken(x, rows, number)), self.fixed_size)[:number]
 
     def _forward(self, x: Any, rows: int | None) -> Tensor:
         try:
@@ -220,3 +220,11 @@ class BatchedEncoding:
                 "`lambda x: ...` in `evaluate`."
             ) from error
         return self.read(output, rows, self.input_shape)
+
+
+def _split(x: Any, rows: int, size: int) -> Iterator[Any]:
+    """A batch in parts of at most ``size`` examples."""
+    if rows <= size:
+        yield x
+    else:
+        yield from (taken(x, part, rows) for part in torch.arange(rows).split(size))

@@ -25,13 +25,12 @@ from synbench_lightning.probe.view_sampling import (
     check_enough,
     num_draws,
     random_view,
+    view_warnings,
 )
 from synbench_lightning.runtime.structures import checksum
 
 VIEWS_BUDGET_BYTES = 2**31
 """Views that fit are kept in the memory of the host between probes, each process its own; more are drawn again."""
-LITTLE = 1e-3
-"""Views that change less than this share of the variance of the inputs are told of, by convention."""
 
 
 class ViewedInputs(Protocol):
@@ -58,9 +57,10 @@ def viewed_inputs(
     """Inputs as they will be encoded; ``None`` where none were given.
 
     Args:
-        inputs: ``(N, *input_shape)``, at least 32, of which the first 128 are encoded with noise, or in ``views`` where
-            that is given; or ``(N, V, *input_shape)``, V views of each, as many as 2,048 forwards allow. Or integers
-            of these shapes, or a structure of tensors with N rows each, or a list of batches of another kind.
+        inputs: what this has returned; or ``(N, *input_shape)``, at least 32, of which the first 128 are encoded with
+            noise, or in ``views`` where that is given; or ``(N, V, *input_shape)``, V views of each, as many as 2,048
+            forwards allow. Or integers of these shapes, or a structure of tensors with N rows each, or a list of
+            batches of another kind.
         views: see :data:`Views`.
         input_shape: shape of one input of the encoder; ``None`` where it has none.
         seed: of noise and views.
@@ -75,7 +75,7 @@ def viewed_inputs(
         if views is not None:
             raise ValueError("`views` needs `inputs`, the inputs that views are drawn of; got `inputs=None`.")
         return None
-    if isinstance(inputs, ChunkedViews):
+    if isinstance(inputs, (ChunkedViews, _InputByInput)):
         return inputs
     real = isinstance(inputs, Tensor) and inputs.is_floating_point()
     shape = tuple(inputs.shape[1:]) if input_shape is None and isinstance(inputs, Tensor) else tuple(input_shape or ())
@@ -97,6 +97,9 @@ def viewed_inputs(
 class _InputByInput(ABC):
     """Inputs whose examples come one input after another."""
 
+    kind: Kind
+    identity: str
+    warnings: tuple[str, ...]
     num_inputs: int
     draws: int
 
@@ -160,7 +163,7 @@ class SampledViews:
                 f"`views` drew the same {self.draws} times: it must return another random view in each call (is the "
                 "transform switched off, or does it set a seed of its own?)."
             )
-        self.warnings = _view_warnings(self.inputs, first, other)
+        self.warnings = view_warnings(self.inputs, first, other)
         self.identity = f"{self.num_inputs} ({checksum(self.inputs)}) in {self.draws} views ({checksum(first)})"
 
     def features(self, encoding: BatchedEncoding) -> Tensor:
@@ -197,7 +200,7 @@ class GivenViews(_InputByInput):
         first, other = self.inputs[:, 0], self.inputs[:, 1]
         if torch.equal(first, other):
             raise ValueError("`inputs` (N, V, *input_shape) must hold different views of each input: they are equal.")
-        self.warnings = _view_warnings(first, first, other)
+        self.warnings = view_warnings(first, first, other)
         self.identity = f"{self.num_inputs} x {self.draws} views ({checksum(self.inputs)})"
 
     def write(self, block: Block, out: Tensor) -> None:
@@ -231,14 +234,3 @@ def _checked_view(found: Any, inputs: Tensor) -> Tensor:
     if bad := int((~torch.isfinite(view)).flatten(1).any(1).sum()):
         raise ValueError(f"`views` returned NaN or infinity in {bad} of {len(view)} views.")
     return view
-
-
-def _view_warnings(inputs: Tensor, one: Tensor, other: Tensor) -> tuple[str, ...]:
-    """What the inputs themselves tell of views that do not do much."""
-    share = float((one - other).double().square().mean() / 2 / inputs.double().var(0).mean())
-    if share >= LITTLE:
-        return ()
-    return (
-        f"Two views of an input differ by {share:.1e} of the variance between inputs: next to nothing, and the "
-        "information then says only how many inputs can be told apart. Are these the augmentations of the pretraining?",
-    )
