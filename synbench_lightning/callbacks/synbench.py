@@ -120,8 +120,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             encoder), in a process of its own; where they cannot be read again, the views that training steps give the
             encoder; where nothing is random, with noise. The log says which. Or at least 32 unlabelled inputs
             ``(N, *input_shape)`` as the encoder takes them, of which the first 128 are encoded;
-            ``(N, V, *input_shape)`` holds V views of each; or a structure of tensors with N rows (token ids and their mask). Values for other
-            inputs are not comparable. ``None``: the key is not logged.
+            ``(N, V, *input_shape)`` holds V views of each; or a structure of tensors with N rows (token ids and their
+            mask). Values for other inputs are not comparable. ``None``: the key is not logged.
         views: a function from a batch of ``inputs``, on the CPU, to a random view of each, such as the augmentations of
             the pretraining; they must be label-preserving. It is called 16 times or more, with a seed of its own and
             without advancing any random generator. For a transform of single examples:
@@ -388,7 +388,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         """Keep the loss, and probe where a probe is due."""
         if isinstance(outputs, Mapping) and isinstance(outputs.get("loss"), Tensor):
             self._probe_warnings.trained(outputs["loss"])
-        if self._view_collection.end_step(trainer):
+        if self._view_collection.end_step(trainer, pl_module, batch):
             self._use_views()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
