@@ -157,10 +157,16 @@ class _Reader:
                 first = found
                 swapped = exchanged(found.batch, found.examples)
                 if swapped is not None:
-                    rows.trace(found.inputs, self._replayed(swapped.batch, found.view, found.chunk), swapped.examples)
+                    rows.trace(
+                        found.inputs,
+                        self.replay.everywhere(swapped.batch, seed_of(self.seed, found.view, found.chunk)),
+                        swapped.examples,
+                    )
                 continue
             if not planned:
                 planned = True
+                if len(chunks[0]) == 1 and rows.unknown(first.inputs, first.examples):
+                    raise NotReachedError("it does not show which rows of the encoder's input belong to an example")
                 different = rows.choose(first.inputs, found.inputs, found.examples)
                 if different:
                     read_alike = checksum(first.batch) == checksum(found.batch)
@@ -258,20 +264,9 @@ class _Reader:
                 if read.problem:
                     raise ExpensiveError(read.problem)
                 start = time.perf_counter()
-                inputs = self._replayed(read.batch, read.view, read.chunk)
+                inputs = self.replay.everywhere(read.batch, seed_of(self.seed, read.view, read.chunk))
                 took = read.seconds + time.perf_counter() - start
                 yield _Found(read.view, read.chunk, examples, read.batch, inputs, took)
-
-    def _replayed(self, batch: Any, view: int, chunk: int) -> Any:
-        """What the encoder is given for a batch, which stays as it is. Every process makes this call."""
-        failure, inputs = None, None
-        try:
-            (inputs,) = self.replay.inputs(mapped(batch, Tensor.clone), seed_of(self.seed, view, chunk))
-        except NotReachedError as error:
-            failure = error
-        if self.trainer.strategy.reduce_boolean_decision(failure is not None, all=False):
-            raise failure or NotReachedError("another process failed; its log has the reason")
-        return inputs
 
     def _order(self) -> Iterator[tuple[int, int]]:
         """Views of the first chunk before those of others; it ends where the limits are found to."""

@@ -388,7 +388,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         """Keep the loss, and probe where a probe is due."""
         if isinstance(outputs, Mapping) and isinstance(outputs.get("loss"), Tensor):
             self._probe_warnings.trained(outputs["loss"])
-        if self._view_collection.end_step(trainer):
+        if self._view_collection.end_step(trainer, pl_module, batch):
             self._use_views()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 

@@ -100,7 +100,7 @@ class ViewCollection:
         except Exception as error:  # whatever the user's data and steps may raise: it ends no run
             self._reason = f"examples cannot be read again: {error}"
         if call is not None:
-            self._steps = StepViews(call)
+            self._steps = StepViews(call, self.seed)
         else:
             self.sentence = f"it is not measured: {self._reason}. {GIVE}"
 
@@ -109,9 +109,12 @@ class ViewCollection:
         if self._steps is not None:
             self._steps.begin(pl_module)
 
-    def end_step(self, trainer: Trainer) -> bool:
+    def end_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> bool:
         """A training step has ended; whether something was decided. Every process makes this call."""
-        return self._steps is not None and trainer.strategy.broadcast(self._steps.end()) and self.end(trainer)
+        if self._steps is None:
+            return False
+        enough: bool = trainer.strategy.broadcast(self._steps.end(trainer, pl_module, batch))
+        return enough and self.end(trainer)
 
     def end(self, trainer: Trainer) -> bool:
         """Fall back to what was found so far; whether something was decided."""

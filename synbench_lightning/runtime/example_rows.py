@@ -9,9 +9,8 @@ from torch import Tensor
 
 from synbench_lightning.functional.representation.view_matching import (
     Layout,
-    belong_together,
-    changed_rows,
     layout_of,
+    row_changes,
     rows_of_examples,
 )
 from synbench_lightning.runtime.input_leaf import input_leaf
@@ -36,7 +35,7 @@ def exchanged(batch: Any, examples: int) -> Exchanged | None:
     changed = torch.zeros(examples, dtype=torch.bool)
     for one, two in zip(tensors_in(batch), tensors_in(other), strict=True):
         if one.ndim > 1 and len(one) == examples:
-            changed |= changed_rows(one, two)
+            changed |= row_changes(one, two) > 0
     return Exchanged(other, changed) if changed.any() else None
 
 
@@ -58,7 +57,13 @@ class ExampleRows:
             return
         one, two = at(inputs, leaf.path), at(others, leaf.path)
         if one.shape == two.shape:
-            self.layout = layout_of(examples, changed_rows(one, two))
+            self.layout = layout_of(examples, row_changes(one, two))
+
+    def unknown(self, inputs: Any, examples: int) -> bool:
+        """Whether there are several rows for each example, and it is not known in which order."""
+        leaf = input_leaf(inputs)
+        several = leaf is not None and not leaf.listed and leaf.rows > examples and leaf.rows % examples == 0
+        return several and self.layout is None
 
     def choose(self, one: Any, other: Any, examples: int) -> bool:
         """Choose the view of each example to take, by what was given for two readings of a batch; whether they differ.
@@ -68,8 +73,6 @@ class ExampleRows:
         leaf = input_leaf(one)
         if leaf is None:
             return _differ(one, other)
-        if not leaf.listed and self.layout is None and leaf.rows > examples and leaf.rows % examples == 0:
-            self.layout = _by_likeness(at(one, leaf.path), examples)
         columns = 1
         if leaf.listed:
             columns = len(at(one, leaf.path))
@@ -92,16 +95,6 @@ class ExampleRows:
         if self.layout is None or leaf.rows == examples or leaf.rows % examples:
             return inputs
         return taken(inputs, rows_of_examples(self.layout, examples, leaf.rows)[:, self.column], leaf.rows)
-
-
-def _by_likeness(value: Tensor, examples: int) -> Layout | None:
-    """The layout in which the rows of an example are alike, where examples are mixed with each other."""
-    kinds: tuple[Layout, ...] = ("blocks", "turns")
-    for kind in kinds:
-        rows = rows_of_examples(kind, examples, len(value))
-        if belong_together((value[rows[:, 0]], value[rows[:, 1]])):
-            return kind
-    return None
 
 
 def _differ(one: Any, other: Any) -> bool:

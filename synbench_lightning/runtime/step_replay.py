@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from synbench_lightning.runtime.encoder import walk
 from synbench_lightning.runtime.encoder_call import EncoderCall
@@ -83,8 +83,28 @@ class StepReplay:
                 part.training = flag and self.step == "training_step"
             yield
 
-    def inputs(self, batch: Any, seed: int, calls: int = 1) -> list[Arguments]:
-        """What the encoder is given for a batch, in its first calls; what is drawn on the way depends on the seed.
+    def everywhere(self, batch: Any, seed: int, transferred: bool = False) -> Arguments:
+        """What the encoder is given for a batch, which stays as it is. Every process makes this call.
+
+        Args:
+            batch: as it comes from a loader.
+            seed: of what is random on the way.
+            transferred: whether the batch is one that has been through the transfer hooks.
+
+        Raises:
+            NotReachedError: if it is not called, or the step fails before, on any process.
+        """
+        failure, found = None, None
+        try:
+            (found,) = self.inputs(mapped(batch, Tensor.clone), seed, transferred=transferred)
+        except NotReachedError as error:
+            failure = error
+        if self.trainer.strategy.reduce_boolean_decision(failure is not None, all=False) or found is None:
+            raise failure or NotReachedError("another process failed; its log has the reason")
+        return found
+
+    def inputs(self, batch: Any, seed: int, calls: int = 1, transferred: bool = False) -> list[Arguments]:
+        """What the encoder is given for a batch, in its first calls; what is random on the way depends on the seed.
 
         Raises:
             NotReachedError: if it is not called so often, or the step fails before.
@@ -92,7 +112,7 @@ class StepReplay:
         self._seed(seed)
         torch.manual_seed(seed)  # those of accelerators too
         try:
-            batch = self._on_device(batch)
+            batch = batch if transferred else self._on_device(batch)
             if self.call is None:
                 assert self.shape is not None
                 found = inputs_of_shape(batch, self.shape)

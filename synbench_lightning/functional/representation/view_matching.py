@@ -19,6 +19,9 @@ MOST_VALUES = 8192
 CHANGED = 0.9
 """Of the rows of examples that were exchanged so many change at least: a view may happen to be the same."""
 
+MIXED = 5.0
+"""Standard errors by which rows of exchanged examples have to change more than others, where all change."""
+
 Layout = Literal["blocks", "turns"]
 
 
@@ -69,29 +72,33 @@ def belong_together(*pairs: tuple[Tensor, Tensor]) -> bool:
     return False
 
 
-def layout_of(examples: Tensor, rows: Tensor) -> Layout | None:
+def layout_of(exchanged: Tensor, changes: Tensor) -> Layout | None:
     """Find the order of rows, of which there may be several for each example, from what changes with what.
 
     Args:
-        examples: ``(N,)``, true for examples that were exchanged for others.
-        rows: ``(V N,)``, true for rows that have changed then.
+        exchanged: ``(N,)``, true for examples that were exchanged for others.
+        changes: ``(V N,)``, how much each row has changed then.
 
     Returns:
         ``"blocks"``: one row of each example after another of each; ``"turns"``: all rows of one example after those of
-        another; ``None`` where rows of other examples have changed too, as where examples are mixed.
+        another; ``None`` where neither shows: each of the V rows of exchanged examples has to change, and those of
+        others not at all, or by much less, as where examples are mixed.
 
     Example:
-        >>> layout_of(torch.tensor([True, False]), torch.tensor([True, False, True, False]))
+        >>> layout_of(torch.tensor([True, False]), torch.tensor([0.3, 0.0, 0.2, 0.0]))
         'blocks'
-        >>> layout_of(torch.tensor([True, False]), torch.tensor([True, True, False, False]))
+        >>> layout_of(torch.tensor([True, False]), torch.tensor([0.3, 0.2, 0.0, 0.0]))
         'turns'
     """
-    if len(rows) % len(examples) or not 0 < int(examples.sum()) < len(examples):
+    if len(changes) % len(exchanged) or not 0 < int(exchanged.sum()) < len(exchanged):
         return None
     kinds: tuple[Layout, ...] = ("blocks", "turns")
     for kind in kinds:
-        changed = rows[rows_of_examples(kind, len(examples), len(rows))]
-        if not changed[~examples].any() and float(changed[examples].double().mean()) >= CHANGED:
+        of_examples = changes.double()[rows_of_examples(kind, len(exchanged), len(changes))]
+        own, other = of_examples[exchanged], of_examples[~exchanged]
+        exact = not other.any() and bool(((own > 0).double().mean(0) >= CHANGED).all())
+        error = (own.var(0, correction=0) / len(own) + other.var(0, correction=0) / len(other)).sqrt()
+        if exact or bool((own.mean(0) - other.mean(0) > MIXED * error.clamp_min(1e-300)).all()):
             return kind
     return None
 
@@ -107,13 +114,11 @@ def rows_of_examples(layout: Layout, examples: int, rows: int) -> Tensor:
     return indices.view(-1, examples).T if layout == "blocks" else indices.view(examples, -1)
 
 
-def changed_rows(one: Tensor, other: Tensor) -> Tensor:
-    """``(N,)``, true where the rows of two sets ``(N, ...)`` differ by more than rounding."""
-    both = [side.detach().cpu() for side in (one, other)]
-    if not (one.is_floating_point() or one.is_complex()):
-        return (both[0] != both[1]).flatten(1).any(1)
-    first, second = (_real(side).flatten(1).double() for side in both)
-    return (first - second).square().mean(1) > 1e-8 * first.square().mean(1).clamp_min(1e-30)
+def row_changes(one: Tensor, other: Tensor) -> Tensor:
+    """``(N,)``, the mean squared difference of the rows ``(N, ...)`` of two sets, 0 where it is one of rounding."""
+    first, second = (_real(side.detach().cpu()).flatten(1).double() for side in (one, other))
+    found = (first - second).square().mean(1)
+    return torch.where(found > 1e-8 * first.square().mean(1), found, 0.0)
 
 
 def _mean_rank(one: Tensor, other: Tensor) -> float:
