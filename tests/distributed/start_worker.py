@@ -24,7 +24,7 @@ class Failing(Autoencoder):
 
 
 def main(strategy: str, failing: bool) -> None:
-    seed_everything(0, verbose=False)
+    seed_everything(0)
     x = torch.randn(60, 1, 8, 8)
     tasks = {"side": TensorDataset(x, (x[..., 0].sum((1, 2)) > 0).long())}
     benchmark = BenchmarkCallback(tasks, 0.5, support=20, warmup=2, every_n_train_steps=5)
