@@ -31,7 +31,7 @@ class Mutant:
 
 
 def mutants(tree: ast.Module) -> Iterator[Mutant]:
-    """All faults that are planted in a file, from top to bottom. Texts, messages with values in them and annotations are left alone."""
+    """All faults that are planted in a file, from top to bottom. Texts, those with values too, and annotations stay."""
 
     def visit(node: ast.AST, lines: range, in_function: bool) -> Iterator[Mutant]:
         if isinstance(node, ast.stmt):
