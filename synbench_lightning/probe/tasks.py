@@ -115,8 +115,8 @@ class LabelledTask:
         if y.shape != x.shape[:1] or not bool(((y == 0) | (y == 1)).all()):
             raise ValueError(
                 f"`labels` of task {self.name!r} must be {len(x)} numbers 0 or 1, one for each of `examples`, got "
-                f"shape {tuple(y.shape)} with the values {y.unique().tolist()[:8]}. For more classes give a task for each "
-                "against the rest."
+                f"shape {tuple(y.shape)} with the values {y.unique().tolist()[:8]}. For more classes give a task "
+                "for each against the rest."
             )
         of_class = [(y == label).nonzero().flatten().cpu() for label in (0, 1)]
         size = min(map(len, of_class))
