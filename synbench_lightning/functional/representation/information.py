@@ -91,7 +91,9 @@ def information_error(features: Tensor, floor: float = FLOOR, groups: int = 4) -
 
 def _readout_noise(features: Tensor, floor: float) -> Tensor:
     """The variance that stands for the readout's noise; 0 for constant features."""
-    if features.shape[-1] > COLUMNS:  # a few columns at a time, since it makes them float64
+    if (
+        features.shape[-1] > COLUMNS
+    ):  # a few columns at a time, since it makes them float64; mutants: both ways give the same numbers
         parts = features.split(COLUMNS, -1)
         variance = torch.stack([part.double().flatten(0, 1).var(0).sum() for part in parts]).sum() / features.shape[-1]
         square = torch.stack([part.double().square().sum() for part in parts]).sum() / features.numel()

@@ -75,3 +75,12 @@ def test_shapes_that_do_not_fit_are_refused():
         synbench_score(torch.ones(48), torch.ones(48), SCALES, [0.7])
     with pytest.raises(ValueError, match=r"`weights` must have the shape of `scales`"):
         synbench_score(torch.ones(49), torch.ones(49), SCALES, [0.7], weights=[1.0])
+
+
+def test_an_accuracy_that_equals_a_point_of_the_grid_does_not_exceed_it():
+    grid = torch.tensor([0.6, 0.7, 0.8], dtype=torch.float64)
+    at, above = (
+        synbench_score(torch.tensor([accuracy], dtype=torch.float64), torch.ones(1), [3.0], [0.6], grid=grid)
+        for accuracy in (0.7, 0.7 + 1e-9)
+    )
+    torch.testing.assert_close(above, 2 * at)
