@@ -12,9 +12,10 @@ from torch import nn
 from synbench_lightning.runtime.batchnorm_statistics import RunningStatistics
 from synbench_lightning.runtime.call_check import Rehearsal
 from synbench_lightning.runtime.call_recorder import Call, CallRecorder, Key
+from synbench_lightning.runtime.call_tree import CallTree, Readout
 from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder, walk
 from synbench_lightning.runtime.encoder_call import EncoderCall
-from synbench_lightning.runtime.encoder_ranking import CallTree, rank_encoders
+from synbench_lightning.runtime.encoder_ranking import rank_encoders
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.lightning_packages import (
     LightningModule,
@@ -109,8 +110,9 @@ class EncoderDiscovery:
             name = f"the `{self.call.method or 'forward'}` of {type(pl_module).__name__}"
         else:
             name = f"`{self.call.name}`, a {'method' if self.call.method else type(module).__name__}"
-        if self.call.head:
-            name = f"{name}, up to `{self.call.path}.{self.call.head}`"
+        if self.call.head or self.call.part:
+            inside = ".".join(filter(None, (self.call.path, self.call.head or self.call.part)))
+            name = f"{name}, {'before its head' if self.call.head else 'after its part'} `{inside}`"
         return Encoder(name, partial(self.call, function, module), tuple(owners))
 
     def state(self) -> dict[str, Any] | None:
@@ -157,8 +159,10 @@ class EncoderDiscovery:
                     continue
                 found = None
                 if trainer.is_global_zero and rehearsal is not None:
-                    found = rehearsal.encoder_call(_head(own[key], calls, pl_module) if self.named is None else "")
-                self._name_others([_name(other) for other in keys[position + 1 :]])
+                    readout = None if isinstance(self.named, str) else CallTree(calls, pl_module).readout(own[key])
+                    found = rehearsal.encoder_call(readout or Readout())
+                    whole = [f"`{_name(key)}`, for what it returns in the end,"] if found.head or found.part else []
+                    self._name_others(whole + [f"`{_name(other)}`" for other in keys[position + 1 :]])
                 return strategy.broadcast(found)
         if tried:
             raise ValueError(
@@ -169,11 +173,9 @@ class EncoderDiscovery:
         return None
 
     def _name_others(self, others: list[str]) -> None:
-        assert self.named is None or isinstance(self.named, str)
-        if others and self.named is None:
+        if others and not isinstance(self.named, str):
             rank_zero_info(
-                f"SynBench: training also calls {', '.join(f'`{other}`' for other in others[:MOST_NAMES])}: `encoder=` "
-                "names another to probe."
+                f"SynBench: training also calls {', '.join(others[:MOST_NAMES])}: `encoder=` names another to probe."
             )
 
 
@@ -182,13 +184,6 @@ def _rehearsal(trainer: Trainer, pl_module: LightningModule, call: Call, flags: 
     function = getattr(module, call.method) if call.method else module
     precision = trainer.precision_plugin
     return Rehearsal(function, module, call, precision.train_step_context, precision.val_step_context, flags)
-
-
-def _head(call: Call, calls: Mapping[Key, Call], pl_module: LightningModule) -> str:
-    """The path, in a module, of the head that it ends in; empty where it returns a representation."""
-    tree = CallTree(calls, pl_module)
-    head = None if tree.represents(call) else tree.head(call)
-    return "" if head is None or not head.features else head.path.removeprefix(f"{call.path}." if call.path else "")
 
 
 def _name(key: Key) -> str:

@@ -48,7 +48,11 @@ class StepViews:
         """A step begins: its calls of the encoder are seen."""
         self._calls = []
         key: Key = (self.call.path, self.call.method)
-        self._stop = watch_calls(pl_module, key, lambda arguments: self._calls.append(mapped(arguments, kept)))
+
+        def see(arguments: Arguments) -> None:
+            self._calls.append(self.call.batch_first(mapped(arguments, kept)))
+
+        self._stop = watch_calls(pl_module, key, see)
 
     def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> bool:
         """The step has ended; whether enough was seen. Every process makes this call.

@@ -115,10 +115,10 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         inputs: what ``synbench/information`` is measured on. ``"auto"``: 128 training examples, each read 16 times on
             the way that training reads them (dataset, collate function, transfer hooks, training step up to the
             encoder), in a process of its own; where they cannot be read again, the views that training steps give the
-            encoder; where nothing is random, with noise. The log says which. Or at least 32 unlabelled inputs
-            ``(N, *input_shape)`` as the encoder takes them, of which the first 128 are encoded;
-            ``(N, V, *input_shape)`` holds V views of each; or a structure of tensors with N rows (token ids and their
-            mask). Values for other inputs are not comparable. ``None``: the key is not logged.
+            encoder; where nothing is random, noise. The log says which. Or at least 32 unlabelled inputs
+            ``(N, *input_shape)`` as the encoder takes them, of which 128 are encoded; ``(N, V, *input_shape)``
+            holds V views of each; or a structure of tensors with N rows (token ids and their mask). Values for other
+            inputs are not comparable. ``None``: the key is not logged.
         views: a function from a batch of ``inputs``, on the CPU, to a random view of each, such as the augmentations of
             the pretraining; they must be label-preserving. It is called 16 times or more, with a seed of its own and
             without advancing any random generator. For a transform of single examples:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from synbench_lightning.checks import check_device, shown
 from synbench_lightning.probe.families import Task
 from synbench_lightning.probe.labelled_inputs import Labels
 from synbench_lightning.probe.plan import ProbePlan
@@ -88,11 +89,13 @@ def evaluate(
         True
     """
     if not callable(encoder) or isinstance(encoder, type):
-        raise ValueError(f"`encoder` must be a module or a function from a batch to features, got {encoder!r}.")
+        raise ValueError(f"`encoder` must be a module or a function from a batch to features, got {shown(encoder)}.")
     module = module_behind(encoder)
     parameter = None if module is None else next((p for p in module.parameters() if p.is_floating_point()), None)
     home = torch.device("cpu") if parameter is None else parameter.device
-    chosen = home if device is None else torch.device(device)
+    chosen = home if device is None else check_device(device)
+    if progress is not None and not callable(progress):
+        raise ValueError(f"`progress` must be a function of two numbers or None, got {shown(progress)}.")
     if parameter is not None and chosen.type != home.type:
         raise ValueError(
             f"`device` is {chosen}, but the encoder's parameters are on {home}: move it with `.to()` first."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from synbench_lightning.checks import check_fields
+from synbench_lightning.checks import check_fields, shown
 from synbench_lightning.functional.gaussian.aggregates import FRACTION, TEMPERATURE, aggregate, aggregate_weights
 from synbench_lightning.functional.gaussian.score import synbench_score
 from synbench_lightning.probe.plan import ProbePlan
@@ -322,6 +322,6 @@ def _table(values: Sequence[Sequence[Sequence[float]]]) -> Table:
 
 
 def _position(known: Sequence[object], value: object, name: str) -> int:
-    if value not in known:
-        raise ValueError(f"`{name}` must be one that was probed, {list(known)}, got {value!r}.")
+    if not isinstance(value, (str, float, int)) or value not in known:
+        raise ValueError(f"`{name}` must be one that was probed, {list(known)}, got {shown(value)}.")
     return known.index(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from synbench_lightning.runtime.call_recorder import Call
-from synbench_lightning.runtime.encoder_call import EncoderCall, Placement, as_arguments, template
+from synbench_lightning.runtime.call_tree import Readout
+from synbench_lightning.runtime.encoder_call import EncoderCall, Placement, as_arguments, examples_first, template
 from synbench_lightning.runtime.input_leaf import InputLeaf, input_leaf
-from synbench_lightning.runtime.structures import Arguments, at, taken, tensors_in
+from synbench_lightning.runtime.structures import Arguments, at, replaced, taken, tensors_in
 
 TOLERANCE = 0.02
 """Two outputs whose difference is below this fraction of their size are the same, in half precision too."""
@@ -43,7 +44,7 @@ class Rehearsal:
     flags: Mapping[nn.Module, bool]
 
     def differs(self) -> bool:
-        """Whether a repetition of the recorded call returns something else than the call did.
+        """Whether a repetition of the recorded call returns something else than the call did, or compares examples.
 
         Where weights or inputs were changed since, or the module draws from a generator of its own, or on an
         accelerator, only shapes are compared.
@@ -52,6 +53,8 @@ class Rehearsal:
         found = self._repeated(call.random_state)
         if [tuple(x.shape) for x in found] != list(call.shapes):
             return True
+        if self._compares_examples():
+            raise ValueError("it compares the examples of a batch")
         rows = [x[: len(kept)] for x, kept in zip([x for x in found if x.ndim >= 2], call.sample, strict=True)]
         if call.stale(self.module) or _alike(rows, call.sample):
             return False
@@ -59,13 +62,19 @@ class Rehearsal:
         first, second = (self._repeated(state) for state in states)
         return _alike(first, second) and not _has_own_generator(self.module)
 
-    def encoder_call(self, head: str = "") -> EncoderCall:
-        """How a probe makes the call: what it is given besides the input, and where real vectors enter."""
+    def encoder_call(self, readout: Readout | None = None) -> EncoderCall:
+        """How a probe makes the call: what it is given besides the input, and where real vectors enter.
+
+        Args:
+            readout: where in the module the representation is, if it is not what the call returns.
+        """
         assert self.call.arguments is not None
         leaf, arguments = self.call.input, self.call.arguments
+        leaf, interact = self._examples_of(leaf, arguments)
         kept, per_example, defaults = template(self.function, arguments, leaf)
+        head, part = ("", "") if readout is None else (readout.head, self._depending(readout.parts))
         placement, batch_size = None, None
-        if leaf is not None and not self._rows_interact(leaf, arguments):
+        if leaf is not None and not interact:
             batch_size = self._only_batch_size(leaf, arguments)
             placement = self._placement(leaf, arguments)
         return EncoderCall(
@@ -77,6 +86,7 @@ class Rehearsal:
             per_example,
             defaults,
             head,
+            part,
             batch_size,
             self.call.count,
         )
@@ -106,30 +116,84 @@ class Rehearsal:
             output = arguments.of(self.function)
         return [x for x in tensors_in(output) if x.is_floating_point() and x.ndim >= 2]
 
-    def _rows_interact(self, leaf: InputLeaf, arguments: Arguments) -> bool:
-        """Whether features of an example depend on which others are in the batch, as those of a graph's nodes do.
-
-        That can be so only where the encoder is told more than its input.
-        """
-        if leaf.rows < 2 or sum(1 for _ in tensors_in(arguments)) < 2 or leaf.listed:
+    def _compares_examples(self) -> bool:
+        """Whether a number for each other example of the batch is returned, as in a matrix of similarities."""
+        rows = None if self.call.input is None else self.call.input.rows
+        if rows is None or rows < 3 or not any(shape == (rows, rows) for shape in self.call.shapes):
             return False
-        half = torch.arange(leaf.rows // 2)
+        assert self.call.arguments is not None
         try:
-            whole = self._evaluated(arguments)
-            random = not _alike(whole, self._evaluated(arguments, seed=1))
-            part = self._evaluated(taken(arguments, half, leaf.rows))
+            fewer = self._evaluated(taken(self.call.arguments, torch.arange(rows - 1), rows))
+        except Exception:
+            return False
+        return any(tuple(x.shape) == (rows - 1, rows - 1) for x in fewer)
+
+    def _depending(self, parts: Sequence[str]) -> str:
+        """The first of some parts whose output depends on the input; a part that embeds time steps, say, does not."""
+        leaf, arguments = self.call.input, self.call.arguments
+        if not parts or leaf is None or leaf.listed:
+            return ""
+        value = at(arguments, leaf.path)
+        whole, other = (self._at_parts(parts, replaced(arguments, leaf.path, x)) for x in (value, value.roll(1, 0)))
+        found = (part for part in parts if part in whole and part in other and not _alike(whole[part], other[part]))
+        return next(found, "")
+
+    def _at_parts(self, parts: Sequence[str], arguments: Arguments) -> dict[str, list[Tensor]]:
+        """What some parts return in a call."""
+        found: dict[str, list[Tensor]] = {}
+
+        def see(path: str, _: nn.Module, args: Any, output: Any) -> None:
+            found[path] = [x for x in tensors_in(output) if x.is_floating_point()]
+
+        handles = [self.module.get_submodule(part).register_forward_hook(partial(see, part)) for part in parts]
+        try:
+            self._evaluated(arguments)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+    def _examples_of(self, leaf: InputLeaf | None, arguments: Arguments) -> tuple[InputLeaf | None, bool]:
+        """The input with the axis of its examples, and whether these interact, as the nodes of a graph do.
+
+        Of one tensor alone they do not, unless layers normalise over the batch in evaluation too; but it may be
+        ``(T, N, ...)``, except in a function of the user's.
+        """
+        if leaf is None or leaf.rows < 2 or leaf.listed:
+            return leaf, False
+        single = sum(1 for _ in tensors_in(arguments)) < 2
+        if (single and not self.flags) or not self._rows_interact(leaf, arguments):
+            return leaf, False
+        value = at(arguments, leaf.path)
+        if value.ndim == (2 if leaf.is_integer else 3) and value.shape[1] > 1:
+            other = leaf.time_first(value)
+            if not self._rows_interact(other, arguments):
+                return other, False
+        return leaf, not single
+
+    def _rows_interact(self, leaf: InputLeaf, arguments: Arguments) -> bool:
+        """Whether features of an example depend on which others are in the batch, as those of a graph's nodes do."""
+        half = torch.arange(1, leaf.rows, 2)  # not the first ones, which recurrent layers know nothing after
+        try:
+            whole = self._by_example(arguments, leaf, leaf.rows)
+            random = not _alike(whole, self._by_example(arguments, leaf, leaf.rows, seed=1))
+            part = self._by_example(_taken(arguments, half, leaf), leaf, len(half))
         except Exception:  # of indices beyond the part
             return True
-        fits = [x[: len(half)] for x in whole if len(x) == leaf.rows]
+        fits = [x[half.to(x.device)] for x in whole if len(x) == leaf.rows]
         part = [x for x in part if len(x) == len(half)]
         return not fits or (not random and not _alike(fits, part))
+
+    def _by_example(self, arguments: Arguments, leaf: InputLeaf, rows: int, seed: int = 0) -> list[Tensor]:
+        found = self._evaluated(arguments, seed)
+        return examples_first(found, rows) if leaf.axis else found
 
     def _only_batch_size(self, leaf: InputLeaf, arguments: Arguments) -> int | None:
         """The size of training's batches, where the encoder takes no other (a state for each example, say)."""
         if leaf.rows < 2 or leaf.listed:
             return None
         try:
-            self._evaluated(taken(arguments, torch.arange(leaf.rows - 1), leaf.rows))
+            self._evaluated(_taken(arguments, torch.arange(leaf.rows - 1), leaf))
         except Exception:
             return leaf.rows
         return None
@@ -140,7 +204,11 @@ class Rehearsal:
         if not leaf.is_integer:
             return Placement("input", leaf.shape)
         value = at(arguments, leaf.path)
-        if isinstance(value, Tensor) and len(leaf.shape) == 1 and (place := self._embedding(value, arguments)):
+        if (
+            isinstance(value, Tensor)
+            and len(leaf.shape) == 1
+            and (place := self._embedding(value, arguments, leaf.axis))
+        ):
             return place
         if len(leaf.shape) < 2 or not isinstance(value, Tensor) or leaf.listed:
             return None
@@ -149,7 +217,7 @@ class Rehearsal:
         values = value.double()
         return Placement("integers", leaf.shape, float(values.std()), float(values.mean()))
 
-    def _embedding(self, ids: Tensor, arguments: Arguments) -> Placement | None:
+    def _embedding(self, ids: Tensor, arguments: Arguments, axis: int) -> Placement | None:
         """The first module that makes vectors of the token ids."""
         found: list[Placement] = []
 
@@ -160,7 +228,8 @@ class Rehearsal:
             as_long = given.shape == ids.shape and not given.is_floating_point()
             if as_long and output.shape[:2] == ids.shape and output.ndim == 3 and output.is_floating_point():
                 factor = float(output.detach().double().std())
-                found.append(Placement("embedding", tuple(output.shape[1:]), factor or 1.0, module=path))
+                shape = (output.shape[1 - axis], *output.shape[2:])
+                found.append(Placement("embedding", shape, factor or 1.0, module=path))
 
         layers = [(path, part) for path, part in self.module.named_modules() if not list(part.children())]
         handles = [part.register_forward_hook(partial(see, path)) for path, part in layers]
@@ -183,6 +252,15 @@ def call_of_inputs(function: Callable[..., Any], module: nn.Module | None, input
     arguments = as_arguments(function, inputs)
     call = Call("", input=input_leaf(arguments), arguments=arguments)
     return Rehearsal(function, module or nn.Identity(), call, nullcontext, nullcontext, {}).encoder_call()
+
+
+def _taken(arguments: Arguments, rows: Tensor, leaf: InputLeaf) -> Arguments:
+    """Some examples of the arguments."""
+    found: Arguments = taken(arguments, rows, leaf.rows)
+    if leaf.axis:
+        value = at(arguments, leaf.path)
+        found = replaced(found, leaf.path, value.index_select(leaf.axis, rows.to(value.device)))
+    return found
 
 
 def _alike(ones: Any, others: Any) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from synbench_lightning.runtime.data_flow import DataFlow
 from synbench_lightning.runtime.input_leaf import InputLeaf, input_leaf
 from synbench_lightning.runtime.lightning_packages import LightningModule
 from synbench_lightning.runtime.module_names import named_like_encoder
@@ -38,7 +39,9 @@ class Call:
         sample: the first rows of these, as they were returned.
         trained: whether it has parameters that the call trains.
         parent: the innermost other call that it was made in.
-        shares_input: whether its input is that of its parent.
+        shares_input: whether its input is that of its parent; true where it has none but the LightningModule.
+        given: whether it was given a tensor of its parent's, as it was.
+        consumers: calls that were then given what it returned, or what was made of that without another call.
         order: when it began and when it ended, counted in calls.
         random_state: of the CPU when it began.
         versions: how often its weights and its input were written to when it ended.
@@ -54,6 +57,8 @@ class Call:
     trained: bool = True
     parent: Key | None = None
     shares_input: bool = True
+    given: bool = True
+    consumers: frozenset[Key] = frozenset()
     order: tuple[int, int] = (0, 0)
     random_state: Tensor | None = field(default=None, repr=False)
     versions: tuple[int, ...] = ()
@@ -114,6 +119,7 @@ class CallRecorder:
         self._root = root
         self._calls: list[Call] = []  # in the order in which they ended
         self._open: list[tuple[Key, Arguments, InputLeaf | None, Tensor | None, int]] = []
+        self._flow, self._consumers = DataFlow(), dict[Key, set[Key]]()
         self._count = 0
         seen = list(_open_modules(root))
         self.paths = {id(part): path for path, part in seen}
@@ -136,7 +142,7 @@ class CallRecorder:
             other = found.get(call.key)
             found[call.key] = call if other is None else _joined(other, call)
         self._calls = []
-        return found
+        return {key: replace(call, consumers=frozenset(self._consumers.get(key, ()))) for key, call in found.items()}
 
     def _watch(self, path: str, part: nn.Module) -> list[Callable[[], None]]:
         compiled = part._compiled_call_impl
@@ -178,6 +184,8 @@ class CallRecorder:
         if torch.compiler.is_compiling() or not self._root.training:  # in a probe, of another callback
             return
         arguments = Arguments(tuple(args), dict(kwargs))
+        for source in self._flow.sources(tensors_in(arguments)):
+            self._consumers.setdefault(source, set()).add((path, method))
         state = torch.get_rng_state() if path.count(".") < 3 else None
         self._open.append(((path, method), arguments, input_leaf(arguments), state, self._count))
         self._count += 1
@@ -192,9 +200,11 @@ class CallRecorder:
         if not self._open:
             return
         _key, arguments, leaf, state, begun = self._open.pop()
-        parent = self._open[-1] if self._open else None
-        shares = parent is None or parent[0][0] == "" or _same_input(arguments, leaf, parent[1], parent[2])
+        parent = next((other for other in reversed(self._open) if other[0] != (path, method)), None)
+        given = parent is None or _same_tensor(arguments, parent[1])
+        shares = given or parent is None or parent[0][0] == "" or _same_shape(leaf, parent[2])
         real = [x for x in tensors_in(output) if x.is_floating_point() or x.is_complex()]
+        self._flow.mark((path, method), real)
         kept = shares or named_like_encoder(path)
         self._calls.append(
             Call(
@@ -205,6 +215,7 @@ class CallRecorder:
                 trained=any(x.requires_grad for x in real) and any(p.requires_grad for p in module.parameters()),
                 parent=None if parent is None else parent[0],
                 shares_input=shares,
+                given=given,
                 order=(begun, self._count),
                 random_state=state if kept else None,
                 versions=_versions(module, arguments) if kept else (),
@@ -333,16 +344,15 @@ PACKAGES = ("torch.", "lightning.", "pytorch_lightning.", "torchmetrics.")
 """Where the classes come from whose own methods are no encoders."""
 
 
-def _same_input(
-    arguments: Arguments, leaf: InputLeaf | None, of_parent: Arguments, leaf_of_parent: InputLeaf | None
-) -> bool:
-    """Whether a call was given the input of the call that it was made in: the same tensor, or a picture as large."""
+def _same_tensor(arguments: Arguments, of_parent: Arguments) -> bool:
+    """Whether a call was given a tensor ``(N, ...)`` of the call that it was made in."""
     mine = {id(tensor) for _, tensor in leaves(arguments)}
-    if any(id(tensor) in mine for _, tensor in leaves(of_parent) if tensor.ndim >= 2):
-        return True
-    if leaf is None or leaf_of_parent is None:
-        return False
-    return leaf.shape == leaf_of_parent.shape and len(leaf.shape) >= 3
+    return any(id(tensor) in mine for _, tensor in leaves(of_parent) if tensor.ndim >= 2)
+
+
+def _same_shape(leaf: InputLeaf | None, of_parent: InputLeaf | None) -> bool:
+    """Whether a call was given a picture as large as that of the call that it was made in."""
+    return leaf is not None and of_parent is not None and leaf.shape == of_parent.shape and len(leaf.shape) >= 3
 
 
 def _joined(one: Call, other: Call) -> Call:
@@ -355,6 +365,7 @@ def _joined(one: Call, other: Call) -> Call:
         chosen,
         trained=one.trained or other.trained,
         shares_input=one.shares_input or other.shares_input,
+        given=one.given or other.given,
         count=one.count + other.count,
         order=(min(one.order[0], other.order[0]), max(one.order[1], other.order[1])),
     )

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from synbench_lightning.runtime.input_leaf import InputLeaf, num_examples
-from synbench_lightning.runtime.structures import Arguments, Path, at, detached, is_plain, leaves, moved, replaced
+from synbench_lightning.runtime.structures import (
+    Arguments,
+    Path,
+    at,
+    detached,
+    is_plain,
+    leaves,
+    mapped,
+    moved,
+    replaced,
+)
 
 
 class Proxy(NamedTuple):
@@ -61,6 +71,7 @@ class EncoderCall:
         per_example: paths of these.
         defaults: for those that the call can do without: what they are by default.
         head: path, in the encoder's module, of a head; the features are what it is given.
+        part: path, in the encoder's module, of a part; the features are what it returns.
         batch_size: where the encoder takes batches of one size only.
         calls: how often a step calls it.
     """
@@ -73,6 +84,7 @@ class EncoderCall:
     per_example: tuple[Path, ...] = ()
     defaults: tuple[tuple[Path, Any], ...] = ()
     head: str = ""
+    part: str = ""
     batch_size: int | None = None
     calls: int = 1
 
@@ -95,8 +107,20 @@ class EncoderCall:
         """
         if isinstance(x, Proxy):
             return self._with_examples(function, module, x.values)
-        arguments = x if isinstance(x, Arguments) else self.bound(x)
+        arguments = self._as_called(x) if isinstance(x, Arguments) else self.bound(x)
         return self._output(function, module, arguments)
+
+    def batch_first(self, arguments: Arguments) -> Arguments:
+        """Arguments of training with the input ``(N, ...)``, as a probe keeps them."""
+        if self.input is None or not self.input.axis:
+            return arguments
+        return replaced(arguments, self.input.path, at(arguments, self.input.path).movedim(self.input.axis, 0))
+
+    def _as_called(self, arguments: Arguments) -> Arguments:
+        """The reverse: the input as the encoder takes it."""
+        if self.input is None or not self.input.axis:
+            return arguments
+        return replaced(arguments, self.input.path, at(arguments, self.input.path).movedim(0, self.input.axis))
 
     def bound(self, x: Any) -> Arguments:
         """All arguments for an input. What the call can do without is left to its default."""
@@ -116,7 +140,7 @@ class EncoderCall:
         else:
             needed = {path for path in needed if path[0] == "kwargs" and path[1] not in x}
             arguments = Arguments((), {**rest.kwargs, **x})
-        return _expanded(arguments, needed, num_examples(x) or 1)
+        return self._as_called(_expanded(arguments, needed, num_examples(x) or 1))
 
     def _with_examples(self, function: Callable[..., Any], module: nn.Module | None, values: Tensor) -> Any:
         placement = self.placement
@@ -125,16 +149,20 @@ class EncoderCall:
         rest = _expanded(moved(self.arguments, values.device), self.per_example, len(values))
         if placement.kind == "embedding":
             assert module is not None
-            with _embedding_gives(module.get_submodule(placement.module), values * placement.factor):
-                return self._output(function, module, rest)
+            vectors = (values * placement.factor).movedim(0, self.input.axis)
+            with _embedding_gives(module.get_submodule(placement.module), vectors):
+                return self._output(function, module, self._as_called(rest))
         given = _as_input(values, placement, self.input.dtype)
-        return self._output(function, module, replaced(rest, self.input.path, [given] if self.input.listed else given))
+        filled = replaced(rest, self.input.path, [given] if self.input.listed else given)
+        return self._output(function, module, self._as_called(filled))
 
     def _output(self, function: Callable[..., Any], module: nn.Module | None, arguments: Arguments) -> Any:
-        if self.head and module is not None:
-            output = _given_to(module.get_submodule(self.head), function, arguments)
+        if (self.head or self.part) and module is not None:
+            output = _seen_at(module.get_submodule(self.head or self.part), bool(self.head), function, arguments)
         else:
             output = arguments.of(function)
+        if self.input is not None and self.input.axis:
+            output = examples_first(output, at(arguments, self.input.path).shape[self.input.axis])
         mask = token_mask(arguments)
         return output if mask is None else Masked(output, mask)
 
@@ -145,7 +173,7 @@ class EncoderCall:
         leaf = None if self.input is None else {**asdict(self.input), "dtype": str(self.input.dtype)[len("torch.") :]}
         own = {
             name: getattr(self, name)
-            for name in ("path", "method", "per_example", "defaults", "head", "batch_size", "calls")
+            for name in ("path", "method", "per_example", "defaults", "head", "part", "batch_size", "calls")
         }
         placement = None if self.placement is None else asdict(self.placement)
         return {
@@ -177,6 +205,11 @@ class EncoderCall:
             return cls(**values, input=leaf, placement=placement, arguments=arguments)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"its 'call' cannot be read ({type(error).__name__}: {error})") from error
+
+
+def examples_first(output: Any, rows: int) -> Any:
+    """An output whose tensors ``(T, N, ...)`` of so many examples become ``(N, T, ...)``."""
+    return mapped(output, lambda x: x.movedim(1, 0) if x.ndim >= 2 and x.shape[1] == rows else x)
 
 
 def _expanded(arguments: Arguments, paths: Iterable[Path], rows: int) -> Arguments:
@@ -213,6 +246,7 @@ def template(
         kept = replaced(kept, path, detached(one[row.to(one.device)] if one.ndim and len(one) == rows else one))
     value = at(arguments, leaf.path)
     if ids:
+        value = value.movedim(leaf.axis, 0)
         kept = replaced(kept, leaf.path, detached(value[row.to(value.device)]))
     else:
         kept = replaced(kept, leaf.path, None)
@@ -294,7 +328,7 @@ def _as_input(values: Tensor, placement: Placement, dtype: torch.dtype) -> Tenso
     if placement.kind == "integers":
         limits = torch.iinfo(dtype)
         return (placement.offset + placement.factor * values).round().clamp(limits.min, limits.max).to(dtype)
-    return values
+    return values.to(dtype) if values.dtype == torch.float32 else values  # else the trainer's precision has decided
 
 
 class _embedding_gives:  # noqa: N801 (a context manager)
@@ -316,12 +350,15 @@ class _embedding_gives:  # noqa: N801 (a context manager)
         return self.vectors.to(output.dtype)
 
 
-def _given_to(head: nn.Module, function: Callable[..., Any], arguments: Arguments) -> Any:
-    """What a head is given when a function is called."""
+def _seen_at(part: nn.Module, before: bool, function: Callable[..., Any], arguments: Arguments) -> Any:
+    """What a part is given, or what it returns, when a function is called."""
     found: list[Any] = []
-    handle = head.register_forward_pre_hook(
-        lambda _, args, kwargs: found.append(args[0] if args else next(iter(kwargs.values()))), with_kwargs=True
-    )
+    if before:
+        handle = part.register_forward_pre_hook(
+            lambda _, args, kwargs: found.append(args[0] if args else next(iter(kwargs.values()))), with_kwargs=True
+        )
+    else:
+        handle = part.register_forward_hook(lambda _, args, output: found.append(output))
     try:
         output = arguments.of(function)
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ class InputLeaf:
         rows: number of examples.
         dtype: of its values.
         listed: whether the module takes a list of tensors ``(N, ...)``.
+        axis: of the examples: 1 where the module takes ``(T, N, ...)``.
     """
 
     path: Path
@@ -31,11 +32,16 @@ class InputLeaf:
     rows: int
     dtype: torch.dtype = torch.float32
     listed: bool = False
+    axis: int = 0
 
     @property
     def is_integer(self) -> bool:
         """Whether its values are token ids, or pictures in integers."""
         return not (self.dtype.is_floating_point or self.dtype.is_complex)
+
+    def time_first(self, value: Tensor) -> InputLeaf:
+        """The same for a module that takes ``(T, N, ...)``."""
+        return replace(self, shape=(len(value), *value.shape[2:]), rows=value.shape[1], axis=1)
 
     @property
     def numel(self) -> int:

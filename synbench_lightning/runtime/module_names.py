@@ -8,9 +8,12 @@ TRUNKS = {"encoder", "backbone", "trunk", "body", "features", "extractor", "visu
 """Words in the name of what computes a representation."""
 HEADS = {
     "head", "heads", "projector", "projection", "proj", "project", "predictor", "prediction", "predictions", "decoder",
-    "classifier", "fc", "cls", "loss", "criterion", "discriminator", "prototypes", "logits", "readout",
+    "classifier", "fc", "cls", "loss", "criterion", "discriminator", "prototypes", "logits", "readout", "decode",
+    "predict", "classify", "reconstruct", "generate", "generator",
 }  # fmt: skip
 """Words in the name of what training puts behind it."""
+LOSSES = {"loss", "losses", "criterion", "discriminator", "critic", "perceptual", "lpips"}
+"""Words in the name of what judges an output."""
 STEMS = {"embed", "embedding", "embeddings", "embedder", "stem", "tokenizer", "patchify", "augment", "augmentation",
          "normalize", "norm", "transform", "pos", "masking"}  # fmt: skip
 """Words in the name of what stands before it."""
@@ -18,14 +21,19 @@ AVERAGES = {"teacher", "momentum", "ema", "target", "average", "averaged", "key"
 """Words in the name of a copy that follows the one that is trained."""
 
 
-def words(path: str) -> set[str]:
-    """The words of a dotted attribute.
+def ordered_words(name: str) -> list[str]:
+    """The words of a name, in their order.
 
     Example:
-        >>> sorted(words("student.patchEncoder_q"))
-        ['encoder', 'patch', 'q', 'student']
+        >>> ordered_words("student.patchEncoder_q")
+        ['student', 'patch', 'encoder', 'q']
     """
-    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", path)}
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
+
+
+def words(path: str) -> set[str]:
+    """The words of a dotted attribute."""
+    return set(ordered_words(path))
 
 
 def last_words(path: str) -> set[str]:
@@ -34,15 +42,29 @@ def last_words(path: str) -> set[str]:
 
 
 def named_like_encoder(path: str) -> bool:
-    """Whether the last name in a dotted attribute says encoder."""
-    return bool(last_words(path) & TRUNKS)
+    """Whether the last name in a dotted attribute says encoder: the last of its words that says anything does.
+
+    Example:
+        >>> named_like_encoder("model.visual"), named_like_encoder("model.visual_projection")
+        (True, False)
+    """
+    return _says(path.rsplit(".", 1)[-1]) is TRUNKS
 
 
 def is_head(path: str) -> bool:
-    """Whether a module has the name of a head, and not that of an encoder inside one.
+    """Whether a module has the name of a head, or is in one, and does not have that of an encoder.
 
     Example:
-        >>> is_head("projection_head"), is_head("head.encoder"), is_head("student")
-        (True, False, False)
+        >>> is_head("projection_head"), is_head("head.encoder"), is_head("student"), is_head("text_projection.0")
+        (True, False, False, True)
     """
-    return bool(words(path) & HEADS) and not named_like_encoder(path)
+    return not named_like_encoder(path) and any(_says(name) is HEADS for name in path.split("."))
+
+
+def _says(name: str) -> set[str] | None:
+    """Which words the last one is among that says anything, as the noun does in a compound."""
+    for word in reversed(ordered_words(name)):
+        for kind in (HEADS, TRUNKS):
+            if word in kind:
+                return kind
+    return None

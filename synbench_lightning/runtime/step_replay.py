@@ -127,11 +127,12 @@ class StepReplay:
 
     def _captured(self, batch: Any, calls: int) -> list[Arguments]:
         assert self.call is not None
+        call = self.call
         module = self.pl_module if self.call.path == "" else walk(self.pl_module, self.call.path)[-1]
         captured: list[Arguments] = []
 
         def see(arguments: Arguments) -> None:
-            captured.append(mapped(arguments, lambda leaf: leaf.detach().clone()))
+            captured.append(call.batch_first(mapped(arguments, lambda leaf: leaf.detach().clone())))
             if len(captured) == calls:
                 raise _Reached
 

@@ -14,10 +14,12 @@ from torch.utils.data import DistributedSampler
 
 from synbench_lightning import evaluate
 from tests.callbacks.runs import SMALL
-from tests.distributed.worker import Lengths
+from tests.distributed.worker import HAS_FSDP, Lengths
 from tests.encoders import Autoencoder
 
 ROOT = Path(__file__).parents[2]
+
+needs_fsdp = pytest.mark.skipif(not HAS_FSDP, reason="FSDP on CPUs: since Lightning 2.3")
 
 
 def run(folder, world=2, timeout=150, **arguments):
@@ -137,6 +139,7 @@ def test_a_step_that_only_some_processes_reach_hangs_nobody(tmp_path):
     assert [result["step"] for result in found[0]["history"]] == [0, 5, 10, 15]
 
 
+@needs_fsdp
 @pytest.mark.parametrize("parts", ["all", "children", "root", "fsdp1", "fsdp1, layers"])
 def test_fsdp_is_probed_through_its_root_and_trains_undisturbed(tmp_path, parts):
     plain, probed = tmp_path / "plain", tmp_path / "probed"
@@ -150,6 +153,7 @@ def test_fsdp_is_probed_through_its_root_and_trains_undisturbed(tmp_path, parts)
         assert one["weights"] == other["weights"]
 
 
+@needs_fsdp
 def test_fsdp2_with_uneven_shares_makes_as_many_forwards_on_every_process(tmp_path):
     found, _ = run(tmp_path, sharded="all", forwards=480, num_scales=5)  # fifteen blocks
     assert_same_on_every_process(found)

@@ -23,6 +23,8 @@ from tests.distributed.leaving import leave
 from tests.encoders import Autoencoder
 from tests.integration.user_modules import Foreign, patches, transformer
 
+HAS_FSDP = hasattr(strategies, "ModelParallelStrategy")
+"""FSDP2, and FSDP1 on a CPU: since Lightning 2.3."""
 PARTS = {"all": ["encoder", "decoder", ""], "children": ["encoder", "decoder"], "root": [""]}
 
 

@@ -176,13 +176,16 @@ def test_a_difference_as_large_as_the_detectable_one_is_seen_with_the_power():
     ("call", "message"),
     [
         (lambda: mean_estimate(torch.ones(0)), "`values` must be a floating-point tensor"),
-        (lambda: mean_estimate(torch.tensor([1.0, torch.nan])), "`values` must be finite, got NaN or infinity for 1"),
+        (
+            lambda: mean_estimate(torch.tensor([1.0, torch.nan])),
+            "`values` must be finite, got .* in 1 of 2",
+        ),
         (lambda: mean_estimate(torch.ones(3), 2), "`population` must be at least the number of evaluated points, 3"),
-        (lambda: weighted_mean(torch.ones(2), torch.tensor([0.0, 0.0])), "`weights` must be 2 numbers of at least 0"),
-        (lambda: lure(torch.ones(2), torch.ones(3), 5), r"`proposal` must have shape \(2,\)"),
+        (lambda: weighted_mean(torch.ones(2), torch.tensor([0.0, 0.0])), "`weights` must be numbers of at least 0"),
+        (lambda: lure(torch.ones(2), torch.ones(3), 5), r"`proposal` must be .* of shape \(2,\)"),
         (lambda: lure(torch.ones(2), torch.tensor([0.5, 0.0]), 5), r"`proposal` must be probabilities in \(0, 1\]"),
-        (lambda: aipw(torch.ones(2), torch.ones(5), torch.tensor([0])), r"`indices` of shape \(2,\)"),
-        (lambda: mean_of_tasks([]), "`estimates` must hold at least one"),
+        (lambda: aipw(torch.ones(2), torch.ones(5), torch.tensor([0])), r"`indices` must be .* of shape \(2,\)"),
+        (lambda: mean_of_tasks([]), "`estimates` must be .* at least one"),
         (lambda: mean_estimate(torch.ones(3)).interval(1.0), r"`confidence` must be a probability in \(0, 1\)"),
         (
             lambda: minimum_detectable_difference(mean_estimate(torch.ones(3)), power=0.0),

@@ -71,7 +71,10 @@ def test_a_task_is_the_mean_of_its_points_that_have_a_value():
         (lambda: pearson(torch.ones(3)), r"`first` must be a floating-point tensor \(checkpoints, points\)"),
         (lambda: pearson(torch.ones(3, 2), torch.ones(4, 2)), "must have the same checkpoints, got 3 and 4"),
         (lambda: pearson(torch.full((3, 2), -torch.inf)), "`first` must be finite or NaN.*got infinity in 2 of 2"),
-        (lambda: task_curves(torch.ones(3, 2), torch.tensor([0])), r"`tasks` must be integers of shape \(2,\)"),
+        (
+            lambda: task_curves(torch.ones(3, 2), torch.tensor([0])),
+            r"`tasks` must be .* of shape \(2,\)",
+        ),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):

@@ -100,13 +100,13 @@ X, Y = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.ara
         ((X, torch.zeros(20), X, Y), "`train_labels` must hold both classes.*20 of class 0 and 0 of class 1"),
         ((X[:2], Y[:2], X, Y), "at least three samples"),
         ((X, Y * 2 - 1, X, Y), "`train_labels` must be 0 or 1, got"),
-        ((X, Y[:5], X, Y), r"`train_labels` must have shape \(20,\)"),
+        ((X, Y[:5], X, Y), r"`train_labels` must be a tensor of shape \(20,\)"),
         ((X, Y, X[:, :2], Y), "same dimension, got 3 and 2"),
         ((X.long(), Y, X, Y), r"`train_features` must be a floating-point tensor.*int64"),
         ((X[:, :, None], Y, X, Y), r"`train_features` must be .* of shape \(20, 3, 1\)"),
         ((X.where(X < 1, torch.nan), Y, X, Y), "`train_features` must be finite, got NaN or infinity in"),
         ((X, Y, X.where(X < 1, torch.inf), Y), "`test_features` must be finite"),
-        ((X, Y, X[:0], Y[:0]), "`test_features` must hold at least one sample"),
+        ((X, Y, X[:0], Y[:0]), r"`test_features` must be .* of shape \(0, 3\)"),
     ],
 )
 def test_wrong_features_and_labels_are_refused_by_name(arguments, message):

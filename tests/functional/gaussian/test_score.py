@@ -66,7 +66,7 @@ def test_thresholds_outside_their_range_are_refused(threshold):
 
 
 def test_the_official_grid_refuses_thresholds_below_its_start():
-    with pytest.raises(ValueError, match=r"\[0.6, 1\).*official protocol starts at 0.6"):
+    with pytest.raises(ValueError, match=r"\[0.6, 1\).*`grid` of the plan starts at 0.6"):
         synbench_score(torch.ones(49), torch.ones(49), SCALES, [0.5], grid=official_grid())
 
 

@@ -1,0 +1,204 @@
+"""Which call was made in which other, and which of them return a representation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import NamedTuple
+
+from torch import nn
+
+from synbench_lightning.runtime.call_recorder import Call, Key
+from synbench_lightning.runtime.module_names import LOSSES, is_head, named_like_encoder, words
+from synbench_lightning.runtime.structures import leaves
+
+
+class Readout(NamedTuple):
+    """Where in a module that returns something else the representation is.
+
+    ``head``: path of the head that is given it, in the module. ``parts``: paths of parts that may return it, the most
+    plausible first, where no head is given it.
+    """
+
+    head: str = ""
+    parts: tuple[str, ...] = ()
+
+
+class CallTree:
+    """Which call was made in which other, and what that says of them.
+
+    Args:
+        calls: of a training step, by key.
+        root: the module that the paths start from.
+    """
+
+    def __init__(self, calls: Mapping[Key, Call], root: nn.Module) -> None:
+        self.calls, self.root = calls, root
+        self._returns: dict[Key, bool] = {}
+
+    def represents(self, call: Call) -> bool:
+        """Whether what a call returns is a representation, as far as can be seen.
+
+        Not a loss, what a head or a decoder makes of a representation, the input reconstructed, words that are
+        predicted, or a comparison of several inputs.
+        """
+        if call.key not in self._returns:
+            self._returns[call.key] = self._represents(call)
+        return self._returns[call.key]
+
+    def readout(self, call: Call) -> Readout | None:
+        """Where the representation is, in a call that does not return it; ``None`` where that cannot be seen."""
+        if self.represents(call) or self._compares(call):
+            return None
+        prefix = f"{call.path}." if call.path else ""
+        head = self.head(call)
+        if head is not None:
+            return Readout(head=head.path.removeprefix(prefix)) if head.features else None
+        parts = [part for part in self.parts(call) if part.features and not is_head(part.path.removeprefix(prefix))]
+        if self._predicts_words(call):
+            found = [part for part in reversed(parts) if not self._predicts_words(part, of=call)]
+        elif self._reconstructs(call):
+            found = sorted(reversed(parts), key=_narrowest)
+        else:
+            return None
+        return Readout(parts=tuple(part.path.removeprefix(prefix) for part in found)) if found else None
+
+    def head(self, call: Call) -> Call | None:
+        """The head that a call ends in: the last part with parameters, where it has the name of a head.
+
+        A part without such a name is one where it is a linear layer that makes fewer numbers of the features, and
+        nothing but the loss is given them.
+        """
+        parts = [part for part in self.parts(call) if _parameters(self.root, part.path)]
+        last = max(parts, key=lambda part: part.order[1], default=None)
+        if last is None:
+            return None
+        inside = last.path.removeprefix(f"{call.path}." if call.path else "")
+        return last if is_head(inside) or self._classifies(call, last) else None
+
+    def is_stage(self, call: Call) -> bool:
+        """Whether a part is one stage of a pipeline whose later stages make the representation."""
+        owner = self._owner(call)
+        readout = None if owner is None else self.readout(owner)
+        if owner is None or readout is None:
+            return False
+        if named_like_encoder(call.path):
+            later = [part for part in self.parts(owner) if part.key in call.consumers and part.features]
+            return any(self._continues(part, call, owner) for part in later)
+        if readout.head:
+            head = self.head(owner)
+            assert head is not None
+            taken = None if head.input is None else (head.input.rows, *head.input.shape)
+            from_the_start = call.given or call.input is None or owner.input is None or (
+                call.input.shape == owner.input.shape
+            )  # fmt: skip
+            return not from_the_start or (taken is not None and taken not in call.shapes)
+        narrowest = min(_narrowest(part) for part in self.parts(owner) if not is_head(part.path) and part.features)
+        return _narrowest(call) > narrowest or self._predicts_words(owner)
+
+    def owners(self, call: Call) -> list[Call]:
+        """The calls of modules, from the inside out, in which a call was made, but for those of the root."""
+        found: list[Call] = []
+        while call.parent is not None and call.parent in self.calls and self.calls[call.parent] not in found:
+            call = self.calls[call.parent]
+            found.append(call)
+        return [owner for owner in found if owner.path]
+
+    def parts(self, call: Call) -> list[Call]:
+        """The calls of parts of the module that were made in a call, directly or by other methods of the module."""
+        return [other for other in self.calls.values() if other.path != call.path and self._owner(other, call) is call]
+
+    def _owner(self, call: Call, wanted: Call | None = None) -> Call | None:
+        """The call that a part was called in; of a method and the module that it was called in, the module's."""
+        seen = {call.key}
+        found: Call | None = None
+        while call.parent is not None and call.parent in self.calls and call.parent not in seen:
+            call = self.calls[call.parent]
+            seen.add(call.key)
+            if found is not None and call.path != found.path:
+                break
+            found = call
+            if call is wanted:
+                break
+        return found
+
+    def _represents(self, call: Call) -> bool:
+        if not call.features or call.returns_loss or self.head(call) is not None:
+            return False
+        inside = f"{call.path}." if call.path else ""
+        within = [other for other in self.calls.values() if self._is_within(other, call)]
+        if any("decoder" in words(other.path.removeprefix(inside)) for other in within if other.path != call.path):
+            return False
+        return not (self._reconstructs(call) or self._predicts_words(call) or self._compares(call))
+
+    def _reconstructs(self, call: Call) -> bool:
+        """Whether something of the shape of the input is returned that was made of something smaller."""
+        shape = () if call.input is None else call.input.shape
+        if not any(output[1:] == shape for output in call.shapes) or self._is_used(call):
+            return False
+        if len(shape) >= 3:
+            within = [other for other in self.calls.values() if self._is_within(other, call)]
+            return any(len(output) >= 2 and output[2:] != shape[1:] for other in within for output in other.shapes)
+        return any(2 * _narrowest(part) <= prod(shape) for part in self.parts(call) if part.features)
+
+    def _predicts_words(self, call: Call, of: Call | None = None) -> bool:
+        """Whether the output is a number for each word that the input may consist of."""
+        whole = of or call
+        if whole.input is None or not whole.input.is_integer or len(whole.input.shape) != 1 or not call.shapes:
+            return False
+        layers = [part for part in self._module(whole).modules() if isinstance(part, nn.Embedding)]
+        counts = {layer.num_embeddings for layer in layers} - {layer.embedding_dim for layer in layers}
+        return call.shapes[0][-1:] != () and call.shapes[0][-1] in counts
+
+    def _compares(self, call: Call) -> bool:
+        """Whether several inputs of one kind are given, and a part is given one of them: views of one example."""
+        if call.input is None or call.input.listed or len(call.input.shape) < 2 or call.arguments is None:
+            return False
+        whole = (call.input.rows, *call.input.shape)
+        alike = [one for _, one in leaves(call.arguments) if one.shape == whole and one.dtype == call.input.dtype]
+        return len(alike) > 1 and any(
+            part.given and part.features and any(True for _ in self._module(part).children())
+            for part in self.parts(call)
+        )
+
+    def _classifies(self, call: Call, last: Call) -> bool:
+        """Whether the last part is a linear layer that reduces the features to what the loss is given."""
+        if named_like_encoder(call.path) or self._is_used(call) or not last.features or last.input is None:
+            return False
+        module = self._module(last)
+        weights = [parameter for parameter in module.parameters(recurse=False) if parameter.ndim == 2]
+        narrower = any(2 * output[-1] <= last.input.shape[-1] for output in last.shapes)
+        single = len(last.input.shape) == 1 and call.shapes == last.shapes
+        return single and narrower and bool(weights) and not any(True for _ in module.children())
+
+    def _continues(self, part: Call, stage: Call, owner: Call) -> bool:
+        """Whether a part that is given what a stage returned is more of an encoder than the stage, and no decoder."""
+        larger = _parameters(self.root, part.path) > _parameters(self.root, stage.path)
+        decodes = owner.input is not None and any(prod(shape[1:]) == owner.input.numel for shape in part.shapes)
+        return larger and not decodes and not is_head(part.path)
+
+    def _is_used(self, call: Call) -> bool:
+        """Whether another module is given what a call returned, but for one that judges it."""
+        others = {path for path, method in call.consumers if path and (path, method) != call.key}
+        return any(not words(path) & LOSSES for path in others)
+
+    def _is_within(self, call: Call, outer: Call) -> bool:
+        seen = {call.key}
+        while call.parent is not None and call.parent in self.calls and call.parent not in seen:
+            call = self.calls[call.parent]
+            seen.add(call.key)
+            if call.key == outer.key:
+                return True
+        return False
+
+    def _module(self, call: Call) -> nn.Module:
+        return self.root.get_submodule(call.path)
+
+
+def _narrowest(call: Call) -> int:
+    """Numbers for each example in the smallest output."""
+    return min(prod(shape[1:]) for shape in call.shapes if len(shape) >= 2)
+
+
+def _parameters(root: nn.Module, path: str) -> int:
+    return sum(parameter.numel() for parameter in root.get_submodule(path).parameters())

@@ -1,0 +1,47 @@
+"""Which calls are given what others returned, read off the graph that autograd keeps of them anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+MOST_NODES = 64
+"""Operations between two modules that are followed back from the later one."""
+KEY = "synbench_lightning.call"
+
+
+class DataFlow:
+    """Marks what calls return, and finds the marks in what later calls are given.
+
+    The marks are in the graph itself and vanish with it; nothing of it is kept alive.
+
+    Example:
+        >>> import torch
+        >>> flow, encoder, head = DataFlow(), torch.nn.Linear(3, 2), torch.nn.Linear(2, 1)
+        >>> z = encoder(torch.ones(4, 3))
+        >>> flow.mark("encoder", [z])
+        >>> flow.sources([z.relu().mean(0)])
+        {'encoder'}
+    """
+
+    def mark(self, key: Any, outputs: Iterable[Tensor]) -> None:
+        """These tensors are what a call has returned; it may be one of several that did."""
+        for tensor in outputs:
+            if tensor.grad_fn is not None:
+                tensor.grad_fn.metadata.setdefault((KEY, id(self)), set()).add(key)
+
+    def sources(self, tensors: Iterable[Tensor]) -> set[Any]:
+        """The calls whose outputs these tensors were made of, without another call in between."""
+        found: set[Any] = set()
+        ahead = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+        seen = 0
+        while ahead and seen < MOST_NODES:
+            node = ahead.pop(0)
+            seen += 1
+            if (keys := node.metadata.get((KEY, id(self)))) is not None:
+                found |= keys
+            else:
+                ahead += [before for before, _ in node.next_functions if before is not None]
+        return found

@@ -1,0 +1,189 @@
+"""Train a client of the callback twice, with and without it, and say what was probed."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from synbench_lightning import ProbePlan, SynBenchCallback
+from tests.integration.test_training_unchanged import assert_identical
+
+PLAN = ProbePlan(forwards=48, num_scales=2)
+"""The smallest there is: what is found counts, not its value."""
+STEPS = 4
+
+
+@dataclass
+class Client:
+    """A project that pretrains with Lightning.
+
+    Args:
+        name: of the library and the class.
+        make: a LightningModule, and batches for it; its weights are drawn in the call.
+        encoder: what its maintainer would name, as the log names it.
+        shape: of one input of it; ``None`` where there is no place for real vectors.
+    """
+
+    name: str
+    make: Callable[[], tuple[Any, Any]]
+    encoder: str
+    shape: tuple[int, ...] | None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass
+class Outcome:
+    """What a run with the callback has said and found."""
+
+    encoder: str = ""
+    shape: tuple[int, ...] | None = None
+    steps: list[int] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+
+
+def run(client: Client) -> Outcome:
+    """Train with the callback and without it.
+
+    Raises:
+        AssertionError: if training differs, or something is left on the module.
+    """
+    plain, its_state = _trained(client)
+    callback = SynBenchCallback(plan=PLAN)
+    with _messages() as messages:
+        probed, state = _trained(client, callback)
+    assert_identical(its_state, state)
+    assert [len(part._forward_hooks) for part in plain.modules()] == [len(p._forward_hooks) for p in probed.modules()]
+    found = next(
+        (match for one in messages if (match := re.search("SynBench probes (.*?), (?:a |up|with)", one))), None
+    )
+    shape = callback.history[0].input_shape if callback.history else None
+    encoder = "" if found is None else found[1].replace("`", "")
+    return Outcome(encoder, shape, [result.step for result in callback.history], messages)
+
+
+def check(client: Client) -> None:
+    """Assert that a client is probed as its maintainer would, and that its training is not changed."""
+    outcome = run(client)
+    assert (outcome.encoder, outcome.shape) == (client.encoder, client.shape), outcome.messages
+    assert outcome.steps == ([0, STEPS] if client.shape else [])
+
+
+def marks(*packages: str) -> list[Any]:
+    """The marks of a file of clients; it is skipped where a package is missing."""
+    for package in packages:
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    return [pytest.mark.clients, pytest.mark.filterwarnings("ignore")]
+
+
+class Rows(Dataset[Any]):
+    """Examples that are made once, from a seed, by a function of a generator and a number."""
+
+    def __init__(self, example: Callable[[torch.Generator, int], Any], number: int = 8 * STEPS) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.rows = [example(generator, index) for index in range(number)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rows[index]
+
+
+def batches(example: Callable[[torch.Generator, int], Any], size: int = 8) -> DataLoader[Any]:
+    """Batches of such examples."""
+    return DataLoader(Rows(example), batch_size=size)
+
+
+def images(*shape: int, views: int = 1) -> Callable[[torch.Generator, int], Any]:
+    """Examples that are pictures, or lists of views."""
+
+    def example(generator: torch.Generator, index: int) -> Any:
+        found = [torch.rand(*shape, generator=generator) for _ in range(views)]
+        return found[0] if views == 1 else found
+
+    return example
+
+
+def tokens(length: int, words: int) -> Callable[[torch.Generator, int], dict[str, Tensor]]:
+    """Examples that are token ids with a mask of padding, as tokenizers give them."""
+
+    def example(generator: torch.Generator, index: int) -> dict[str, Tensor]:
+        ids = torch.randint(4, words, (length,), generator=generator)
+        mask = (torch.arange(length) < length - index % 3).long()
+        return {"input_ids": ids * mask, "attention_mask": mask}
+
+    return example
+
+
+def _trained(client: Client, *callbacks: Any) -> tuple[nn.Module, Any]:
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)  # noqa: NPY002, RUF100
+    module, loader = client.make()
+    package = next(kind.__module__ for kind in type(module).__mro__ if kind.__name__ == "LightningModule")
+    trainer = sys.modules[package.rpartition(".core")[0]].Trainer(
+        max_epochs=1, callbacks=list(callbacks), logger=False, enable_checkpointing=False, accelerator="cpu",
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(module, loader)
+    states = [module.state_dict(), [one.state_dict() for one in trainer.optimizers], torch.get_rng_state()]
+    return module, states
+
+
+@contextmanager
+def _messages() -> Iterator[list[str]]:
+    """What the loggers of Lightning say meanwhile."""
+    found: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("", "lightning.pytorch", "lightning_utilities", "pytorch_lightning", "lightning")
+    ]
+    levels = [one.level for one in loggers]
+    for one in loggers:
+        one.addHandler(handler)
+        one.setLevel(logging.INFO)
+    try:
+        yield found
+    finally:
+        for one, level in zip(loggers, levels, strict=True):
+            one.removeHandler(handler)
+            one.setLevel(level)
+
+
+def table(clients: Sequence[Client]) -> None:
+    """Print a row for each client."""
+    for client in clients:
+        try:
+            outcome = run(client)
+        except Exception as error:
+            print(f"FAIL {client}: {type(error).__name__}: {str(error)[:600]}", flush=True)
+            import os
+            import traceback
+
+            if os.environ.get("TB"):
+                traceback.print_exc()
+            continue
+        right = (outcome.encoder, outcome.shape) == (client.encoder, client.shape)
+        print(
+            f"{'ok  ' if right else 'WRONG'} {client} | {outcome.encoder} | {outcome.shape} | {outcome.steps}",
+            flush=True,
+        )
+        if not right:
+            print("     expected", client.encoder, client.shape)
+            for m in outcome.messages:
+                if "SynBench" in m or "encoder" in m:
+                    print("     ", m[:400])
