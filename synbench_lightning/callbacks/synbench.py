@@ -36,9 +36,6 @@ from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.input_shape import example_shape
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer, rank_zero_info, rank_zero_warn
 
-LEAST_SECONDS = 1.0
-"""Where `max_overhead` allows less, examples are not read yet."""
-
 
 class SynBenchCallback(ProbingCallback[ProbeResult]):
     """Probe the encoder while it trains and log how good its representation is, without labels or data.
@@ -398,7 +395,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             return
         elapsed = time.perf_counter() - self._train_start
         allowed = trainer.strategy.broadcast(self.max_overhead * elapsed - self._probe_seconds)
-        if allowed < LEAST_SECONDS:
+        if allowed < self._view_collection.least_seconds:
             return
         start = time.perf_counter()
         call, shape = self._discovery.call, None if self._shown is None else self._shown.given_shape

@@ -14,12 +14,14 @@ from synbench_lightning.probe.chunked_views import ChunkedViews
 from synbench_lightning.probe.view_sampling import FEWEST_INPUTS
 from synbench_lightning.probe.views import ViewedInputs, viewed_inputs
 from synbench_lightning.runtime.encoder_call import EncoderCall
+from synbench_lightning.runtime.example_reading import ExpensiveError
 from synbench_lightning.runtime.input_leaf import input_leaf
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer
 from synbench_lightning.runtime.structures import Arguments, at, is_plain, tensors_in
 
 KEPT_BYTES = 2**25
 """Views that were read are in checkpoints up to this size; larger ones are read again in a resumed run."""
+LEAST_SECONDS = 1.0
 GIVE = "Give `inputs` and `views`, your augmentations."
 
 
@@ -40,6 +42,8 @@ class ViewCollection:
         self.sentence = ""
         """What it is, in the log; why there is none."""
         self.deferred = False
+        self.least_seconds = LEAST_SECONDS
+        """Where less is allowed, examples are not read yet."""
         self._steps: StepViews | None = None
         self._reason = ""
         self._kept: dict[str, Any] | None = None
@@ -85,18 +89,23 @@ class ViewCollection:
         if self.inputs is not None or self._steps is not None:
             return
         self.deferred = seconds is None
-        if self.deferred:
+        if seconds is None:
             return
         restored, self._restored = self._restored, None
         plan = None if restored is None else ReadingPlan(*restored["plan"])
         try:
             own = None if shape is None else tuple(shape)
-            read = read_views(trainer, pl_module, call, own, self.seed, seconds or READ_SECONDS, plan)
+            read = read_views(trainer, pl_module, call, own, self.seed, seconds, plan)
             self._reason = "nothing is random on the way that training reads an example"
             several = call is not None and (call.calls > 1 or (call.input is not None and call.input.listed))
             if len(read.views) > 1 or not several:
                 self._keep(read, "views" if len(read.views) > 1 else "noise")
                 return
+        except ExpensiveError as error:
+            if seconds < READ_SECONDS:  # more is allowed later
+                self.deferred, self._restored, self.least_seconds = True, restored, 2 * seconds
+                return
+            self._reason = f"examples cannot be read again: {error}"
         except Exception as error:  # whatever the user's data and steps may raise: it ends no run
             self._reason = f"examples cannot be read again: {error}"
         if call is not None:

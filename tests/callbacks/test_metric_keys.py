@@ -21,7 +21,7 @@ WAYS = [
     ({"labels": (X, Y)}, "readout"),
     ({"inputs": X, "labels": Y}, "readout"),
     ({"inputs": X, "views": jitter, "labels": Y}, "information"),
-    ({"inputs": "first_batch"}, "information"),
+    ({"inputs": "auto"}, "information"),
 ]
 
 

@@ -150,7 +150,7 @@ def train(
     plan = ProbePlan(forwards=forwards, num_scales=num_scales)
     through: Any = None if lengths_differ else "encoder" if sharded else encoder
     callback: Any = probing(
-        every=5, encoder=through, on_error=on_error, plan=plan, batch_size=32, inputs="first_batch" if inputs else None
+        every=5, encoder=through, on_error=on_error, plan=plan, batch_size=32, inputs="auto" if inputs else None
     )
     if benchmark:
         callback = BenchmarkCallback(

@@ -86,7 +86,7 @@ def test_training_is_the_same_to_the_bit(row):
         pytest.skip("since Lightning 2.6")
     averaging = ema if arguments.get("averaging") else list
     rest = {key: value for key, value in arguments.items() if key != "averaging"}
-    callback = probing(every=7)
+    callback = probing(every=7, inputs="auto")
     plain, probed = outcome(make, averaging(), **rest), outcome(make, [*averaging(), callback], **rest)
     assert steps(callback)[:2] in ([0, 7], [0, 8])  # two optimizers pass seven at eight
     assert_identical(plain, probed)
