@@ -13,8 +13,9 @@ from torch import Tensor
 from synbench_lightning.probe.proxy_samples import Block, Examples
 from synbench_lightning.runtime.collectives import Processes, Progress, gather_rows
 from synbench_lightning.runtime.devices import free_memory, is_memory_error, statistics_device
-from synbench_lightning.runtime.features import FeatureReader
 
+Reader = Callable[[Any, int, Sequence[int]], Tensor]
+"""From an output, the number of examples and the shape of one to features ``(N, D)``: a :class:`.FeatureReader`."""
 LARGEST = 1e15
 """Features of a size above it, or below one over it, are refused: their squares leave the range of float32."""
 
@@ -55,7 +56,7 @@ class BatchedEncoding:
     def __init__(
         self,
         encoder: Callable[[Tensor], Any],
-        read: FeatureReader,
+        read: Reader,
         input_shape: tuple[int, ...],
         device: torch.device,
         batch_size: int,
@@ -68,15 +69,20 @@ class BatchedEncoding:
         self.processes, self.progress = processes, progress
         self.done, self.total = 0, total // processes.size
 
-    def features(self, examples: Examples) -> Tensor:
-        """Features ``(rows, signs, D)`` of all processes, on each of them, where their statistics are computed."""
-        rows, signs = examples.rows, examples.signs
+    def features(self, examples: Examples, read: Reader | None = None) -> Tensor:
+        """Features ``(rows, signs, D)`` of all processes, on each of them, where their statistics are computed.
+
+        Args:
+            examples: what the encoder is given.
+            read: takes features from what it returns, in place of the reader of the whole pass.
+        """
+        rows, signs, read = examples.rows, examples.signs, read or self.read
 
         def make() -> list[tuple[slice, Tensor]]:
             of_all = partition_blocks(examples.blocks, self.processes.size)
             own, found = of_all[self.processes.rank], list[Tensor]()
             for batch in self._batches(own, examples):
-                found.append(self._encoded(batch))
+                found.append(self._encoded(batch, read))
                 self._advance(len(batch))
             self._keep_step(max(sum(block.vectors for block in each) for each in of_all) * signs, len(found))
             if not own:
@@ -134,11 +140,15 @@ class BatchedEncoding:
     def _empty_batch(self) -> Tensor:
         return torch.empty(self.batch_size, *self.input_shape, device=self.device)
 
-    def _encoded(self, x: Tensor) -> Tensor:
+    def few(self, examples: Examples, number: int) -> Tensor:
+        """The first of the examples, the same on every process."""
+        return next(self._batches(examples.blocks[:1], examples))[:number]
+
+    def _encoded(self, x: Tensor, read: Reader) -> Tensor:
         """Features of a batch, in smaller parts where memory does not suffice for it as a whole."""
         while True:
             try:
-                return torch.cat([self._forward(part) for part in x.split(self.batch_size)])
+                return torch.cat([self._forward(part, read) for part in x.split(self.batch_size)])
             except RuntimeError as error:
                 smaller = min(len(x), self.batch_size) // 2
                 if not is_memory_error(error.__cause__ or error) or smaller == 0 or self.processes.lockstep:
@@ -147,7 +157,7 @@ class BatchedEncoding:
             self.batch_size = smaller
             warnings.warn(f"The memory did not suffice for the probe: its batch size is now {smaller}.", stacklevel=2)
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def _forward(self, x: Tensor, read: Reader) -> Tensor:
         try:
             output = self.encoder(x)
         except Exception as error:
@@ -157,4 +167,4 @@ class BatchedEncoding:
                 "if it takes other arguments or is another module, pass a callable: `lambda pl_module, x: ...` in the "
                 "callback, `lambda x: ...` in `evaluate`."
             ) from error
-        return self.read(output, len(x), self.input_shape)
+        return read(output, len(x), self.input_shape)
