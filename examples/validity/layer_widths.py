@@ -96,7 +96,7 @@ def identified(versions: Tensor) -> float:
     """
     found = []
     features = versions.double()
-    inputs, draws, dim = features.shape
+    inputs = len(features)
     halves = features[:, ::2], features[:, 1::2]
     for train, test in (halves, halves[::-1]):
         means = train.mean(1)
@@ -129,7 +129,8 @@ def _permuted(versions: Tensor) -> Tensor:
     inputs, draws = versions.shape[:2]
     rest = (versions - versions.mean(1, keepdim=True)) * (draws / (draws - 1)) ** 0.5
     draw = torch.arange(draws)
-    return rest[(torch.arange(inputs)[:, None] + draw) % inputs, draw]
+    permuted: Tensor = rest[(torch.arange(inputs)[:, None] + draw) % inputs, draw]
+    return permuted
 
 
 def _ratios(versions: Tensor) -> Tensor:
@@ -144,7 +145,8 @@ def _ratios(versions: Tensor) -> Tensor:
     factor = torch.linalg.cholesky(within + ridge * torch.eye(dim, dtype=within.dtype))
     whitened = torch.linalg.solve_triangular(factor, between, upper=False)
     whitened = torch.linalg.solve_triangular(factor, whitened.T, upper=False)
-    return torch.linalg.eigvalsh((whitened + whitened.T) / 2).flip(0).clamp_min(0)
+    ratios: Tensor = torch.linalg.eigvalsh((whitened + whitened.T) / 2).flip(0).clamp_min(0)
+    return ratios
 
 
 WIDTH_CANDIDATES: dict[str, Callable[[Tensor], float]] = {

@@ -39,8 +39,13 @@ class LayerAdvice:
             )
         return sentences
 
-    def ended(self, history: Sequence[ProbeResult]) -> str | None:
-        """Which layer of which step to read, at the end of a run; ``None`` where layers were not compared."""
+    def ended(self, history: Sequence[ProbeResult], encoder: str | None = None) -> str | None:
+        """Which layer of which step to read, at the end of a run; ``None`` where layers were not compared.
+
+        Args:
+            history: all probes of the run.
+            encoder: dotted name of the encoder, ``""`` for the whole module; ``None`` where it has no name.
+        """
         compared = [result for result in history if result.best_layer is not None and result.compares(history[-1])]
         if not compared:
             return None
@@ -55,7 +60,7 @@ class LayerAdvice:
             )
         return (
             f"SynBench: of {len(chosen.layers)} layers at {len(compared)} probes, `{best.layer.name}` {where} has the "
-            f'highest {chosen.layer_key}, {_margin(chosen, best)}. To read it: `encoder="{best.layer.name}"`.'
+            f"highest {chosen.layer_key}, {_margin(chosen, best)}.{_how(best.layer.name, encoder)}"
         )
 
     def _listing(self, result: ProbeResult) -> str:
@@ -70,6 +75,15 @@ class LayerAdvice:
             f"{sentence} Values of layers of different width are not comparable: {ranked}; `{self.prefix}_layers/...` "
             "show each over time."
         )
+
+
+def _how(layer: str, encoder: str | None) -> str:
+    """What to write to read a layer."""
+    if encoder == "":
+        return f' To read it: `LayerEncoder(model, "{layer}")`.'
+    if encoder is not None and layer.startswith(f"{encoder}."):
+        return f' To read it: `LayerEncoder(model.{encoder}, "{layer.removeprefix(encoder)[1:]}")`.'
+    return ""
 
 
 def _margin(result: ProbeResult, best: BestLayer) -> str:

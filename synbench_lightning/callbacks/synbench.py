@@ -287,7 +287,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the last weights where the end came unforeseen, and draw the last figures."""
         super().on_train_end(trainer, pl_module)
-        if (advice := self._layer_advice.ended(self.history)) is not None:
+        if (advice := self._layer_advice.ended(self.history, self._encoder_path)) is not None:
             rank_zero_info(advice)
         if self._figure_logger is not None:
             self._figure_logger.close(trainer, self.history)
@@ -319,8 +319,14 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     def _layer_reader(self, pl_module: LightningModule) -> LayerReader | None:
         if self.layers is None:
             return None
-        named = self.encoder if isinstance(self.encoder, str) else ""
-        return LayerReader(pl_module, self.layers, named if self._discovery.call is None else self._discovery.call.path)
+        return LayerReader(pl_module, self.layers, self._encoder_path or "")
+
+    @property
+    def _encoder_path(self) -> str | None:
+        """The dotted name of the encoder; ``None`` where it has none that is known."""
+        if self._discovery.call is not None:
+            return self._discovery.call.path
+        return self.encoder if isinstance(self.encoder, str) else None
 
     def _can_probe_unobserved(self) -> bool:
         return self.input_shape is not None or self._shape is not None

@@ -10,7 +10,7 @@ MOST_LAYERS = 12
 FEWEST_ALIKE = 3
 """So many modules of one class, called one after another, are the blocks of a network."""
 BEFORE = {"embed", "embedding", "embeddings", "embedder", "stem", "tokenizer", "patchify", "preprocess", "augment",
-          "augmentation", "normalize", "pos"}  # fmt: skip
+          "augmentation", "wte", "wpe", "normalize", "pos"}  # fmt: skip
 """Words in the name of what comes before the blocks."""
 BEHIND = {"head", "heads", "projector", "projection", "predictor", "classifier", "fc", "pooler", "logits", "decoder"}
 """Words in the name of what comes after them. What such a network returns is compared as its output."""
@@ -60,9 +60,11 @@ def select_layers(calls: Sequence[CalledModule], most: int = MOST_LAYERS) -> tup
         alike = _alike(blocks, total)
         if alike or largest is None or 2 * largest.weights <= total or not children.get(largest.start):
             break
-        if len(blocks) > 1 and len(_blocks(children[largest.start], children)) < 2:
-            break
         node = largest.start
+        while len(inner := _blocks(children.get(node, []), children)) == 1:  # a wrapper
+            node = inner[0].start
+        if not inner and len(blocks) > 1:
+            break
     return _spread([block.path for block in alike or blocks if block.shape is not None], most)
 
 
