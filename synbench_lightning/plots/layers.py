@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from synbench_lightning.plots.run import STEPS
-from synbench_lightning.plots.style import OPTIMUM, Figure, in_style, new_figure
+from synbench_lightning.plots.style import Figure, in_style, new_figure
 from synbench_lightning.probe.result import ProbeResult
 
 LABELS = {"information": "information about inputs (nats)", "readout": "readout of labels (share)"}
@@ -40,19 +40,18 @@ def layer_map_figure(history: Sequence[ProbeResult]) -> Figure:
     label = LABELS[key]
     if len({width for _, width in names}) > 1:
         values = values / np.maximum(np.nanmax(values, 1, keepdims=True), 1e-12)
-        label = f"fraction of the layer's highest {key}"
-    figure, (axes,) = new_figure(height=1.5 + 0.28 * len(names))
+        label = "fraction of the layer's highest"
+    figure, (axes,) = new_figure(height=1.2 + 0.28 * max(len(names), 5))
     axes.grid(False)
     image = axes.imshow(values, aspect="auto", cmap="viridis", origin="lower", interpolation="nearest")
     marked = [(index, best.place) for index, result in enumerate(history) if (best := result.best_layer) is not None]
     if marked:
         probes, best_layers = zip(*marked, strict=True)
-        axes.scatter(probes, best_layers, s=12, color="white", edgecolors="black", label="best layer")
-        figure.legend(loc="outside lower right", frameon=True, facecolor=OPTIMUM, framealpha=0.6, edgecolor="none")
+        axes.scatter(probes, best_layers, s=12, color="white", edgecolors="black")
     axes.set_yticks(range(len(names)), [f"{name} ({width})" for name, width in names])
     shown = range(0, len(history), math.ceil(len(history) / 8))
     axes.set_xticks(shown, [f"{history[index].step or 0:,}" for index in shown])
-    axes.set(xlabel=STEPS, title="Layers of the encoder (width of the features)")
+    axes.set(xlabel=STEPS, title=f"Layers of the encoder (width){'; dots: the best one' * bool(marked)}")
     figure.colorbar(image, ax=axes, label=label)
     return figure
 

@@ -81,10 +81,13 @@ def test_ddp_takes_the_inputs_of_the_first_process(tmp_path):
     dataset = model.train_dataloader().dataset
     order = DistributedSampler(dataset, num_replicas=2, rank=0)  # as Lightning shuffles for training
     of_first = torch.stack([dataset[index][0] for index in order]).half().float()
-    alone = evaluate(model.encoder, (1, 8, 8), tasks="default", plan=SMALL, inputs=of_first)
+    alone = evaluate(model.encoder, (1, 8, 8), tasks="default", plan=SMALL, inputs=of_first, layers="auto")
     first = found[0]["history"][0]
     assert first["inputs"] == alone.inputs
     assert first["information"] == pytest.approx(alone.information, rel=1e-5)
+    assert [layer["information"] for layer in first["layers"]] == pytest.approx(
+        [layer.information for layer in alone.layers], rel=1e-5
+    )
 
 
 def test_ddp_takes_the_shape_that_training_gives_the_encoder_on_the_first_process(tmp_path):
