@@ -4,18 +4,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from synbench_lightning.plots.run import STEPS
 from synbench_lightning.plots.style import Figure, in_style, new_figure
-from synbench_lightning.probe.result import ProbeResult
 
 LABELS = {"information": "information about inputs (nats)", "readout": "readout of labels (share)"}
 
 
+class DrawnLayer(Protocol):
+    """What the figure shows of one layer."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+    def value(self, key: str) -> float | None: ...
+
+
+class Best(Protocol):
+    """Where the best layer is."""
+
+    @property
+    def place(self) -> int: ...
+
+
+class Layered(Protocol):
+    """What the figure shows of a :class:`synbench_lightning.ProbeResult`, which has all of it."""
+
+    @property
+    def step(self) -> int | None: ...
+    @property
+    def layers(self) -> Sequence[DrawnLayer]: ...
+    @property
+    def layer_key(self) -> str: ...
+    @property
+    def best_layer(self) -> Best | None: ...
+
+
 @in_style
-def layer_map_figure(history: Sequence[ProbeResult]) -> Figure:
+def layer_map_figure(history: Sequence[Layered]) -> Figure:
     """What was found in every layer at every probe of a run as a heat map, with the best layer of each probe marked.
 
     The last layer called, the encoder's output, is at the top. Where the layers are of different width, each is shown
@@ -56,5 +86,5 @@ def layer_map_figure(history: Sequence[ProbeResult]) -> Figure:
     return figure
 
 
-def _named(result: ProbeResult) -> list[tuple[str, int]]:
+def _named(result: Layered) -> list[tuple[str, int]]:
     return [(layer.name, layer.width) for layer in result.layers]
