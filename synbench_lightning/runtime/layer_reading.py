@@ -14,6 +14,7 @@ from synbench_lightning.runtime.collectives import Processes
 from synbench_lightning.runtime.features import FeatureReader
 from synbench_lightning.runtime.input_shape import tensors_in
 from synbench_lightning.runtime.layer_selection import CalledModule, select_layers
+from synbench_lightning.runtime.sharding import has_shards
 
 LayerSpec = str | Sequence[str] | None
 """``"auto"``: the stages or blocks of the encoder · dotted names · ``None``: none."""
@@ -151,7 +152,8 @@ class LayerReader:
     def _called(self, path: str, output: Any, size: int) -> CalledModule:
         module = self.root.get_submodule(path)
         found = [x for x in tensors_in(output) if x.is_floating_point() and 2 <= x.ndim <= 5 and len(x) == size]
-        weights = sum(p.numel() for p in module.parameters() if p.ndim > 1)
+        flattened = has_shards(module)  # by the first version of FSDP
+        weights = sum(p.numel() for p in module.parameters() if p.ndim > 1 or flattened)
         return CalledModule(path, type(module).__name__, weights, tuple(found[0].shape) if found else None)
 
     def _check_named(self, called: Sequence[str], usable: Sequence[str]) -> None:

@@ -153,6 +153,18 @@ def test_fsdp_is_probed_through_its_root_and_trains_undisturbed(tmp_path, parts)
         assert one["weights"] == other["weights"]
 
 
+@pytest.mark.parametrize("parts", ["all", "fsdp1, layers"])
+def test_layers_of_sharded_modules_are_read_on_every_process_and_training_is_undisturbed(tmp_path, parts):
+    plain, probed = tmp_path / "plain", tmp_path / "probed"
+    plain.mkdir()
+    probed.mkdir()
+    found, _ = run(probed, sharded=parts, inputs=True)
+    assert_same_on_every_process(found)
+    assert all(result["layers"] for result in found[0]["history"])
+    for one, other in zip(run(plain, sharded=parts, inputs=True, probes=False)[0], found, strict=True):
+        assert one["weights"] == other["weights"]
+
+
 def test_fsdp2_with_uneven_shares_makes_as_many_forwards_on_every_process(tmp_path):
     found, _ = run(tmp_path, sharded="all", forwards=480, num_scales=5)  # fifteen blocks
     assert_same_on_every_process(found)
