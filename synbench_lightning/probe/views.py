@@ -50,6 +50,10 @@ class ViewedInputs(Protocol):
         """Features ``(inputs, draws, D)``."""
         ...
 
+    def few(self, encoding: BatchedEncoding, number: int) -> Any:
+        """Some of them as the encoder is given them."""
+        ...
+
 
 def viewed_inputs(
     inputs: Any, views: Views | None, input_shape: Sequence[int] | None, seed: int, device: torch.device
@@ -105,10 +109,17 @@ class _InputByInput(ABC):
 
     def features(self, encoding: BatchedEncoding) -> Tensor:
         """Features ``(inputs, draws, D)``: those of one input are encoded after those of another."""
-        rows = self.num_inputs * self.draws
-        found = encoding.features(Examples(in_blocks(rows), rows, 1, self.write))[:, 0]
-        grouped: Tensor = found.unflatten(0, (-1, self.draws))
+        grouped: Tensor = encoding.features(self._examples)[:, 0].unflatten(0, (-1, self.draws))
         return grouped
+
+    def few(self, encoding: BatchedEncoding, number: int) -> Any:
+        """Some of them as the encoder is given them."""
+        return encoding.few(self._examples, number)
+
+    @property
+    def _examples(self) -> Examples:
+        rows = self.num_inputs * self.draws
+        return Examples(in_blocks(rows), rows, 1, self.write)
 
     @abstractmethod
     def write(self, block: Block, out: Tensor) -> None:
@@ -168,10 +179,17 @@ class SampledViews:
 
     def features(self, encoding: BatchedEncoding) -> Tensor:
         """Features ``(inputs, draws, D)``: one view of every input is encoded after another."""
-        blocks = [Block(draw * self.num_inputs, 0, 0, draw, self.num_inputs) for draw in range(self.draws)]
-        found = encoding.features(Examples(blocks, self.draws * self.num_inputs, 1, self.write))[:, 0]
-        grouped: Tensor = found.unflatten(0, (self.draws, -1))
+        grouped: Tensor = encoding.features(self._examples)[:, 0].unflatten(0, (self.draws, -1))
         return grouped.transpose(0, 1)
+
+    def few(self, encoding: BatchedEncoding, number: int) -> Any:
+        """Some of them as the encoder is given them."""
+        return encoding.few(self._examples, number)
+
+    @property
+    def _examples(self) -> Examples:
+        blocks = [Block(draw * self.num_inputs, 0, 0, draw, self.num_inputs) for draw in range(self.draws)]
+        return Examples(blocks, self.draws * self.num_inputs, 1, self.write)
 
     def write(self, block: Block, out: Tensor) -> None:
         """Write the draw that is the block into ``(inputs, *input_shape)``."""

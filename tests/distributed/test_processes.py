@@ -83,10 +83,13 @@ def test_ddp_takes_the_inputs_of_the_first_process(tmp_path):
     dataset = model.train_dataloader().dataset
     order = DistributedSampler(dataset, num_replicas=2, rank=0)  # as Lightning shuffles for training
     of_first = torch.stack([dataset[index][0] for index in order]).half().float()
-    alone = evaluate(model.encoder, (1, 8, 8), tasks="default", plan=SMALL, inputs=of_first)
+    alone = evaluate(model.encoder, (1, 8, 8), tasks="default", plan=SMALL, inputs=of_first, layers="auto")
     first = found[0]["history"][0]
     assert first["inputs"] == alone.inputs
     assert first["information"] == pytest.approx(alone.information, rel=1e-5)
+    assert [layer["information"] for layer in first["layers"]] == pytest.approx(
+        [layer.information for layer in alone.layers], rel=1e-5
+    )
 
 
 def test_ddp_takes_the_shape_that_training_gives_the_encoder_on_the_first_process(tmp_path):
@@ -150,6 +153,19 @@ def test_fsdp_is_probed_through_its_root_and_trains_undisturbed(tmp_path, parts)
     assert [result["step"] for result in found[0]["history"]] == [0, 5, 10, 15]
     assert_like_one_process(found[0]["history"][0], result_of_one_process())
     for one, other in zip(run(plain, sharded=parts, probes=False)[0], found, strict=True):
+        assert one["weights"] == other["weights"]
+
+
+@needs_fsdp
+@pytest.mark.parametrize("parts", ["all", "fsdp1, layers"])
+def test_layers_of_sharded_modules_are_read_on_every_process_and_training_is_undisturbed(tmp_path, parts):
+    plain, probed = tmp_path / "plain", tmp_path / "probed"
+    plain.mkdir()
+    probed.mkdir()
+    found, _ = run(probed, sharded=parts, inputs=True)
+    assert_same_on_every_process(found)
+    assert all(result["layers"] for result in found[0]["history"])
+    for one, other in zip(run(plain, sharded=parts, inputs=True, probes=False)[0], found, strict=True):
         assert one["weights"] == other["weights"]
 
 
