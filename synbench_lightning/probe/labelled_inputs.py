@@ -65,7 +65,7 @@ class LabelledInputs:
     def features(self, encoding: BatchedEncoding) -> Tensor:
         """Features ``(n, D)`` of the inputs, in their order."""
         if self._are_real:
-            return encoding.features(self._examples)[:, 0]
+            return encoding.features(self.examples)[:, 0]
         found = encoding.features_of(self._chunks)
         if len(found) != self.num_inputs:
             raise ValueError(f"`labels` must be one for each input, got {self.num_inputs} for {len(found)} inputs.")
@@ -73,14 +73,15 @@ class LabelledInputs:
 
     def few(self, encoding: BatchedEncoding, number: int) -> Any:
         """Some of them as the encoder is given them."""
-        return encoding.few(self._examples, number) if self._are_real else encoding.few_of(self._chunks[0], number)
+        return encoding.few(self.examples, number) if self._are_real else encoding.few_of(self._chunks[0], number)
 
     @property
     def _are_real(self) -> bool:
         return isinstance(self.inputs, Tensor) and self.inputs.is_floating_point()
 
     @property
-    def _examples(self) -> Examples:
+    def examples(self) -> Examples:
+        """All of them, as they are encoded."""
         return Examples(in_blocks(self.num_inputs), self.num_inputs, 1, self.write)
 
     @property

@@ -303,17 +303,18 @@ class Probe:
         self._warned = True
         # The error falls with the power 3/2 of the forwards: what is corrected, and how well it is known.
         needed = self.plan.forwards * (2 * error / UNCLEAR) ** (2 / 3)
+        made = f"{self.plan.num_forwards(len(self.samples.tasks))} forwards"
         off = f"scores may be off by {error:.2f}, mostly upwards, as their standard errors say"
         if unresolved:
             rank, tasks = unresolved[0]
             needed = max(needed, 4 * dim * len(self.samples.tasks) / tasks)
             words = (
-                f"The representation varies in {rank} of its {dim} dimensions, more than {self.num_forwards} forwards "
-                f"resolve: the discriminants have a ridge, and {off}."
+                f"The representation varies in {rank} of its {dim} dimensions, more than {made} resolve: "
+                f"the discriminants have a ridge, and {off}."
             )
         else:
             words = (
-                f"{self.num_forwards} forwards are too few for {len(self.samples.tasks)} tasks and this representation "
+                f"{made} are too few for {len(self.samples.tasks)} tasks and this representation "
                 f"of {dim} dimensions: {off}."
             )
         enough = 256 * math.ceil(needed / 256)

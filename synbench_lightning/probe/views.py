@@ -109,15 +109,16 @@ class _InputByInput(ABC):
 
     def features(self, encoding: BatchedEncoding) -> Tensor:
         """Features ``(inputs, draws, D)``: those of one input are encoded after those of another."""
-        grouped: Tensor = encoding.features(self._examples)[:, 0].unflatten(0, (-1, self.draws))
+        grouped: Tensor = encoding.features(self.examples)[:, 0].unflatten(0, (-1, self.draws))
         return grouped
 
     def few(self, encoding: BatchedEncoding, number: int) -> Any:
         """Some of them as the encoder is given them."""
-        return encoding.few(self._examples, number)
+        return encoding.few(self.examples, number)
 
     @property
-    def _examples(self) -> Examples:
+    def examples(self) -> Examples:
+        """All of them, as they are encoded."""
         rows = self.num_inputs * self.draws
         return Examples(in_blocks(rows), rows, 1, self.write)
 
@@ -179,15 +180,16 @@ class SampledViews:
 
     def features(self, encoding: BatchedEncoding) -> Tensor:
         """Features ``(inputs, draws, D)``: one view of every input is encoded after another."""
-        grouped: Tensor = encoding.features(self._examples)[:, 0].unflatten(0, (self.draws, -1))
+        grouped: Tensor = encoding.features(self.examples)[:, 0].unflatten(0, (self.draws, -1))
         return grouped.transpose(0, 1)
 
     def few(self, encoding: BatchedEncoding, number: int) -> Any:
         """Some of them as the encoder is given them."""
-        return encoding.few(self._examples, number)
+        return encoding.few(self.examples, number)
 
     @property
-    def _examples(self) -> Examples:
+    def examples(self) -> Examples:
+        """All of them, as they are encoded."""
         blocks = [Block(draw * self.num_inputs, 0, 0, draw, self.num_inputs) for draw in range(self.draws)]
         return Examples(blocks, self.draws * self.num_inputs, 1, self.write)
 
