@@ -118,7 +118,9 @@ class ViewCollection:
         """
         if not isinstance(state, Mapping):
             raise ValueError(f"its 'views' must be a mapping, got a {type(state).__name__}")
-        views = [[Arguments(tuple(args), dict(kwargs)) for args, kwargs in view] for view in state["views"]]
+        views = [
+            [Arguments(tuple(args), dict(kwargs), *whole) for args, kwargs, *whole in view] for view in state["views"]
+        ]
         self._reason = str(state["reason"])
         self._keep(ReadViews(views, int(state["examples"]), str(state["random_in"])), state["kind"])
 
@@ -148,7 +150,7 @@ class ViewCollection:
         self._write(read, kind)
 
     def _write(self, read: ReadViews, kind: str) -> None:
-        parts = [[(chunk.args, chunk.kwargs) for chunk in view] for view in read.views]
+        parts = [[(chunk.args, chunk.kwargs, chunk.whole) for chunk in view] for view in read.views]
         size = sum(tensor.nbytes for tensor in tensors_in(parts))
         if is_plain(parts) and (size <= KEPT_BYTES or kind == "pairs"):
             self._kept = {
