@@ -89,6 +89,7 @@ class Rehearsal:
             part,
             batch_size,
             self.call.count,
+            interact,
         )
 
     def _repeated(self, random_state: Tensor | None) -> list[Tensor]:
