@@ -61,7 +61,7 @@ class Hook:
         return spec
 
 
-@dataclass
+@dataclass(eq=False)
 class Only:
     """A pytest plugin: some of the tests, in a given order."""
 
@@ -100,11 +100,13 @@ def without_fault(path: Path, tests: Sequence[Path]) -> Reached:
 
         def work() -> int:
             reached = Reached(str(path))
-            pytest_run(tests, reached)
+            code = pytest_run(tests, reached)
             Path(kept.name).write_bytes(pickle.dumps(reached))
-            return 0
+            return code
 
-        os.waitpid(in_fork(work), 0)
+        code = os.waitstatus_to_exitcode(os.waitpid(in_fork(work), 0)[1])
+        if code not in (0, 1):
+            raise RuntimeError(f"pytest ended with {code} on {', '.join(map(str, tests))}")
         reached: Reached = pickle.loads(Path(kept.name).read_bytes())
         return reached
 

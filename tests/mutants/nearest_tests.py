@@ -55,7 +55,7 @@ def nearest_tests(path: Path, distance: int) -> list[Path]:
     return [path, *sorted(chosen, key=lambda one: (one != mirror, tests[one], one))]
 
 
-@dataclass
+@dataclass(eq=False)  # pytest keeps plugins in sets
 class Reached:
     """A pytest plugin: how long each test takes, and which lines of a file it runs."""
 
