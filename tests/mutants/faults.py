@@ -51,7 +51,8 @@ def mutants(tree: ast.Module) -> Iterator[Mutant]:
             if name in ("annotation", "returns"):
                 continue
             for child in value if isinstance(value, list) else [value]:
-                if isinstance(child, ast.AST) and not isinstance(child, ast.JoinedStr):
+                guard = isinstance(child, ast.keyword) and child.arg == "strict"  # of a zip, against faults elsewhere
+                if isinstance(child, ast.AST) and not isinstance(child, ast.JoinedStr) and not guard:
                     # defaults and decorators of a function are evaluated where it is defined
                     yield from visit(child, lines, in_function or (inside and name == "body"))
 

@@ -5,13 +5,14 @@ import sys
 from tests.mutants.faults import mutants
 from tests.mutants.nearest_tests import PACKAGE, ROOT, nearest_tests
 
+ZIP = "zip(x, strict=True)"
 SOURCE = '''
 LIMIT = 3
 
 def reached(x: int | None, y=0.5):
     """Whether 1 < 2."""
     if x:
-        return x <= LIMIT and not y - 1 == 2.0
+        return x <= LIMIT and not y - 1 == 2.0 and zip(x, strict=True)
     raise ValueError(f"got {x + 1}")
 '''
 
@@ -21,7 +22,8 @@ def test_one_fault_is_planted_at_a_time():
     found = list(mutants(tree))
     assert [(one.before, one.after) for one in found] == [
         ("3", "4"), ("0.5", "1.0"), ("if x:", "if not x:"),
-        ("x <= LIMIT and (not y - 1 == 2.0)", "x <= LIMIT or not y - 1 == 2.0"), ("x <= LIMIT", "x < LIMIT"),
+        (f"x <= LIMIT and (not y - 1 == 2.0) and {ZIP}", f"x <= LIMIT or not y - 1 == 2.0 or {ZIP}"),
+        ("x <= LIMIT", "x < LIMIT"),
         ("y - 1 == 2.0", "y - 1 != 2.0"), ("y - 1", "y + 1"), ("1", "2"), ("2.0", "4.0"),
     ]  # fmt: skip
     assert [one.in_function for one in found] == [False, False, *[True] * 7]
