@@ -253,7 +253,7 @@ class Probe:
         self, layers: LayerReader, encoding: BatchedEncoding, source: ViewedInputs | LabelledInputs
     ) -> None:
         """Choose the layers; where nobody has named them, go on without if that fails, or if there are none."""
-        few = source.few(encoding, FEW)
+        few = source.few(encoding, self._fixed_size or FEW)
         try:
             size = num_examples(few)
             if size is None:

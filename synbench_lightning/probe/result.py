@@ -143,7 +143,12 @@ class ProbeResult:
 
     @property
     def best_layer(self) -> BestLayer | None:
-        """The layer to read, among those as wide as the encoder's output; ``None`` where there is no other."""
+        """The layer to read, among those as wide as the encoder's output; ``None`` where there is no other.
+
+        ``None`` with noise in the place of views, too: early layers, which keep everything, have most of that.
+        """
+        if self.layer_key == "information" and self.information_kind == "noise":
+            return None
         return best_layer(self.layers, self.layer_key)
 
     def compares(self, other: ProbeResult) -> bool:
