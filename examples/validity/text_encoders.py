@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+from reviews import PAD, Mixer
 from torch import Tensor, nn
 
-from reviews import PAD, Mixer
 from validity.encoders import DIM, Block
 from validity.texts import TOKENS, WORDS
 

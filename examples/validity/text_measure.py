@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -90,9 +91,7 @@ class Measurement:
         return found
 
     @torch.no_grad()
-    def _measured(
-        self, encoder: TextEncoder, first: Tensor
-    ) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
+    def _measured(self, encoder: TextEncoder, first: Tensor) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
         """Predictors and accuracies for each way of pooling."""
 
         def features(given: Tensor, training: bool = False) -> Tensor:
@@ -114,7 +113,7 @@ class Measurement:
         of_texts = [features(texts.beginnings()) for texts in self.corpus[1:]]
         for place, _ in enumerate(_poolings(encoder)):
             found = {
-                f"{task}, {scale}": float(self.families[task].scores(lambda _, of=of: of[place], [0.0]).mean())
+                f"{task}, {scale}": float(self.families[task].scores(partial(_given, of[place]), [0.0]).mean())
                 for (task, scale), of in gaussian.items()
             }
             for name, of in of_views.items():
@@ -157,6 +156,10 @@ def of_tokens(seed: int) -> Shift:
     direction = torch.randn(DIM, generator=torch.Generator().manual_seed(seed))
     direction = (direction - direction.mean()).expand(TOKENS, DIM)
     return Shift(direction / direction.norm(), torch.zeros(TOKENS, DIM), 1.0)
+
+
+def _given(features: Tensor, _: Tensor) -> Tensor:
+    return features
 
 
 def _poolings(encoder: TextEncoder) -> tuple[str, ...]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
+from reviews import MASK
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from reviews import MASK
 from validity.encoders import DIM
 from validity.text_encoders import TextEncoder
-from validity.texts import WORDS, Corpus
+from validity.texts import WORDS, Corpus, Texts
 
 BATCH = 32
 
@@ -31,7 +31,7 @@ class Objective(nn.Module):
         """Token ids ``(BATCH, TOKENS)``: a random window of each document, as in most pretraining on text."""
         return self._chosen().windows()
 
-    def _chosen(self):
+    def _chosen(self) -> Texts:
         return self.source.taken(torch.randint(len(self.source.ids), (BATCH,)))
 
     def loss(self, encoder: TextEncoder, batch: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class _LanguageModel(Objective):
 
 
 class Bag(_LanguageModel):
-    """The words of one half of a window, told from the mean of the other half (CBOW)."""
+    """The words of one half of a window, predicted from the mean of the other half (CBOW)."""
 
     encoder = "bag"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from reviews import MASK
 from torch import Tensor
 
-from reviews import MASK
 from validity.texts import TOKENS, Texts, windows
 
 INPUTS, DRAWS = 128, 8
@@ -43,29 +43,35 @@ def deleted(texts: Texts, rate: float) -> Tensor:
     """Some words left out, as many of each text."""
     ids = texts.beginnings()
     kept = torch.rand(ids.shape).argsort(1)[:, : round((1 - rate) * TOKENS)].sort(1).values
-    return ids.gather(1, kept)
+    found: Tensor = ids.gather(1, kept)
+    return found
 
 
 def shuffled(texts: Texts) -> Tensor:
     ids = texts.beginnings()
-    return ids.gather(1, torch.rand(ids.shape).argsort(1))
+    found: Tensor = ids.gather(1, torch.rand(ids.shape).argsort(1))
+    return found
 
 
 def parts(texts: Texts, number: int) -> Tensor:
     """``(N, number, TOKENS // number)``: one after another."""
-    return texts.beginnings().unflatten(1, (number, -1))
+    found: Tensor = texts.beginnings().unflatten(1, (number, -1))
+    return found
 
 
 def random_halves(texts: Texts) -> Tensor:
     """Every word is in one of the two, in its order."""
     ids = texts.beginnings()
-    dealt = torch.rand(ids.shape).argsort(1).unflatten(1, (2, -1)).sort(2).values
-    return ids[:, None].expand(-1, 2, -1).gather(2, dealt)
+    positions = torch.rand(ids.shape).argsort(1).unflatten(1, (2, -1)).sort(2).values
+    found: Tensor = ids[:, None].expand(-1, 2, -1).gather(2, positions)
+    return found
 
 
 def next_windows(texts: Texts) -> Tensor:
     """The first words of a document and those after them, of documents that are long enough."""
-    return texts.ids[texts.lengths >= 2 * TOKENS, : 2 * TOKENS].unflatten(1, (2, TOKENS))
+    long: Tensor = texts.ids[texts.lengths >= 2 * TOKENS, : 2 * TOKENS]
+    found: Tensor = long.unflatten(1, (2, TOKENS))
+    return found
 
 
 RANDOM: dict[str, Callable[[Texts], Tensor]] = {

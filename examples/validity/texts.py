@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-
 from reviews import PAD, Vocabulary, by_source, packaged, read, split
+from torch import Tensor
 
 TOKENS, LONGEST = 20, 128
 """Words that an encoder reads at once, and that are kept of a document."""

@@ -11,15 +11,17 @@ from torch import Tensor
 from synbench_lightning.probe.chunked_views import ChunkedViews
 from synbench_lightning.probe.view_sampling import INPUT_FORWARDS, check_enough
 from synbench_lightning.runtime.encoder_call import token_mask
-from synbench_lightning.runtime.input_leaf import input_leaf, num_examples
-from synbench_lightning.runtime.structures import at, leaves, mapped, replaced, taken
+from synbench_lightning.runtime.input_leaf import input_leaf
+from synbench_lightning.runtime.structures import Arguments, at, leaves, mapped, replaced, taken
 
 FEWEST_TOKENS = 8
 """Shorter rows of integers are not halved: they may be categories as well as texts."""
+PADDED = 0.05
+"""Where no mask says what is padding: fraction of texts that have a run of one token at their end."""
 
 
 def viewed_texts(chunks: Sequence[Any]) -> ChunkedViews:
-    """The first 1,024 texts in two views each, see :func:`text_halves`.
+    """The first 1,024 texts of at least 8 tokens in two views each, see :func:`text_halves`.
 
     Args:
         chunks: batches of texts: token ids ``(N, T)``, or structures with them.
@@ -27,12 +29,13 @@ def viewed_texts(chunks: Sequence[Any]) -> ChunkedViews:
     Raises:
         ValueError: for a structure without token ids, or fewer than 32 texts.
     """
-    halves, left = [], INPUT_FORWARDS // 2
+    halves, left = list[tuple[Any, Any]](), INPUT_FORWARDS // 2
     for chunk in chunks:
-        if left > 0 and (rows := num_examples(chunk)):
-            kept = taken(chunk, torch.arange(min(rows, left)), rows)
-            halves.append(text_halves(mapped(kept, lambda leaf: leaf.detach().cpu())))
-            left -= rows
+        counting = _Tokens(chunk).counting
+        rows = (counting.sum(1) >= FEWEST_TOKENS).nonzero()[:left, 0]
+        if len(rows):
+            halves.append(text_halves(mapped(taken(chunk, rows, len(counting)), lambda leaf: leaf.detach().cpu())))
+            left -= len(rows)
     check_enough("inputs", INPUT_FORWARDS // 2 - left)
     return ChunkedViews("pairs", list(zip(*halves, strict=True)))
 
@@ -51,7 +54,8 @@ def text_halves(batch: Any) -> tuple[Any, Any]:
     improves. That about halves follows a linear probe's accuracy; see ``examples/text_study.py``.
 
     A first token that all texts share (of the class, of the beginning) begins both halves, and a last one ends both.
-    Where a mask says which tokens count, these are halved, and padding stays on its side. Rows become about half as
+    Where a mask says which tokens count, these are halved, and padding stays on its side; without a mask, what several
+    texts end with (or begin with) again and again is padding. Rows become about half as
     long. Of an odd number of tokens the middle one is in neither half.
 
     Args:
@@ -69,49 +73,69 @@ def text_halves(batch: Any) -> tuple[Any, Any]:
         >>> second["input_ids"].tolist()
         [[4, 5, 6, 7], [14, 15, 16, 17]]
     """
-    if not is_text(batch):
-        raise ValueError(f"Halves of texts need token ids (N, T) of at least {FEWEST_TOKENS} tokens.")
-    leaf = input_leaf(batch)
-    assert leaf is not None
-    ids = at(batch, leaf.path)
-    aligned = [(path, one) for path, one in leaves(batch, within_objects=False) if one.shape == ids.shape]
-    masks = {path: mask for path, one in aligned if path and (mask := token_mask({path[-1]: one})) is not None}
-    counting = next(iter(masks.values()), torch.ones_like(ids).bool())
-    ends = _shared_ends(ids, counting)
-    between = counting & ~ends
+    tokens = _Tokens(batch)
+    ends = tokens.shared_ends()
+    between = tokens.counting & ~ends
     number, place = between.sum(1, keepdim=True), between.cumsum(1) - 1
     size = number // 2
-    halves = place < size, place >= number - size
-    found = []
-    for half in halves:
-        kept, view = ends | (between & half), batch
-        for path, one in aligned:
-            view = replaced(view, path, _only(one, kept, counting, is_mask=path in masks))
-        found.append(view)
-    return found[0], found[1]
+    first, second = (tokens.only(ends | (between & half)) for half in (place < size, place >= number - size))
+    return first, second
 
 
-def _only(values: Tensor, kept: Tensor, counting: Tensor, is_mask: bool) -> Tensor:
-    """The values ``(N, T)`` of the tokens that are kept, in rows as long as the longest needs to be."""
-    lengths, on_the_left = kept.sum(1, keepdim=True), not bool(counting[:, 0].all())
-    order = (kept if on_the_left else ~kept).long().argsort(dim=1, stable=True)
-    width = int(lengths.max())
-    order = order[:, -width:] if on_the_left else order[:, :width]
-    slot = torch.arange(width, device=kept.device)
-    filled = slot >= width - lengths if on_the_left else slot < lengths
-    found, padding = values.gather(1, order), values[~counting]
-    if len(padding):
-        return torch.where(filled, found, padding[0])
-    return torch.where(filled, found, (values[0, 0] == 0).to(values.dtype)) if is_mask else found
+class _Tokens:
+    """A structure with token ids, and which of them count: ``counting``, ``(N, T)``."""
+
+    def __init__(self, batch: Any) -> None:
+        if not is_text(batch):
+            raise ValueError(f"Halves of texts need token ids (N, T) of at least {FEWEST_TOKENS} tokens.")
+        leaf = input_leaf(batch)
+        assert leaf is not None
+        self.batch, self.ids = batch, at(batch, leaf.path)
+        self.aligned = [(path, one) for path, one in leaves(batch, within_objects=False) if one.shape == self.ids.shape]
+        self.masks = {
+            path: mask
+            for path, one in self.aligned
+            if path and (mask := token_mask(Arguments(kwargs={path[-1]: one}))) is not None
+        }
+        self.counting = next(iter(self.masks.values()), _not_padding(self.ids))
+
+    def only(self, kept: Tensor) -> Any:
+        """The structure with those tokens ``(N, T)`` alone, in rows as long as the longest needs to be."""
+        lengths, on_the_left = kept.sum(1, keepdim=True), not bool(self.counting[:, 0].all())
+        order = (kept if on_the_left else ~kept).long().argsort(dim=1, stable=True)
+        width = int(lengths.max())
+        order = order[:, -width:] if on_the_left else order[:, :width]
+        slot = torch.arange(width, device=kept.device)
+        filled = slot >= width - lengths if on_the_left else slot < lengths
+        batch = self.batch
+        for path, one in self.aligned:
+            view, padding = one.gather(1, order), one[~self.counting]
+            if len(padding):
+                view = torch.where(filled, view, padding[0])
+            elif path in self.masks:
+                view = torch.where(filled, view, (one[0, 0] == 0).to(one.dtype))
+            batch = replaced(batch, path, view)
+        return batch
+
+    def shared_ends(self) -> Tensor:
+        """Where ``(N, T)`` the first and the last token of the texts are, if all have the same there."""
+        found = torch.zeros_like(self.counting)
+        first = self.counting.long().argmax(1, keepdim=True)
+        last = self.ids.shape[1] - 1 - self.counting.flip(1).long().argmax(1, keepdim=True)
+        for place in (first, last):
+            tokens = self.ids.gather(1, place)
+            if len(self.ids) > 1 and bool((tokens == tokens[0]).all()):
+                found.scatter_(1, place, value=True)
+        return found
 
 
-def _shared_ends(ids: Tensor, counting: Tensor) -> Tensor:
-    """Where ``(N, T)`` the first and the last token of the texts are, if all have the same there."""
-    found = torch.zeros_like(counting)
-    first = counting.long().argmax(1, keepdim=True)
-    last = ids.shape[1] - 1 - counting.flip(1).long().argmax(1, keepdim=True)
-    for place in (first, last):
-        tokens = ids.gather(1, place)
-        if len(ids) > 1 and bool((tokens == tokens[0]).all()):
-            found.scatter_(1, place, value=True)
-    return found
+def _not_padding(ids: Tensor) -> Tensor:
+    """Without a mask: what is not a run of one token at the end (or at the beginning) of several texts."""
+    for flipped in (False, True):
+        given = ids.flip(1) if flipped else ids
+        run = (given == given[:, -1:]).flip(1).cumprod(1).flip(1).bool()
+        ending = given[run[:, -2], -1]
+        if len(ending) and int((ending == (padding := ending.mode().values)).sum()) >= max(2, PADDED * len(ids)):
+            counting = ~(run & (given[:, -1:] == padding))
+            return counting.flip(1) if flipped else counting
+    return torch.ones_like(ids, dtype=torch.bool)

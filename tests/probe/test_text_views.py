@@ -1,6 +1,5 @@
 """Halves of texts, where nothing is random before the encoder."""
 
-
 import pytest
 import torch
 from torch import nn
@@ -69,6 +68,19 @@ def test_without_a_mask_texts_are_cut_in_the_middle():
     first, second = text_halves(ids)
     assert torch.equal(first, ids[:, :8])
     assert torch.equal(second, ids[:, 9:])
+
+
+@pytest.mark.parametrize("on_the_left", [False, True])
+def test_padding_is_seen_without_a_mask_too(on_the_left):
+    ids, mask = texts((9, 12, 8, 10), on_the_left, special=False)
+    without, with_mask = text_halves(ids), text_halves({"input_ids": ids, "attention_mask": mask})
+    for one, other in zip(without, with_mask, strict=True):
+        assert torch.equal(one, other["input_ids"])
+
+
+def test_texts_of_a_few_tokens_are_skipped():
+    ids, mask = texts((3, *[12] * 40, 5), special=False)
+    assert viewed_texts([{"input_ids": ids, "attention_mask": mask}]).num_inputs == 40
 
 
 def test_a_recurrent_encoder_that_packs_by_the_mask_sees_the_words_of_a_half_alone():
