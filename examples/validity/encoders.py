@@ -108,16 +108,16 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, heads: int = 4) -> None:
+    def __init__(self, heads: int = 4, causal: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.before_attention, self.before_mlp = nn.LayerNorm(DIM), nn.LayerNorm(DIM)
         self.qkv, self.out = nn.Linear(DIM, 3 * DIM), nn.Linear(DIM, DIM)
         self.mlp = nn.Sequential(nn.Linear(DIM, 2 * DIM), nn.GELU(), nn.Linear(2 * DIM, DIM))
 
     def forward(self, tokens: Tensor) -> Tensor:
         q, k, v = self.qkv(self.before_attention(tokens)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal).transpose(1, 2).flatten(2)
         tokens = tokens + self.out(mixed)
         result: Tensor = tokens + self.mlp(self.before_mlp(tokens))
         return result

@@ -14,6 +14,7 @@ from synbench_lightning.probe.batched_encoding import BatchedEncoding
 from synbench_lightning.probe.chunked_views import ChunkedViews, drawn_chunks, given_chunks
 from synbench_lightning.probe.proxy_samples import Block, Examples, in_blocks
 from synbench_lightning.probe.tasks import NOISE_BLOCK, noise_block
+from synbench_lightning.probe.text_views import is_text, viewed_texts
 from synbench_lightning.probe.view_sampling import (
     FEWEST_INPUTS,
     INPUT_FORWARDS,
@@ -64,7 +65,7 @@ def viewed_inputs(
         inputs: what this has returned; or ``(N, *input_shape)``, at least 32, of which the first 128 are encoded with
             noise, or in ``views`` where that is given; or ``(N, V, *input_shape)``, V views of each, as many as 2,048
             forwards allow. Or integers of these shapes, or a structure of tensors with N rows each, or a list of
-            batches of another kind.
+            batches of another kind; token ids without ``views`` are encoded in halves, see :func:`.text_halves`.
         views: see :data:`Views`.
         input_shape: shape of one input of the encoder; ``None`` where it has none.
         seed: of noise and views.
@@ -91,6 +92,8 @@ def viewed_inputs(
                 "`inputs[:, 0]` with `views`, or leave `views` out."
             )
         return GivenViews(inputs, shape, device) if real else given_chunks(inputs)
+    if views is None and is_text(inputs):
+        return viewed_texts([inputs])
     if not real and not (isinstance(inputs, Tensor) and inputs.ndim == 1):
         return drawn_chunks(inputs, views, seed)
     return (
