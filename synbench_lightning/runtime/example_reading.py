@@ -169,7 +169,7 @@ class TrainingExamples:
         """The first batches of indices of a sampler that is not known, iterated in another process."""
         if not self.in_processes:
             raise UnreadableError(f"which examples a {type(loader.sampler).__name__} takes cannot be found out here")
-        (found,) = self._in_processes(_Indices(loader.batch_sampler or loader.sampler, examples, self.seed), [0])
+        (found,) = self._in_processes(_Indices(_sampler_of(loader), examples, self.seed), [0])
         return found  # type: ignore[no-any-return]
 
     def _in_processes(self, readings: Dataset[Any], order: Iterable[Any]) -> Iterator[Any]:
@@ -309,7 +309,7 @@ class _WorkerStart:
         info = get_worker_info()
         for dataset, start in self.starts:
             assert start is not None
-            vars(info)["dataset"] = dataset  # as it is for the process of a loader
+            object.__setattr__(info, "dataset", dataset)  # as it is for the process of a loader
             start(worker)
 
 
@@ -349,6 +349,10 @@ def _batch_size(loader: DataLoader[Any]) -> int:
     return size if isinstance(size, int) and loader.batch_sampler is not None else 1
 
 
+def _sampler_of(loader: DataLoader[Any]) -> Any:
+    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler  # it may have no length
+
+
 def _different(batches: list[list[Index]], examples: int) -> list[list[Index]]:
     """Batches without indices that were in them before, of about so many examples."""
     seen, found = set[Hashable](), list[list[Index]]()
@@ -370,7 +374,7 @@ def _why_not(loader: DataLoader[Any], spawned: bool) -> str | None:
         return f"{type(loader.dataset).__name__} is a stream"
     if not hasattr(loader.dataset, "__getitem__"):
         return f"{type(loader.dataset).__name__} has no indices"
-    values = (loader.dataset, loader.collate_fn, loader.batch_sampler or loader.sampler)
+    values = (loader.dataset, loader.collate_fn, _sampler_of(loader))
     return trace_of_reading(values, bool(loader.num_workers), spawned)
 
 

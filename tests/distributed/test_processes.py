@@ -10,11 +10,11 @@ import pytest
 import torch
 from lightning.pytorch import seed_everything
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DataLoader
 
 from synbench_lightning import evaluate
-from tests.callbacks.runs import SMALL
-from tests.distributed.worker import HAS_FSDP, Lengths
+from tests.callbacks.runs import SMALL, probing, trainer
+from tests.distributed.worker import HAS_FSDP, Lengths, Noised
 from tests.encoders import Autoencoder
 
 ROOT = Path(__file__).parents[2]
@@ -75,17 +75,15 @@ def test_ddp_shares_the_examples_and_agrees_on_the_result(tmp_path, world):
     assert max(shown) <= 1.1 * min(shown)  # whole blocks of examples
 
 
-def test_ddp_takes_the_inputs_of_the_first_process(tmp_path):
+def test_ddp_has_the_same_views_on_every_process_and_those_of_one_process(tmp_path):
     found, _ = run(tmp_path, inputs=True)
     assert_same_on_every_process(found)
     seed_everything(0)
-    model = Autoencoder()
-    dataset = model.train_dataloader().dataset
-    order = DistributedSampler(dataset, num_replicas=2, rank=0)  # as Lightning shuffles for training
-    of_first = torch.stack([dataset[index][0] for index in order]).half().float()
-    alone = evaluate(model.encoder, (1, 8, 8), tasks="default", plan=SMALL, inputs=of_first, layers="auto")
-    first = found[0]["history"][0]
-    assert first["inputs"] == alone.inputs
+    callback = probing(inputs="auto")
+    model = Noised()
+    trainer(callback, max_steps=1).fit(model, DataLoader(model.train_dataloader().dataset, batch_size=40))
+    first, alone = found[0]["history"][0], callback.history[0]
+    assert (first["inputs"], first["information_kind"]) == (alone.inputs, "views")
     assert first["information"] == pytest.approx(alone.information, rel=1e-5)
     assert [layer["information"] for layer in first["layers"]] == pytest.approx(
         [layer.information for layer in alone.layers], rel=1e-5

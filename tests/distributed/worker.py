@@ -82,6 +82,16 @@ class Skipping(Autoencoder):
             optimizer.step()
 
 
+class Noised(Autoencoder):
+    """Adds noise in its step, from a generator that each process has another one of."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if not hasattr(self, "generator"):
+            self.generator = torch.Generator().manual_seed(self.global_rank)
+        x = batch[0] + 0.3 * torch.randn(batch[0].shape, generator=self.generator)
+        return super().training_step([x], batch_idx)
+
+
 class Lengths(Foreign):
     """Sequences, longer on the second process: what its encoder is given has another shape."""
 
@@ -139,7 +149,7 @@ def train(
         return features
 
     seed_everything(0)
-    kind = Lengths if lengths_differ else Skipping if skipping else Autoencoder
+    kind: Any = Noised if inputs else Lengths if lengths_differ else Skipping if skipping else Autoencoder
     model: Any = Sharded(sharded) if sharded in PARTS else kind()
     strategy: Any = "ddp"
     if sharded in PARTS:
