@@ -108,7 +108,7 @@ def test_where_information_was_measured_it_says_which_checkpoint_is_best(tmp_pat
     best = max(history, key=lambda result: result.information)
     (found,) = runs_in(tmp_path)
     assert (found.monitored, found.best_step) == ("information", best.step)
-    code, out, _ = run(capsys, "history", str(tmp_path), "--figure", "curve.svg")
+    code, out, _ = run(capsys, "history", str(tmp_path), "--figure", "new/folder/curve.svg")
     assert code == 0
     for result in history:
         assert f"{result.information:.2f} ± {result.information_error:.2f}" in out
