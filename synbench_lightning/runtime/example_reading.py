@@ -44,6 +44,9 @@ FIRST = 4
 BATCH_BYTES = 2**29
 """Larger batches are not read."""
 
+MOST_REPEATED = 1000
+"""Batches that a sampler is asked for, where they hold the same examples again."""
+
 Index = Any
 Chunk = list[list[Index]]
 """For each loader the indices of one batch."""
@@ -289,11 +292,9 @@ class _Indices(Dataset[Any]):
     def __getitem__(self, _: int) -> bytes:
         seeder(self.sampler)(self.seed)
         found: list[list[Index]] = []
-        number = 0
         for batch in self.sampler:
             found.append(list(batch) if isinstance(batch, (list, tuple)) else [batch])
-            number += len(found[-1])
-            if number >= self.examples:
+            if sum(map(len, _different(found, self.examples))) >= self.examples or len(found) >= MOST_REPEATED:
                 break
         return pickle.dumps(found)
 

@@ -158,7 +158,7 @@ def train(
         of_lightning = FSDP1OnCPU if accelerator == "cpu" else FSDPStrategy
         strategy = of_lightning(auto_wrap_policy={nn.Linear} if sharded == "fsdp1, layers" else None)
     plan = ProbePlan(forwards=forwards, num_scales=num_scales)
-    through: Any = None if lengths_differ else "encoder" if sharded else encoder
+    through: Any = None if lengths_differ or inputs else "encoder" if sharded else encoder
     callback: Any = probing(
         every=5, encoder=through, on_error=on_error, plan=plan, batch_size=32, inputs="auto" if inputs else None
     )

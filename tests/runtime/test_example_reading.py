@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sqlite3
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -200,7 +201,7 @@ def test_what_other_processes_would_notice_is_not_read(tmp_path):
     path.write_bytes(bytes(64))
     context = multiprocessing.get_context("fork")
     written = np.memmap(path, mode="r+", dtype=np.uint8)
-    with path.open("rb") as file, path.open("r+b") as writable, sqlite3.connect(":memory:") as database:
+    with path.open("rb") as file, path.open("r+b") as writable, closing(sqlite3.connect(":memory:")) as database:
         for dataset, reason, workers in (
             (Holding(context.Value("i")), "shares a counter", 0),
             (Holding([context.Array("i", 4)]), "shares a counter or an array", 0),
@@ -217,7 +218,6 @@ def test_what_other_processes_would_notice_is_not_read(tmp_path):
                 TrainingExamples(DataLoader(dataset, num_workers=workers), 0)
         with pytest.raises(UnreadableError, match="training reads from a int, not from a DataLoader"):
             TrainingExamples([3], 0)
-        database.close()
 
 
 def test_arrays_that_only_this_process_writes_are_read(tmp_path):
