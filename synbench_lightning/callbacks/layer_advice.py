@@ -58,6 +58,11 @@ class LayerAdvice:
                 f"SynBench: of {len(chosen.layers)} layers at {len(compared)} probes, the encoder's output {where} has "
                 f"the highest {chosen.layer_key}: read it as it is."
             )
+        if best.margin_in_errors <= CLEAR:
+            return (
+                f"SynBench: of {len(chosen.layers)} layers at {len(compared)} probes, none {where} can be distinguished "
+                f"from the encoder's output by its {chosen.layer_key}."
+            )
         return (
             f"SynBench: of {len(chosen.layers)} layers at {len(compared)} probes, `{best.layer.name}` {where} has the "
             f"highest {chosen.layer_key}, {_margin(chosen, best)}.{_how(best.layer.name, encoder)}"

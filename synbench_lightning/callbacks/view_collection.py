@@ -11,6 +11,7 @@ from torch import Tensor
 from synbench_lightning.callbacks.reread_views import READ_SECONDS, ReadingPlan, ReadViews, read_views
 from synbench_lightning.callbacks.step_views import StepViews
 from synbench_lightning.probe.chunked_views import ChunkedViews
+from synbench_lightning.probe.text_views import is_text, viewed_texts
 from synbench_lightning.probe.view_sampling import FEWEST_INPUTS
 from synbench_lightning.probe.views import ViewedInputs, viewed_inputs
 from synbench_lightning.runtime.encoder_call import EncoderCall
@@ -161,8 +162,11 @@ class ViewCollection:
             self.sentence = f"it is not measured: {number} examples were found, at least {FEWEST_INPUTS} are needed"
             self.sentence += f" ({self._reason})" if self._reason else ""
             return
+        texts = kind == "noise" and is_text(read.views[0][0])
         try:
-            if kind == "noise":
+            if texts:
+                self.inputs = viewed_texts(read.views[0])
+            elif kind == "noise":
                 self.inputs = self._with_noise(read)
             else:
                 self.inputs = ChunkedViews("views" if kind == "views" else "pairs", read.views)
@@ -175,6 +179,9 @@ class ViewCollection:
         how = f", each read {views} times (random in {read.random_in})"
         if kind == "pairs":
             how = f" in {views} views each, as training gave them to the encoder ({self._reason})"
+        elif texts:
+            assert self.inputs is not None
+            number, how = self.inputs.num_inputs, f" in two halves each, which share no token, since {self._reason}"
         elif kind == "noise":
             how = (
                 f" with white noise, since {self._reason}. Noise approximates nuisance variation; it misleads where "
