@@ -60,8 +60,8 @@ class LayerAdvice:
             )
         if best.margin_in_errors <= CLEAR:
             return (
-                f"SynBench: of {len(chosen.layers)} layers at {len(compared)} probes, none {where} can be distinguished "
-                f"from the encoder's output by its {chosen.layer_key}."
+                f"SynBench: of {len(chosen.layers)} layers at {len(compared)} probes, none {where} can be "
+                f"distinguished from the encoder's output by its {chosen.layer_key}."
             )
         return (
             f"SynBench: of {len(chosen.layers)} layers at {len(compared)} probes, `{best.layer.name}` {where} has the "
