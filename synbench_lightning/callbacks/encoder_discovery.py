@@ -161,7 +161,7 @@ class EncoderDiscovery:
                 if trainer.is_global_zero and rehearsal is not None:
                     readout = None if isinstance(self.named, str) else CallTree(calls, pl_module).readout(own[key])
                     found = rehearsal.encoder_call(readout or Readout())
-                    whole = [f"`{_name(key)}`, for what it returns in the end,"] if found.head or found.part else []
+                    whole = [f"`{_name(key)}` (for all that it returns)"] if found.head or found.part else []
                     self._name_others(whole + [f"`{_name(other)}`" for other in keys[position + 1 :]])
                 return strategy.broadcast(found)
         if tried:

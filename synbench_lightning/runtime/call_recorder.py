@@ -41,7 +41,7 @@ class Call:
         parent: the innermost other call that it was made in.
         shares_input: whether its input is that of its parent; true where it has none but the LightningModule.
         given: whether it was given a tensor of its parent's, as it was.
-        made_by: calls whose outputs its own was made of, without another call in between.
+        made_by: calls whose outputs its first own was made of, without another call in between.
         consumers: calls that were then given what it returned, or what was made of that without another call.
         order: when it began and when it ended, counted in calls.
         random_state: of the CPU when it began.
@@ -206,7 +206,7 @@ class CallRecorder:
         given = parent is None or _same_tensor(arguments, parent[1])
         shares = given or parent is None or parent[0][0] == "" or _same_shape(leaf, parent[2])
         real = [x for x in tensors_in(output) if x.is_floating_point() or x.is_complex()]
-        made_by = frozenset(self._flow.sources(real))
+        made_by = frozenset(self._flow.sources([x for x in real if x.ndim >= 2][:1]))
         self._flow.mark((path, method), real)
         kept = shares or named_like_encoder(path)
         self._calls.append(

@@ -93,9 +93,9 @@ class CallTree:
             assert head is not None
             taken = None if head.input is None else (head.input.rows, *head.input.shape)
             same_shape = call.input is None or owner.input is None or call.input.shape == owner.input.shape
-            return not (same_shape or self._passed_on(call, "given")) or (
-                taken is not None and taken not in call.shapes
-            )
+            if not (same_shape or self._passed_on(call, "given")):
+                return True
+            return head.key not in call.consumers and taken is not None and taken not in call.shapes
         narrowest = min(_narrowest(part) for part in self.parts(owner) if not is_head(part.path) and part.features)
         return _narrowest(call) > narrowest or self._predicts_words(owner)
 

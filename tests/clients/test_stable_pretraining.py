@@ -28,6 +28,17 @@ def _conv() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
+class _AnySize(nn.Module):
+    """Takes what vision transformers are told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = _conv()
+
+    def forward(self, x: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
+        return self.net(x)  # type: ignore[no-any-return]
+
+
 def _mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8))
 
@@ -105,7 +116,7 @@ CLIENTS = [
     ),
     Client(
         "Module, DINO",
-        lambda: (_module(forward.dino, backbone=_wrapped(_conv), projector=_wrapped(_mlp),
+        lambda: (_module(forward.dino, backbone=_wrapped(_AnySize), projector=_wrapped(_mlp),
                          dino_loss=losses.DINOv1Loss()), _views(16, 16, 8)),
         "backbone.forward_student", (3, 16, 16),
     ),

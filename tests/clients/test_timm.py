@@ -20,6 +20,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "convnext_atto": {"dims": (8, 8, 16, 16), "depths": (1, 1, 1, 1)},
 }
 """Each with what makes it small."""
+SUPERVISED = {
+    "vit_tiny_patch16_224": "model before model.head",
+    "resnet18": "model before model.fc",
+    "convnext_atto": "model.forward_features",  # the head is given what it returns
+}
 
 
 class Contrasted(LightningModule):
@@ -66,11 +71,11 @@ def _clients() -> list[Client]:
     found = []
     for name in MODELS:
         of = lambda kind, name=name, **given: (kind(name, **given), batches(images(3, 32, 32)))  # noqa: E731
-        head = "model.fc" if name == "resnet18" else "model.head"
+        part = SUPERVISED[name]
         found += [
             Client(f"{name}, num_classes=0", lambda of=of: of(Contrasted, num_classes=0), "backbone", (3, 32, 32)),
             Client(f"{name}, forward_features", lambda of=of: of(ByMethod), "backbone.forward_features", (3, 32, 32)),
-            Client(f"{name}, supervised", lambda of=of: of(Classified), f"model before {head}", (3, 32, 32)),
+            Client(f"{name}, supervised", lambda of=of: of(Classified), part, (3, 32, 32)),
         ]
     return found
 
