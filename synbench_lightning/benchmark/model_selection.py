@@ -303,8 +303,5 @@ def _others(names: list[str], left_out: Mapping[str, str]) -> list[str]:
 
 def _spread(names: list[str], count: int) -> list[str]:
     """``count`` evenly spaced names, the last included; all of them where there are fewer."""
-    count = min(count, len(names))
-    if count == 0:
-        return []
-    places = torch.linspace(len(names) - 1, 0, count).round().long() if count > 1 else torch.tensor([len(names) - 1])
+    places = torch.linspace(len(names) - 1, 0, min(count, len(names))).round().long()
     return [names[place] for place in sorted(places.tolist())]

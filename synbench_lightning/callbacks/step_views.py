@@ -50,7 +50,7 @@ class StepViews:
         key: Key = (self.call.path, self.call.method)
 
         def see(arguments: Arguments) -> None:
-            self._calls.append(self.call.batch_first(mapped(arguments, kept)))
+            self._calls.append(self.call.kept(mapped(arguments, kept)))
 
         self._stop = watch_calls(pl_module, key, see)
 

@@ -194,7 +194,7 @@ class ViewCollection:
         return viewed_inputs(value, None, leaf.shape, self.seed, self._device)
 
     def _write(self, read: ReadViews, kind: str) -> None:
-        parts = [[(chunk.args, chunk.kwargs) for chunk in view] for view in read.views]
+        parts = [[(chunk.args, chunk.kwargs, chunk.whole) for chunk in view] for view in read.views]
         size = sum(tensor.nbytes for tensor in tensors_in(parts))
         own = {"kind": kind, "examples": read.examples, "random_in": read.random_in, "reason": self._reason}
         if is_plain(parts) and (size <= KEPT_BYTES or kind == "pairs" or read.plan is None):
@@ -204,5 +204,5 @@ class ViewCollection:
 
 
 def _views_of(state: Mapping[str, Any]) -> ReadViews:
-    views = [[Arguments(tuple(args), dict(kwargs)) for args, kwargs in view] for view in state["views"]]
+    views = [[Arguments(tuple(args), dict(kwargs), *whole) for args, kwargs, *whole in view] for view in state["views"]]
     return ReadViews(views, int(state["examples"]), str(state["random_in"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from synbench_lightning.probe.proxy_samples import Block, Examples, as_it_is
 from synbench_lightning.runtime.collectives import Processes, Progress, agreed, gather_rows
 from synbench_lightning.runtime.devices import free_memory, is_memory_error, statistics_device
 from synbench_lightning.runtime.encoder_call import Proxy
-from synbench_lightning.runtime.features import FeatureReader
 from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.structures import described, mapped, moved, taken
 
+Reader = Callable[[Any, int | None, Sequence[int]], Tensor]
+"""From an output, the number of examples and the shape of one to features ``(N, D)``: a :class:`.FeatureReader`."""
 LARGEST = 1e15
 """Features of a size above it, or below one over it, are refused: their squares leave the range of float32."""
 
@@ -59,7 +61,7 @@ class BatchedEncoding:
     def __init__(
         self,
         encoder: Callable[[Tensor], Any],
-        read: FeatureReader,
+        read: Reader,
         input_shape: tuple[int, ...],
         device: torch.device,
         batch_size: int,
@@ -74,9 +76,14 @@ class BatchedEncoding:
         self.processes, self.progress = processes, progress
         self.done, self.total = 0, total // processes.size
 
-    def features(self, examples: Examples) -> Tensor:
-        """Features ``(rows, signs, D)`` of all processes, on each of them, where their statistics are computed."""
-        rows, signs = examples.rows, examples.signs
+    def features(self, examples: Examples, read: Reader | None = None) -> Tensor:
+        """Features ``(rows, signs, D)`` of all processes, on each of them, where their statistics are computed.
+
+        Args:
+            examples: what the encoder is given.
+            read: takes features from what it returns, in place of the reader of the whole pass.
+        """
+        rows, signs, read = examples.rows, examples.signs, read or self.read
 
         def make() -> list[tuple[slice, Tensor]]:
             of_all = partition_blocks(examples.blocks, self.processes.size)
@@ -129,10 +136,14 @@ class BatchedEncoding:
         rows = num_examples(chunk)
         return [chunk] if rows is None else list(_split(chunk, rows, self.batch_size))
 
-    def _encoded_part(self, part: Any) -> Tensor:
+    def _placed(self, part: Any) -> Any:
+        """A part of a chunk on the device, in single precision."""
         waits = self.device.type == "cpu"
         part = mapped(part, lambda leaf: leaf.to(self.device, non_blocking=not waits))
-        part = mapped(moved(part, self.device), lambda leaf: leaf.float() if leaf.dtype == torch.float16 else leaf)
+        return mapped(moved(part, self.device), lambda leaf: leaf.float() if leaf.dtype == torch.float16 else leaf)
+
+    def _encoded_part(self, part: Any) -> Tensor:
+        part = self._placed(part)
         return self._forward(part, None) if num_examples(part) is None else self._encoded(part, as_it_is)
 
     def _checked(self, whole: Tensor) -> Tensor:
@@ -147,6 +158,25 @@ class BatchedEncoding:
                 "a size near 1 (`lambda ...: features * factor`, or a normalisation as the encoder's last layer)."
             )
         return whole.to(statistics_device(whole.device))
+
+    @contextmanager
+    def reading(self, read: Reader) -> Iterator[None]:
+        """Inside, features are taken from outputs by another reader."""
+        own, self.read = self.read, read
+        try:
+            yield
+        finally:
+            self.read = own
+
+    def few(self, examples: Examples, number: int) -> Any:
+        """The first of the examples as the encoder is given them, the same on every process."""
+        return examples.given(next(self._batches(examples.blocks[:1], examples))[:number])
+
+    def few_of(self, chunk: Any, number: int) -> Any:
+        """The first inputs of a chunk as the encoder is given them; all, where they have no example dimension."""
+        rows = num_examples(chunk)
+        part = chunk if rows is None else taken(chunk, torch.arange(min(number, rows)), rows)
+        return self._placed(part)
 
     def _advance(self, examples: int) -> None:
         self.done += examples

@@ -53,6 +53,10 @@ class ChunkedViews:
         grouped: Tensor = found.unflatten(0, (self.draws, -1))
         return grouped.transpose(0, 1)
 
+    def few(self, encoding: BatchedEncoding, number: int) -> Any:
+        """Some of them as the encoder is given them."""
+        return encoding.few_of(self.views[0][0], number)
+
     def _bring_to(self, device: torch.device) -> None:
         """Keep views on the device where it has room for them, else where it copies them from by itself."""
         if device == self._device or device.type == "cpu":

@@ -23,6 +23,7 @@ from synbench_lightning.runtime.encoder_call import Proxy, plain_call
 from synbench_lightning.runtime.features import module_behind
 from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.isolation import isolated
+from synbench_lightning.runtime.layer_reading import LayerReader, LayerSpec, check_layers
 from synbench_lightning.runtime.structures import mapped, moved, taken
 
 
@@ -39,6 +40,7 @@ def evaluate(
     inputs: Any = None,
     views: Views | None = None,
     labels: Labels | None = None,
+    layers: LayerSpec = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
@@ -71,6 +73,8 @@ def evaluate(
             transform of single examples: ``lambda batch: torch.stack([transform(x) for x in batch])``.
         labels: a few labels for :attr:`ProbeResult.readout`: integers ``(N,)``, those of ``inputs``, or a pair
             (x, y) of labelled inputs and their labels; at least 20, of which the first 512 are shown.
+        layers: ``"auto"`` (the stages or blocks of the encoder, at most twelve) or dotted names of its modules: what
+            the same forwards find in each of them goes to :attr:`ProbeResult.layers`. Needs ``inputs`` or ``labels``.
         seed: of noise and views; the same seed shows every encoder the same examples.
         device: where to draw the examples; ``None`` for where the module's parameters are.
         progress: called now and then with the number of examples done and their total.
@@ -100,6 +104,15 @@ def evaluate(
         raise ValueError(
             f"`device` is {chosen}, but the encoder's parameters are on {home}: move it with `.to()` first."
         )
+    reader = None
+    if check_layers(layers) is not None:
+        if module is None:
+            raise ValueError("`layers` needs an encoder that is a module or a method of one, got a function.")
+        if inputs is None and labels is None:
+            raise ValueError(
+                "`layers` needs `inputs`, with `views` where there are any, or `labels` to compare them by."
+            )
+        reader = LayerReader(module, layers)
     dtype = torch.float32 if parameter is None else parameter.dtype
     call = None
     if inputs is not None and input_shape is None:
@@ -113,6 +126,7 @@ def evaluate(
     probe = Probe(
         tasks, plan, input_shape, epsilons=epsilons, thresholds=thresholds, batch_size=batch_size, normalize=normalize,
         inputs=inputs, views=views, labels=labels, seed=seed, device=chosen, module=module, call=call,
+        layers=reader,
     )  # fmt: skip
 
     def forward(x: Any) -> Any:

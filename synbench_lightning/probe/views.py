@@ -14,6 +14,7 @@ from synbench_lightning.probe.batched_encoding import BatchedEncoding
 from synbench_lightning.probe.chunked_views import ChunkedViews, drawn_chunks, given_chunks
 from synbench_lightning.probe.proxy_samples import Block, Examples, in_blocks
 from synbench_lightning.probe.tasks import NOISE_BLOCK, noise_block
+from synbench_lightning.probe.text_views import is_text, viewed_texts
 from synbench_lightning.probe.view_sampling import (
     FEWEST_INPUTS,
     INPUT_FORWARDS,
@@ -50,6 +51,10 @@ class ViewedInputs(Protocol):
         """Features ``(inputs, draws, D)``."""
         ...
 
+    def few(self, encoding: BatchedEncoding, number: int) -> Any:
+        """Some of them as the encoder is given them."""
+        ...
+
 
 def viewed_inputs(
     inputs: Any, views: Views | None, input_shape: Sequence[int] | None, seed: int, device: torch.device
@@ -60,7 +65,7 @@ def viewed_inputs(
         inputs: what this has returned; or ``(N, *input_shape)``, at least 32, of which the first 128 are encoded with
             noise, or in ``views`` where that is given; or ``(N, V, *input_shape)``, V views of each, as many as 2,048
             forwards allow. Or integers of these shapes, or a structure of tensors with N rows each, or a list of
-            batches of another kind.
+            batches of another kind; token ids without ``views`` are encoded in halves, see :func:`.text_halves`.
         views: see :data:`Views`.
         input_shape: shape of one input of the encoder; ``None`` where it has none.
         seed: of noise and views.
@@ -87,6 +92,8 @@ def viewed_inputs(
                 "`inputs[:, 0]` with `views`, or leave `views` out."
             )
         return GivenViews(inputs, shape, device) if real else given_chunks(inputs)
+    if views is None and is_text(inputs):
+        return viewed_texts([inputs])
     if not real and not (isinstance(inputs, Tensor) and inputs.ndim == 1):
         return drawn_chunks(inputs, views, seed)
     return (
@@ -105,10 +112,18 @@ class _InputByInput(ABC):
 
     def features(self, encoding: BatchedEncoding) -> Tensor:
         """Features ``(inputs, draws, D)``: those of one input are encoded after those of another."""
-        rows = self.num_inputs * self.draws
-        found = encoding.features(Examples(in_blocks(rows), rows, 1, self.write))[:, 0]
-        grouped: Tensor = found.unflatten(0, (-1, self.draws))
+        grouped: Tensor = encoding.features(self.examples)[:, 0].unflatten(0, (-1, self.draws))
         return grouped
+
+    def few(self, encoding: BatchedEncoding, number: int) -> Any:
+        """Some of them as the encoder is given them."""
+        return encoding.few(self.examples, number)
+
+    @property
+    def examples(self) -> Examples:
+        """All of them, as they are encoded."""
+        rows = self.num_inputs * self.draws
+        return Examples(in_blocks(rows), rows, 1, self.write)
 
     @abstractmethod
     def write(self, block: Block, out: Tensor) -> None:
@@ -168,10 +183,18 @@ class SampledViews:
 
     def features(self, encoding: BatchedEncoding) -> Tensor:
         """Features ``(inputs, draws, D)``: one view of every input is encoded after another."""
-        blocks = [Block(draw * self.num_inputs, 0, 0, draw, self.num_inputs) for draw in range(self.draws)]
-        found = encoding.features(Examples(blocks, self.draws * self.num_inputs, 1, self.write))[:, 0]
-        grouped: Tensor = found.unflatten(0, (self.draws, -1))
+        grouped: Tensor = encoding.features(self.examples)[:, 0].unflatten(0, (self.draws, -1))
         return grouped.transpose(0, 1)
+
+    def few(self, encoding: BatchedEncoding, number: int) -> Any:
+        """Some of them as the encoder is given them."""
+        return encoding.few(self.examples, number)
+
+    @property
+    def examples(self) -> Examples:
+        """All of them, as they are encoded."""
+        blocks = [Block(draw * self.num_inputs, 0, 0, draw, self.num_inputs) for draw in range(self.draws)]
+        return Examples(blocks, self.draws * self.num_inputs, 1, self.write)
 
     def write(self, block: Block, out: Tensor) -> None:
         """Write the draw that is the block into ``(inputs, *input_shape)``."""

@@ -89,6 +89,7 @@ class Rehearsal:
             part,
             batch_size,
             self.call.count,
+            interact,
         )
 
     def _repeated(self, random_state: Tensor | None) -> list[Tensor]:
@@ -142,7 +143,7 @@ class Rehearsal:
         """What some parts return in a call."""
         found: dict[str, list[Tensor]] = {}
 
-        def see(path: str, _: nn.Module, args: Any, output: Any) -> None:
+        def see(path: str, _: nn.Module, _args: Any, output: Any) -> None:
             found[path] = [x for x in tensors_in(output) if x.is_floating_point()]
 
         handles = [self.module.get_submodule(part).register_forward_hook(partial(see, part)) for part in parts]

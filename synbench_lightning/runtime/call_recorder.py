@@ -41,6 +41,7 @@ class Call:
         parent: the innermost other call that it was made in.
         shares_input: whether its input is that of its parent; true where it has none but the LightningModule.
         given: whether it was given a tensor of its parent's, as it was.
+        made_by: calls whose outputs its own was made of, without another call in between.
         consumers: calls that were then given what it returned, or what was made of that without another call.
         order: when it began and when it ended, counted in calls.
         random_state: of the CPU when it began.
@@ -58,6 +59,7 @@ class Call:
     parent: Key | None = None
     shares_input: bool = True
     given: bool = True
+    made_by: frozenset[Key] = frozenset()
     consumers: frozenset[Key] = frozenset()
     order: tuple[int, int] = (0, 0)
     random_state: Tensor | None = field(default=None, repr=False)
@@ -204,6 +206,7 @@ class CallRecorder:
         given = parent is None or _same_tensor(arguments, parent[1])
         shares = given or parent is None or parent[0][0] == "" or _same_shape(leaf, parent[2])
         real = [x for x in tensors_in(output) if x.is_floating_point() or x.is_complex()]
+        made_by = frozenset(self._flow.sources(real))
         self._flow.mark((path, method), real)
         kept = shares or named_like_encoder(path)
         self._calls.append(
@@ -216,6 +219,7 @@ class CallRecorder:
                 parent=None if parent is None else parent[0],
                 shares_input=shares,
                 given=given,
+                made_by=made_by,
                 order=(begun, self._count),
                 random_state=state if kept else None,
                 versions=_versions(module, arguments) if kept else (),

@@ -58,7 +58,7 @@ class CallTree:
         if self._predicts_words(call):
             found = [part for part in reversed(parts) if not self._predicts_words(part, of=call)]
         elif self._reconstructs(call):
-            found = sorted(reversed(parts), key=_narrowest)
+            found = sorted(parts, key=lambda part: (_narrowest(part), -part.order[1]))
         else:
             return None
         return Readout(parts=tuple(part.path.removeprefix(prefix) for part in found)) if found else None
@@ -69,12 +69,15 @@ class CallTree:
         A part without such a name is one where it is a linear layer that makes fewer numbers of the features, and
         nothing but the loss is given them.
         """
-        parts = [part for part in self.parts(call) if _parameters(self.root, part.path)]
+        prefix = f"{call.path}." if call.path else ""
+        parts = [part for part in self.parts(call) if self._has_matrix(part)]
         last = max(parts, key=lambda part: part.order[1], default=None)
-        if last is None:
-            return None
-        inside = last.path.removeprefix(f"{call.path}." if call.path else "")
-        return last if is_head(inside) or self._classifies(call, last) else None
+        if last is not None and (is_head(last.path.removeprefix(prefix)) or self._classifies(call, last)):
+            return last
+        makers = [self.calls[key] for key in call.made_by if key in self.calls and self.calls[key].path != call.path]
+        makers = [maker for maker in makers if maker.path.startswith(prefix) and self._has_matrix(maker)]
+        heads = [maker for maker in makers if is_head(maker.path.removeprefix(prefix))]
+        return min(heads, key=lambda maker: maker.order[0], default=None)
 
     def is_stage(self, call: Call) -> bool:
         """Whether a part is one stage of a pipeline whose later stages make the representation."""
@@ -89,12 +92,16 @@ class CallTree:
             head = self.head(owner)
             assert head is not None
             taken = None if head.input is None else (head.input.rows, *head.input.shape)
-            from_the_start = call.given or call.input is None or owner.input is None or (
-                call.input.shape == owner.input.shape
-            )  # fmt: skip
-            return not from_the_start or (taken is not None and taken not in call.shapes)
+            same_shape = call.input is None or owner.input is None or call.input.shape == owner.input.shape
+            return not (same_shape or self._passed_on(call, "given")) or (
+                taken is not None and taken not in call.shapes
+            )
         narrowest = min(_narrowest(part) for part in self.parts(owner) if not is_head(part.path) and part.features)
         return _narrowest(call) > narrowest or self._predicts_words(owner)
+
+    def shares_input(self, call: Call) -> bool:
+        """Whether the input is that of the module's call that a part was called in."""
+        return self._passed_on(call, "shares_input")
 
     def owners(self, call: Call) -> list[Call]:
         """The calls of modules, from the inside out, in which a call was made, but for those of the root."""
@@ -121,6 +128,20 @@ class CallTree:
             if call is wanted:
                 break
         return found
+
+    def _passed_on(self, call: Call, how: str) -> bool:
+        """Whether an input is handed down to a call, through other methods of the module that it is a part of."""
+        owner = self._owner(call)
+        while owner is not None and call is not owner:
+            if not getattr(call, how):
+                return False
+            assert call.parent is not None
+            call = self.calls[call.parent]
+        return owner is not None or getattr(call, how)
+
+    def _has_matrix(self, call: Call) -> bool:
+        """Whether weights are more than those of a normalization."""
+        return any(parameter.ndim > 1 for parameter in self._module(call).parameters())
 
     def _represents(self, call: Call) -> bool:
         if not call.features or call.returns_loss or self.head(call) is not None:

@@ -30,7 +30,7 @@ class DataFlow:
         """These tensors are what a call has returned; it may be one of several that did."""
         for tensor in outputs:
             if tensor.grad_fn is not None:
-                tensor.grad_fn.metadata.setdefault((KEY, id(self)), set()).add(key)
+                _metadata(tensor.grad_fn).setdefault((KEY, id(self)), set()).add(key)
 
     def sources(self, tensors: Iterable[Tensor]) -> set[Any]:
         """The calls whose outputs these tensors were made of, without another call in between."""
@@ -40,8 +40,13 @@ class DataFlow:
         while ahead and seen < MOST_NODES:
             node = ahead.pop(0)
             seen += 1
-            if (keys := node.metadata.get((KEY, id(self)))) is not None:
+            if (keys := _metadata(node).get((KEY, id(self)))) is not None:
                 found |= keys
             else:
                 ahead += [before for before, _ in node.next_functions if before is not None]
         return found
+
+
+def _metadata(node: Any) -> dict[Any, Any]:
+    found: dict[Any, Any] = node.metadata
+    return found

@@ -74,6 +74,7 @@ class EncoderCall:
         part: path, in the encoder's module, of a part; the features are what it returns.
         batch_size: where the encoder takes batches of one size only.
         calls: how often a step calls it.
+        whole: whether the examples of a batch cannot be taken apart.
     """
 
     path: str
@@ -87,6 +88,7 @@ class EncoderCall:
     part: str = ""
     batch_size: int | None = None
     calls: int = 1
+    whole: bool = False
 
     @property
     def name(self) -> str:
@@ -110,17 +112,21 @@ class EncoderCall:
         arguments = self._as_called(x) if isinstance(x, Arguments) else self.bound(x)
         return self._output(function, module, arguments)
 
-    def batch_first(self, arguments: Arguments) -> Arguments:
-        """Arguments of training with the input ``(N, ...)``, as a probe keeps them."""
+    def kept(self, arguments: Arguments) -> Arguments:
+        """Arguments of training as a probe keeps them: with the input ``(N, ...)``."""
+        if self.whole:
+            return Arguments(arguments.args, arguments.kwargs, whole=True)
         if self.input is None or not self.input.axis:
             return arguments
-        return replaced(arguments, self.input.path, at(arguments, self.input.path).movedim(self.input.axis, 0))
+        value: Tensor = at(arguments, self.input.path)
+        return _with(arguments, self.input.path, value.movedim(self.input.axis, 0))
 
     def _as_called(self, arguments: Arguments) -> Arguments:
         """The reverse: the input as the encoder takes it."""
         if self.input is None or not self.input.axis:
             return arguments
-        return replaced(arguments, self.input.path, at(arguments, self.input.path).movedim(0, self.input.axis))
+        value: Tensor = at(arguments, self.input.path)
+        return _with(arguments, self.input.path, value.movedim(0, self.input.axis))
 
     def bound(self, x: Any) -> Arguments:
         """All arguments for an input. What the call can do without is left to its default."""
@@ -173,7 +179,7 @@ class EncoderCall:
         leaf = None if self.input is None else {**asdict(self.input), "dtype": str(self.input.dtype)[len("torch.") :]}
         own = {
             name: getattr(self, name)
-            for name in ("path", "method", "per_example", "defaults", "head", "part", "batch_size", "calls")
+            for name in ("path", "method", "per_example", "defaults", "head", "part", "batch_size", "calls", "whole")
         }
         placement = None if self.placement is None else asdict(self.placement)
         return {
@@ -205,6 +211,11 @@ class EncoderCall:
             return cls(**values, input=leaf, placement=placement, arguments=arguments)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"its 'call' cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _with(arguments: Arguments, path: Path, leaf: Any) -> Arguments:
+    found: Arguments = replaced(arguments, path, leaf)
+    return found
 
 
 def examples_first(output: Any, rows: int) -> Any:

@@ -62,7 +62,7 @@ def _may_be_encoder(call: Call, tree: CallTree) -> bool:
     if "." not in call.path or named_like_encoder(call.path):
         return True
     layer = not any(True for _ in tree.root.get_submodule(call.path).children())
-    return call.shares_input and not layer and all(not tree.represents(owner) for owner in tree.owners(call))
+    return tree.shares_input(call) and not layer and all(not tree.represents(owner) for owner in tree.owners(call))
 
 
 def _kind(call: Call, tree: CallTree) -> float:
@@ -82,4 +82,4 @@ def _kind(call: Call, tree: CallTree) -> float:
         return 4
     if named:
         return 0
-    return 1 if "." not in call.path or call.shares_input else 6
+    return 1 if "." not in call.path or tree.shares_input(call) else 6

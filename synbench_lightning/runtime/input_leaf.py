@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synbench_lightning.runtime.structures import Path, at, is_ragged, leaves
+from synbench_lightning.runtime.structures import Arguments, Path, at, is_ragged, leaves
 
 MASK_NAMES = ("mask", "masks", "attention_mask", "padding", "valid")
 """Arguments whose name ends like that are no inputs."""
@@ -62,6 +62,8 @@ def input_leaf(arguments: Any) -> InputLeaf | None:
         >>> leaf.path, leaf.shape
         (('kwargs', 'input_ids'), (16,))
     """
+    if isinstance(arguments, Arguments) and arguments.whole:
+        return None
     found = [(path, leaf) for path, leaf in leaves(arguments, within_objects=False) if _may_be_input(path, leaf)]
     integers = [leaf for _, leaf in found if not _is_real(leaf)]
     real = [(path, leaf) for path, leaf in found if _is_real(leaf) and not _is_mask_of(leaf, integers)]

@@ -136,12 +136,17 @@ class ModuleSnapshot:
 
     def _note_container(self, path: str, value: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict):
-            items = dict(value)
+            # By the methods of the built-in kind: a subclass may load or make what it does not hold yet.
+            order = OrderedDict.__iter__(value) if isinstance(value, OrderedDict) else dict.__iter__(value)
+            items = {key: dict.__getitem__(value, key) for key in order}
             self._restores.append((path, partial(_restore_mapping, value, items)))
             yield from _numbered(items)
             yield from ((f"[{key!r}]" if isinstance(key, ATOMS) else "[...]", inner) for key, inner in items.items())
             return
-        elements = value[:] if isinstance(value, (list, array.array)) else value.copy()
+        if isinstance(value, list):
+            elements: Any = list.__getitem__(value, slice(None))
+        else:
+            elements = value[:] if isinstance(value, array.array) else value.copy()
         self._restores.append((path, partial(_restore_elements, value, elements)))
         if not isinstance(value, (bytearray, array.array)):
             yield from _numbered(elements)

@@ -132,7 +132,7 @@ class StepReplay:
         captured: list[Arguments] = []
 
         def see(arguments: Arguments) -> None:
-            captured.append(call.batch_first(mapped(arguments, lambda leaf: leaf.detach().clone())))
+            captured.append(call.kept(mapped(arguments, lambda leaf: leaf.detach().clone())))
             if len(captured) == calls:
                 raise _Reached
 

@@ -22,6 +22,7 @@ class Arguments:
     Args:
         args: positional arguments.
         kwargs: keyword arguments.
+        whole: whether their examples cannot be taken apart, as the nodes of a graph.
 
     Example:
         >>> Arguments((3, 1, 2), {"key": lambda x: -x}).of(max)
@@ -30,6 +31,7 @@ class Arguments:
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+    whole: bool = False
 
     def of(self, function: Callable[..., Any]) -> Any:
         """Call a function with these arguments."""
@@ -126,6 +128,8 @@ def joined(structures: Sequence[Any]) -> Any:
     first = structures[0]
     if len(structures) == 1:
         return first
+    if isinstance(first, Arguments) and first.whole:
+        return None
     found = [list(leaves(structure, within_objects=False)) for structure in structures]
     if len({tuple(path for path, _ in own) for own in found}) > 1 or _kinds(structures) > 1:
         return None

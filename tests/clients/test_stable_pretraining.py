@@ -18,10 +18,6 @@ from stable_pretraining import forward, losses, methods  # noqa: E402
 VIT: dict[str, Any] = {"patch_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}
 
 
-class _Quiet:
-    """Its own callbacks, which are in every trainer where it is installed, only write to the disk."""
-
-
 def _vit(**given: Any) -> nn.Module:
     import timm
 
@@ -38,8 +34,10 @@ def _mlp() -> nn.Module:
 
 def _views(*sizes: int) -> Any:
     def example(generator: torch.Generator, index: int) -> dict[str, Any]:
-        views = {f"{'global' if size == max(sizes) else 'local'}_{at}": {"image": torch.rand(3, size, size, generator=generator)}
-                 for at, size in enumerate(sizes)}  # fmt: skip
+        views = {}
+        for place, size in enumerate(sizes):
+            name = "global" if size == max(sizes) else "local"
+            views[f"{name}_{place}"] = {"image": torch.rand(3, size, size, generator=generator)}
         return {"views": views}
 
     return batches(example)
@@ -131,6 +129,10 @@ CLIENTS = [
         "model.encoder", (3, 224, 224),
     ),
 ]  # fmt: skip
+
+
+for client in CLIENTS:
+    client.callbacks = True
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=str)

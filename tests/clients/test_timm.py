@@ -67,12 +67,10 @@ def _clients() -> list[Client]:
     for name in MODELS:
         of = lambda kind, name=name, **given: (kind(name, **given), batches(images(3, 32, 32)))  # noqa: E731
         head = "model.fc" if name == "resnet18" else "model.head"
-        if name == "convnext_atto":
-            head = "model.head.fc"
         found += [
             Client(f"{name}, num_classes=0", lambda of=of: of(Contrasted, num_classes=0), "backbone", (3, 32, 32)),
             Client(f"{name}, forward_features", lambda of=of: of(ByMethod), "backbone.forward_features", (3, 32, 32)),
-            Client(f"{name}, supervised", lambda of=of: of(Classified), f"model up to {head}", (3, 32, 32)),
+            Client(f"{name}, supervised", lambda of=of: of(Classified), f"model before {head}", (3, 32, 32)),
         ]
     return found
 

@@ -18,7 +18,7 @@ def _scenes(generator: torch.Generator, index: int) -> dict[str, Any]:
 
 
 def _of(task: type[Any], **given: Any) -> Any:
-    return lambda: (task(model="resnet18", in_channels=4, **given), batches(_scenes))
+    return lambda: (task(model="test_resnet", in_channels=4, **given), batches(_scenes))
 
 
 CLIENTS = [

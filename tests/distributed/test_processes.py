@@ -85,6 +85,9 @@ def test_ddp_has_the_same_views_on_every_process_and_those_of_one_process(tmp_pa
     first, alone = found[0]["history"][0], callback.history[0]
     assert (first["inputs"], first["information_kind"]) == (alone.inputs, "views")
     assert first["information"] == pytest.approx(alone.information, rel=1e-5)
+    assert [layer["information"] for layer in first["layers"]] == pytest.approx(
+        [layer.information for layer in alone.layers], rel=1e-5
+    )
 
 
 def test_ddp_takes_the_shape_that_training_gives_the_encoder_on_the_first_process(tmp_path):
@@ -148,6 +151,19 @@ def test_fsdp_is_probed_through_its_root_and_trains_undisturbed(tmp_path, parts)
     assert [result["step"] for result in found[0]["history"]] == [0, 5, 10, 15]
     assert_like_one_process(found[0]["history"][0], result_of_one_process())
     for one, other in zip(run(plain, sharded=parts, probes=False)[0], found, strict=True):
+        assert one["weights"] == other["weights"]
+
+
+@needs_fsdp
+@pytest.mark.parametrize("parts", ["all", "fsdp1, layers"])
+def test_layers_of_sharded_modules_are_read_on_every_process_and_training_is_undisturbed(tmp_path, parts):
+    plain, probed = tmp_path / "plain", tmp_path / "probed"
+    plain.mkdir()
+    probed.mkdir()
+    found, _ = run(probed, sharded=parts, inputs=True)
+    assert_same_on_every_process(found)
+    assert all(result["layers"] for result in found[0]["history"])
+    for one, other in zip(run(plain, sharded=parts, inputs=True, probes=False)[0], found, strict=True):
         assert one["weights"] == other["weights"]
 
 

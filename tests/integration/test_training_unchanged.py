@@ -92,6 +92,21 @@ def test_training_is_the_same_to_the_bit(row):
     assert_identical(plain, probed)
 
 
+INPUTS = torch.randn(40, 12, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.filterwarnings("ignore:What is probed are the weights in training")
+@pytest.mark.parametrize("row", ROWS)
+def test_training_is_the_same_to_the_bit_where_layers_are_read(row):
+    make, arguments = ROWS[row]
+    averaging = ema if arguments.get("averaging") else list
+    rest = {key: value for key, value in arguments.items() if key != "averaging"}
+    callback = probing(every=7, inputs=INPUTS, views=lambda x: x + torch.randn_like(x))
+    plain, probed = outcome(make, averaging(), **rest), outcome(make, [*averaging(), callback], **rest)
+    assert all(len(result.layers) > 1 for result in callback.history)
+    assert_identical(plain, probed)
+
+
 @pytest.mark.parametrize("where", ["encoder", "features"])
 def test_training_is_the_same_to_the_bit_also_where_probes_fail(where):
     def failing(module, x):

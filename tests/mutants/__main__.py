@@ -61,7 +61,7 @@ class Hook:
         return spec
 
 
-@dataclass
+@dataclass(eq=False)
 class Only:
     """A pytest plugin: some of the tests, in a given order."""
 
@@ -90,8 +90,25 @@ def in_fork(work: Callable[[], int]) -> int:
 
 
 def pytest_run(paths: Sequence[Path], *plugins: Any, options: Sequence[str] = ()) -> int:
-    arguments = ["-x", "-p", "no:cacheprovider", "-p", "no:xdist", *options, *map(str, paths)]
+    arguments = ["-p", "no:cacheprovider", "-p", "no:xdist", *options, *map(str, paths)]
     return int(pytest.main(arguments, plugins=plugins))
+
+
+def without_fault(path: Path, tests: Sequence[Path]) -> Reached:
+    """What the tests reach in the file as it is."""
+    with tempfile.NamedTemporaryFile() as kept:
+
+        def work() -> int:
+            reached = Reached(str(path))
+            code = pytest_run(tests, reached)
+            Path(kept.name).write_bytes(pickle.dumps(reached))
+            return code
+
+        code = os.waitstatus_to_exitcode(os.waitpid(in_fork(work), 0)[1])
+        if code not in (0, 1):
+            raise RuntimeError(f"pytest ended with {code} on {', '.join(map(str, tests))}")
+        reached: Reached = pickle.loads(Path(kept.name).read_bytes())
+        return reached
 
 
 @dataclass
@@ -101,7 +118,9 @@ class Outcome:
     survived: list[Mutant] = field(default_factory=list)
     planted: int = 0
     marked: int = 0
-    failure: str = ""
+    timed_out: int = 0
+    failed: list[str] = field(default_factory=list)
+    """Tests that fail without a fault, and are left out."""
 
 
 def examine(path: Path, options: argparse.Namespace) -> Outcome:
@@ -119,26 +138,15 @@ def examine(path: Path, options: argparse.Namespace) -> Outcome:
     with redirect_stdout(io.StringIO()):  # other packages that the tests import are then there for every process
         pytest_run(tests, options=["--collect-only"])
 
-    with tempfile.NamedTemporaryFile() as kept:
-
-        def unchanged() -> int:
-            reached = Reached(str(path))
-            code = pytest_run(tests, reached)
-            Path(kept.name).write_bytes(pickle.dumps(reached))
-            return code
-
-        code = os.waitstatus_to_exitcode(os.waitpid(in_fork(unchanged), 0)[1])
-        if code != 0:
-            outcome.failure = f"the tests fail without a fault (pytest's status {code}): {' '.join(map(str, tests))}"
-            return outcome
-        reached: Reached = pickle.loads(Path(kept.name).read_bytes())
+    reached = without_fault(path, tests)
+    outcome.failed = sorted(reached.failed)
 
     def planted(mutant: Mutant, wanted: Sequence[str]) -> int:
         mutant.apply()
         sys.meta_path.insert(0, hook)
         importlib.import_module(hook.module)  # before pytest, which has a finder of its own for files that it is given
         files = [one for one in tests if any(of_file(test, one) for test in wanted)]
-        return pytest_run(files, Only(wanted))
+        return pytest_run(files, Only(wanted), options=["-x"])
 
     outcome.planted, waiting = len(found), list(found)
     running: dict[int, tuple[Mutant, float]] = {}
@@ -160,6 +168,7 @@ def examine(path: Path, options: argparse.Namespace) -> Outcome:
         for child, (mutant, end) in list(running.items()):
             if time.monotonic() > end:
                 os.killpg(child, signal.SIGKILL)
+                outcome.timed_out += 1
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
                 del running[child]
@@ -195,8 +204,10 @@ def main() -> None:
         for one in outcome.survived:
             print(f"{name}:{one.line}: {one.before}  ->  {one.after}")
         all_planted, all_survived = all_planted + outcome.planted, all_survived + len(outcome.survived)
-        of = f"{len(outcome.survived)} of {outcome.planted} survived"
-        print(f"{name}: {outcome.failure or of}; {outcome.marked} marked", flush=True)
+        said = [f"{len(outcome.survived)} of {outcome.planted} survived", f"{outcome.marked} marked"]
+        said += [f"{outcome.timed_out} ran out of time"] if outcome.timed_out else []
+        said += [f"without the tests that fail as it is: {', '.join(outcome.failed)}"] if outcome.failed else []
+        print(f"{name}: {'; '.join(said)}", flush=True)
     share = all_survived / max(all_planted, 1)
     print(f"{all_survived} of {all_planted} survived ({share:.0%}), torch {torch.__version__}")
 

@@ -17,8 +17,8 @@ import synbench_lightning
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = synbench_lightning.__name__
-UNSEEN = ("distributed",)
-"""Folders of tests that start processes of their own, in which the package is as it is on the disk."""
+LEFT_OUT = ("distributed", "test_argument_fuzz.py", "test_public_names.py")
+"""Tests that start processes of their own, in which the package is as it is on the disk; and those of all files."""
 
 
 def imports(path: Path) -> set[Path]:
@@ -39,24 +39,30 @@ def imports(path: Path) -> set[Path]:
 
 
 def nearest_tests(path: Path, distance: int) -> list[Path]:
-    """The file itself (for its doctests), and tests that reach it in at most so many imports more than the nearest."""
+    """The file itself (for its doctests), and the tests that may reach it.
+
+    Those that import it by the fewest steps and by at most so many more, and those in the folder of the tests of its
+    folder, whatever the number of steps.
+    """
     graph = {one: imports(one) for folder in (PACKAGE, "tests") for one in sorted((ROOT / folder).rglob("*.py"))}
     near, level = {path: 0}, 0
     while new := {one for one, of in graph.items() if one not in near and of & near.keys()}:
         near |= dict.fromkeys(new, level := level + 1)
-    tests = {one: near[one] for one in near if one.name.startswith("test_") and one.parent.name not in UNSEEN}
+    tests = {one: steps for one, steps in near.items() if one.name.startswith("test_")}
+    tests = {one: steps for one, steps in tests.items() if not {one.name, one.parent.name} & {*LEFT_OUT}}
     mirror = ROOT / "tests" / path.parent.relative_to(ROOT / PACKAGE) / f"test_{path.name}"
-    chosen = [one for one in tests if tests[one] <= min(tests.values()) + distance or one == mirror]
+    chosen = [one for one in tests if tests[one] <= min(tests.values()) + distance or one.parent == mirror.parent]
     return [path, *sorted(chosen, key=lambda one: (one != mirror, tests[one], one))]
 
 
-@dataclass
+@dataclass(eq=False)  # pytest keeps plugins in sets
 class Reached:
     """A pytest plugin: how long each test takes, and which lines of a file it runs."""
 
     path: str
     seconds: dict[str, float] = field(default_factory=dict)
     lines: dict[str, set[int]] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
@@ -74,5 +80,10 @@ class Reached:
         result = yield
         sys.settrace(None)
         threading.settrace(None)  # type: ignore[arg-type]
-        self.seconds[item.nodeid], self.lines[item.nodeid] = time.perf_counter() - start, seen
+        if item.nodeid not in self.failed:
+            self.seconds[item.nodeid], self.lines[item.nodeid] = time.perf_counter() - start, seen
         return result
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed.add(report.nodeid)

@@ -223,3 +223,18 @@ def test_the_trainer_and_the_data_are_not_looked_into():
     module.value[0].reads += 1
     assert state.restore() == []
     assert module.value[0].reads == 1
+
+
+def test_what_a_container_loads_when_it_is_read_is_not_loaded():
+    class Lazy(OrderedDict):
+        def keys(self):
+            return ["missing"]
+
+        def __getitem__(self, key):
+            raise ImportError(key)
+
+    net = nn.Linear(2, 2)
+    net.lazy = Lazy(there=1)
+    with isolated(net):
+        OrderedDict.__setitem__(net.lazy, "new", 2)
+    assert list(OrderedDict.items(net.lazy)) == [("there", 1)]

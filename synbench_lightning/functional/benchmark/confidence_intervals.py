@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from synbench_lightning.checks import check_floats, check_integer, check_number, shown
+
+BELOW_ONE = math.nextafter(1, 0)
 
 
 class Estimate(NamedTuple):
@@ -152,13 +155,13 @@ def minimum_detectable_difference(difference: Estimate, confidence: float = 0.95
     """
     if not isinstance(difference, Estimate):
         raise ValueError(f"`difference` must be an Estimate, got {shown(difference)}.")
-    power = check_number("power", power, "a probability in (0, 1)", 0, 1 - 1e-12, low_in=False)
+    power = check_number("power", power, "a probability in (0, 1)", 0, BELOW_ONE, low_in=False)
     factor = _quantile(confidence, difference.degrees_of_freedom) + float(norm.ppf(power))
     return factor * difference.standard_error
 
 
 def _quantile(confidence: float, degrees_of_freedom: Tensor) -> Tensor:
-    confidence = check_number("confidence", confidence, "a probability in (0, 1)", 0, 1 - 1e-12, low_in=False)
+    confidence = check_number("confidence", confidence, "a probability in (0, 1)", 0, BELOW_ONE, low_in=False)
     freedom = np.maximum(degrees_of_freedom.numpy(), 1)
     return torch.as_tensor(student.ppf((1 + confidence) / 2, freedom), dtype=torch.float64)
 

@@ -26,16 +26,16 @@ Method = Literal["residual", "clusters", "random"]
 """How points are chosen in each task: drawn in proportion to how far off their forecasts were; the centres of clusters
 of their curves; or drawn all alike."""
 
-WINDOWS = (1, 2, 5, 10)
+WINDOWS = (1, 2, 5, 10)  # mutants: a choice of candidates
 """Numbers of the latest evaluations whose mean may be the forecast, beside the mean of all of them."""
 
-PRIOR = 3.0
+PRIOR = 3.0  # mutants: searched, alike over a range
 """The mean squared residual of its task counts for each point like so many evaluations: a point that was never off in
 five of them may be off in the sixth. Searched among 0, 3 and 10 on matrices of ``python -m tests.performance.points``:
 with 0 the error is up to a quarter above that of random drawing where answers are right or wrong, with 10 drawing gains
 less where they are log-likelihoods."""
 
-EVEN = 0.3
+EVEN = 0.3  # mutants: searched, alike over a range
 """Share of the probability that is the same for all points of a task; .5 gives errors that are alike."""
 
 LEAST_MODELS = 4

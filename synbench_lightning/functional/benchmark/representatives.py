@@ -43,7 +43,7 @@ def anchor_points(curves: Tensor, tasks: Tensor, budget: int, seed: int = 0) -> 
     found = []
     for task, count in enumerate(allotment(task_sizes(tasks), budget).tolist()):
         own = (tasks == task).nonzero()[:, 0]
-        medoids, cluster = k_medoids(vectors[own], count, seed + task)
+        medoids, cluster = k_medoids(vectors[own], count, seed + task)  # mutants: any seeds that differ
         found.append((own[medoids], torch.bincount(cluster, minlength=count) / len(own)))
     return _deterministic(found, len(tasks))
 
@@ -76,7 +76,7 @@ def coefficient_clusters(curves: Tensor, tasks: Tensor, budget: int, degree: int
     found = []
     for task, count in enumerate(allotment(task_sizes(tasks), budget).tolist()):
         own = (tasks == task).nonzero()[:, 0]
-        nearest, cluster = k_means(coefficients[own], count, seed + task)
+        nearest, cluster = k_means(coefficients[own], count, seed + task)  # mutants: any seeds that differ
         found.append((own[nearest], torch.bincount(cluster, minlength=count) / len(own)))
     return _deterministic(found, len(tasks))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from synbench_lightning.checks import check_floats, check_integers
 from synbench_lightning.functional.tolerances import ROUNDING
 
-PENALTIES = tuple(10.0**exponent for exponent in range(-6, 3))
+PENALTIES = tuple(10.0**exponent for exponent in range(-6, 3))  # mutants: wide enough either way
 """Ridges among which the best is taken, as multiples of the variance of the features, summed over the dimensions."""
 
 

@@ -6,7 +6,12 @@ import torch
 from scipy.optimize import minimize
 
 from synbench_lightning.functional.gaussian.bayes_optimal import optimal_accuracy, optimal_bound
-from synbench_lightning.functional.gaussian.discriminant import accuracy_and_bound, covariance_spectrum, robust_weights
+from synbench_lightning.functional.gaussian.discriminant import (
+    accuracy_and_bound,
+    covariance_spectrum,
+    robust_weights,
+    summarise_margins,
+)
 from tests.encoders import DATA
 
 FEATURES = np.load(DATA / "features.npz")
@@ -118,3 +123,10 @@ def test_wrong_features_and_labels_are_refused_by_name(arguments, message):
 def test_epsilons_outside_their_range_are_refused(epsilons):
     with pytest.raises(ValueError, match=r"`epsilons` must be different numbers in \[0, 1\)"):
         accuracy_and_bound(X, Y, X, Y, epsilons)
+
+
+def test_margins_are_summed_up_over_their_last_dimension():
+    margins = torch.tensor([[[1.0, 3.0, -1.0, 0.0], [-1.0, -2.0, -3.0, -4.0]], [[0.0] * 4, [2.0] * 4]])
+    accuracy, bound = summarise_margins(margins)
+    assert accuracy.tolist() == [[0.5, 0.0], [0.5, 1.0]]
+    assert bound.tolist() == [[2.0, 0.0], [0.0, 2.0]]
