@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from synbench_lightning.runtime.devices import seed_accelerator
 from synbench_lightning.runtime.encoder import walk
 from synbench_lightning.runtime.encoder_call import EncoderCall
 from synbench_lightning.runtime.input_shape import inputs_of_shape
@@ -110,7 +110,7 @@ class StepReplay:
             NotReachedError: if it is not called so often, or the step fails before.
         """
         self._seed(seed)
-        torch.manual_seed(seed)  # those of accelerators too
+        seed_accelerator(seed)
         try:
             batch = batch if transferred else self._on_device(batch)
             if self.call is None:

@@ -344,3 +344,123 @@ class UnrelatedInOneCall(UnrelatedStreams):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self.embed(torch.cat([batch["labelled"][0], batch["unlabelled"][0]])).square().mean()
+
+
+class Workers(Pipeline):
+    """Processes that are kept from epoch to epoch."""
+
+    loader: ClassVar[dict[str, Any]] = {"shuffle": True, "num_workers": 1, "persistent_workers": True}
+
+
+class EpochSampler(torch.utils.data.Sampler[int]):
+    """Is told the epoch, and counts."""
+
+    def __init__(self) -> None:
+        self.epoch, self.iterations = 0, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return 160
+
+    def __iter__(self) -> Iterator[int]:
+        self.iterations += 1
+        yield from np.random.default_rng(self.epoch).permutation(160).tolist()
+
+
+class OwnSampler(Pipeline):
+    """A sampler with an epoch and a batch sampler of other sizes."""
+
+    def train_dataloader(self) -> Any:
+        self.sampler = EpochSampler()
+        return DataLoader(self.data, batch_size=16, sampler=self.sampler)
+
+    def own(self) -> Any:
+        return self.sampler.epoch, self.sampler.iterations
+
+
+class OwnGenerator(Pipeline):
+    """A module with a hook that draws, a generator, dropout and statistics before the encoder."""
+
+    dataset = staticmethod(lambda: Images(plain))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.dropout = nn.BatchNorm2d(3), nn.Dropout(0.1)
+        self.generator, self.steps = torch.Generator().manual_seed(4), 0
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.shift = int(torch.randint(0, 3, ()))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.steps += 1
+        x = batch[0].roll(self.shift, -1) + 0.2 * torch.rand(batch[0].shape, generator=self.generator)
+        return self.embed(self.dropout(self.norm(x))).square().mean()
+
+    def own(self) -> Any:
+        return self.steps, self.generator.get_state()
+
+
+class MixedInOneCall(Pipeline):
+    """Two views in one call, and each is mixed with another example."""
+
+    dataset = staticmethod(lambda: Images(plain))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x = torch.cat([each(batch[0]), each(batch[0])])
+        return self.embed(0.8 * x + 0.2 * x[torch.randperm(len(x))]).square().mean()
+
+
+class Shuffling(Pipeline):
+    """A step that gives the encoder its examples in a random order."""
+
+    dataset = staticmethod(lambda: Images(plain))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.embed(each(batch[0])[torch.randperm(len(batch[0]))]).square().mean()
+
+
+class AnyExample(Images):
+    """Gives an example at random, whatever the index."""
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return super().__getitem__(int(torch.randint(0, 160, ())))
+
+
+class Random(Pipeline):
+    """A dataset that takes its examples at random by itself."""
+
+    dataset = staticmethod(lambda: AnyExample(plain))
+
+
+class Counter(Images):
+    """Counts over all processes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = torch.multiprocessing.get_context("fork").Value("i", 0)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        with self.total.get_lock():
+            self.total.value += 1
+        return super().__getitem__(index)
+
+    def state(self) -> Any:
+        return self.total.value
+
+
+class Counting(Pipeline):
+    """A dataset with a counter that processes share."""
+
+    dataset = staticmethod(Counter)
+
+
+class Iterating(Pipeline):
+    """A step that takes another batch from an iterator of its own."""
+
+    def on_train_start(self) -> None:
+        self.others = iter(DataLoader(Images(), batch_size=4))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.embed(batch[0]).square().mean() + next(self.others)[0].mean() * 0

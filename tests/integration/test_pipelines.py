@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import time
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from lightning.pytorch import seed_everything
 
 from synbench_lightning import evaluate
+from synbench_lightning.callbacks import reread_views
 from tests.callbacks.runs import SMALL, probing, trainer
 from tests.integration import pipelines
 from tests.integration.pipelines import IMAGES, TOKENS, each, masked_tokens
@@ -42,6 +45,23 @@ KINDS: dict[type[pipelines.Pipeline], str] = {
     pipelines.MaskBeside: NOISE.format(128, FIXED),
     pipelines.UnrelatedStreams: NOISE.format(128, STREAM.format("Stream")),
     pipelines.UnrelatedInOneCall: NOISE.format(128, STREAM.format("Stream")),
+    pipelines.Workers: READ.format(DATA),
+    pipelines.OwnSampler: READ.format(DATA),
+    pipelines.OwnGenerator: READ.format(STEP),
+    pipelines.MixedInOneCall: READ.format(STEP),
+    pipelines.Shuffling: NOISE.format(
+        128, "examples cannot be read again: an example that is read again is no nearer to itself than to others"
+    ),
+    pipelines.Random: NOISE.format(
+        128, "examples cannot be read again: an example that is read again is no nearer to itself than to others"
+    ),
+    pipelines.Counting: NOISE.format(
+        128, "examples cannot be read again: the dataset shares a counter or an array with other processes"
+    ),
+    pipelines.Iterating: NOISE.format(
+        128,
+        "examples cannot be read again: Iterating.others is an iterator, which cannot be put back once it is advanced",
+    ),
 }
 
 
@@ -112,3 +132,48 @@ def test_information_is_that_of_the_same_augmentation_given_as_views(make):
     error = np.hypot(found.information_error, given.information_error)
     assert abs(found.information - given.information) <= 2 * error
     assert given.information_error < 0.2 * given.information
+
+
+@pytest.mark.parametrize(
+    ("arguments", "number"),
+    [
+        ({"accumulate_grad_batches": 3}, 128),
+        ({"overfit_batches": 3}, 48),
+        ({"limit_train_batches": 4}, 128),
+        ({"precision": "bf16-mixed"}, 128),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:You requested to overfit", "ignore:.*DataLoader.*shuffl")
+def test_the_examples_are_those_that_the_trainer_takes(arguments, number, caplog):
+    _, said = both(pipelines.InDataset, caplog, **arguments)
+    assert f"{number} training examples, each read 16 times" in said
+
+
+@pytest.mark.parametrize(("limit", "value"), [("READ_SECONDS", 4.0), ("VIEW_BYTES", 8 * 128 * 3 * 64 * 2)])
+def test_slow_and_large_examples_are_read_less_often(monkeypatch, caplog, limit, value):
+    class Slow(pipelines.Images):
+        def __getitem__(self, index):
+            time.sleep(3e-3 if limit == "READ_SECONDS" else 0)
+            return super().__getitem__(index)
+
+    make = type("Limited", (pipelines.InDataset,), {"dataset": staticmethod(Slow)})
+    monkeypatch.setattr(reread_views, limit, value)
+    monkeypatch.setattr("synbench_lightning.callbacks.synbench.READ_SECONDS", reread_views.READ_SECONDS)
+    callback, said = both(make, caplog, callback=probing(every=20, inputs="auto", tasks="dc"))
+    fewer = "8" if limit == "VIEW_BYTES" else "[48]"  # by how long it takes
+    assert re.search(f"training examples, each read {fewer} times", said)
+    assert callback.history[0].information_kind == "views"
+
+
+def test_examples_that_take_too_long_are_not_read_and_the_log_says_so(monkeypatch, caplog):
+    class Slow(pipelines.Images):
+        def __getitem__(self, index):
+            time.sleep(5e-3)
+            return super().__getitem__(index)
+
+    make = type("TooSlow", (pipelines.InDataset,), {"dataset": staticmethod(Slow)})
+    monkeypatch.setattr("synbench_lightning.callbacks.synbench.READ_SECONDS", 0.05)
+    monkeypatch.setattr("synbench_lightning.callbacks.view_collection.READ_SECONDS", 0.05)
+    _, said = both(make, caplog)
+    assert "with white noise, since examples cannot be read again: a batch of 32 examples takes" in said
