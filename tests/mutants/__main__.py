@@ -166,10 +166,10 @@ def examine(path: Path, options: argparse.Namespace) -> Outcome:
             limit = 20 + 5 * sum(reached.seconds[test] for test in wanted)
             running[in_fork(partial(planted, mutant, wanted))] = mutant, time.monotonic() + limit
         for child, (mutant, end) in list(running.items()):
-            if time.monotonic() > end:
+            if late := time.monotonic() > end:
                 os.killpg(child, signal.SIGKILL)
                 outcome.timed_out += 1
-            ended, status = os.waitpid(child, os.WNOHANG)
+            ended, status = os.waitpid(child, 0 if late else os.WNOHANG)
             if ended:
                 del running[child]
                 if os.waitstatus_to_exitcode(status) in (0, 5):  # passed, or there was no such test any more

@@ -118,7 +118,8 @@ def expected_seconds(rows: int, dim: int) -> float:
     From products at 150 and ``eigh`` at 17 and 32 billion operations a second in float64 and float32; less on a GPU.
     """
     side = min(rows, dim)
-    return 5e-12 * rows * side * dim + (4e-11 if side > DOUBLE else 8e-11) * side**3
+    a_cube = 4e-11 if side > DOUBLE else 8e-11  # mutants: an estimate, and DOUBLE itself either way
+    return 5e-12 * rows * side * dim + a_cube * side**3
 
 
 def _above(values: Tensor, dim: int, rounding: float) -> Tensor:
