@@ -73,13 +73,7 @@ def _read(trainer: Trainer, replay: StepReplay, loader: Any, seed: int) -> tuple
         for number, batch in enumerate(batches):
             path = _label_path(batch) if path is None else path
             labels = None if path is None else dict(leaves(batch)).get(path)
-            failure, inputs = None, None
-            try:
-                (inputs,) = replay.inputs(batch, seed_of(seed, number))
-            except NotReachedError as error:
-                failure = error
-            if trainer.strategy.reduce_boolean_decision(failure is not None, all=False):
-                raise failure or NotReachedError("another process failed; its log has the reason")
+            inputs = replay.everywhere(batch, seed_of(seed, number))
             if labels is None or num_examples(inputs) != len(labels):
                 raise NotReachedError("it gives the encoder another number of inputs than there are labels")
             read.append(mapped(inputs, kept))
