@@ -107,7 +107,7 @@ def main() -> None:
     readout = PitchReadout()
     seed_everything(0)
     family = task_family("smooth", (1, LENGTH))
-    synbench = SynBenchCallback(every_n_train_steps=max(1, steps // 5), tasks=family, inputs="first_batch")
+    synbench = SynBenchCallback(every_n_train_steps=max(1, steps // 5), tasks=family)
     trainer = Trainer(
         max_steps=steps, accelerator="cpu", callbacks=[synbench, readout], logger=False, enable_checkpointing=False,
         enable_model_summary=False,
@@ -119,7 +119,6 @@ def main() -> None:
     for result, explained in zip(synbench.history, readout.explained, strict=True):
         scores = "".join(f"{score:10.3f}" for score in result.task_scores().values())
         rank = f"{result.effective_rank:8.1f} of {result.feature_dim}"
-        # Before the first step there were no batches whose views could be shown.
         information = "" if result.information is None else f"{result.information:.2f}"
         print(f"{result.step:5d}{scores}  {rank}  {information:>11s}  {explained:17.3f}")
 

@@ -34,5 +34,6 @@ from synbench_lightning.probe.plan import ProbePlan as ProbePlan
 from synbench_lightning.probe.result import ProbeResult as ProbeResult
 from synbench_lightning.probe.tasks import GaussianTask as GaussianTask
 from synbench_lightning.probe.tasks import LabelledTask as LabelledTask
+from synbench_lightning.runtime.layer_encoder import LayerEncoder as LayerEncoder
 
 __version__ = "0.1.0"

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import torch
+from torch import Tensor
 
 LONGEST = 300
 """Characters of a value that an error shows."""
@@ -27,19 +28,71 @@ def shown(value: Any) -> str:
 
 
 def check_integer(name: str, value: Any, lowest: int) -> int:
-    """An integer of at least ``lowest``; truth values are none, numpy's integers are."""
+    """An integer of at least ``lowest`` that fits into 64 bits; booleans are none, numpy's integers are."""
     if not isinstance(value, bool):
         with suppress(TypeError):
-            if (integer := operator.index(value)) >= lowest:
+            if lowest <= (integer := operator.index(value)) < 2**63:
                 return integer
     raise ValueError(f"`{name}` must be an integer of at least {lowest}, got {shown(value)}.")
 
 
-def check_integers(name: str, values: Any) -> None:
-    """A tensor of integers."""
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """One of several texts."""
+    if not isinstance(value, str) or value not in choices:
+        listed = ", ".join(map(repr, choices[:-1])) + f" or {choices[-1]!r}"
+        raise ValueError(f"`{name}` must be {listed}, got {shown(value)}.")
+    return value
+
+
+def check_integers(
+    name: str, values: Any, *, what: str = "", length: int | None = None, below: int | None = None
+) -> None:
+    """A tensor of integers; with ``length`` that many (``what`` says of what), each in ``[0, below)``."""
     dtype = getattr(values, "dtype", None)
-    if not isinstance(dtype, torch.dtype) or dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
-        raise ValueError(f"`{name}` must be a tensor of integers, got {shown(values)}.")
+    real = isinstance(dtype, torch.dtype) and not (dtype.is_floating_point or dtype.is_complex)
+    if not real or dtype == torch.bool or (length is not None and values.shape != (length,)):
+        shape = "" if length is None else f" of shape {(length,)}"
+        raise ValueError(f"`{name}` must be a tensor of integers{shape}{what and f', {what}'}, got {shown(values)}.")
+    if length and (int(values.min()) < 0 or (below is not None and int(values.max()) >= below)):
+        limit = "from 0 on" if below is None else f"from 0 to {below - 1}"
+        raise ValueError(
+            f"`{name}` must be integers {limit}, got values from {int(values.min())} to {int(values.max())}."
+        )
+
+
+def check_floats(name: str, values: Any, what: str, shape: Sequence[Any], *, finite: bool = True) -> Tensor:
+    """A floating-point tensor as float64.
+
+    Args:
+        name: of the argument.
+        values: what was passed for it.
+        what: the shape in words, as ``"(samples, dimensions)"``.
+        shape: sizes; ``None`` for any of at least one, ``...`` at the beginning for any further dimensions.
+        finite: refuse NaN and infinity.
+    """
+    sizes = [size for size in shape if size is not ...]
+    fits = isinstance(values, Tensor) and values.is_floating_point() and values.layout == torch.strided
+    if fits:
+        own = values.shape[values.ndim - len(sizes) :] if len(sizes) < len(shape) else values.shape
+        fits = values.ndim >= len(sizes) == len(own) and all(
+            found > 0 if size is None else found == size for found, size in zip(own, sizes, strict=True)
+        )
+    if not fits:
+        raise ValueError(f"`{name}` must be a floating-point tensor {what}, got {shown(values)}.")
+    if finite and not bool(torch.isfinite(values).all()):
+        bad = int((~torch.isfinite(values)).sum())
+        raise ValueError(f"`{name}` must be finite, got NaN or infinity in {bad} of {values.numel()} places.")
+    return cast(Tensor, values).double()
+
+
+def check_numbers(name: str, values: Any, what: str) -> Tensor:
+    """A number, a sequence of numbers or a tensor of them as float64."""
+    try:
+        if isinstance(values, (str, bytes)) or (isinstance(values, Tensor) and values.is_complex()):
+            raise TypeError
+        return torch.as_tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(f"`{name}` must be {what}, got {shown(values)}.") from None
 
 
 def check_number(
@@ -48,7 +101,8 @@ def check_number(
     """A finite number in [low, high], or in (low, high] with ``low_in=False``; ``allowed`` says so in the error."""
     number = math.nan
     if not isinstance(value, (bool, str)) and hasattr(value, "__float__"):
-        number = float(value)
+        with suppress(TypeError, ValueError, RuntimeError, OverflowError):  # an array of several, for one
+            number = float(value)
     if not (math.isfinite(number) and low <= number <= high) or (number == low and not low_in):
         raise ValueError(f"`{name}` must be {allowed}, got {shown(value)}.")
     return number
@@ -61,6 +115,14 @@ def check_flag(name: str, value: Any) -> bool:
     return value
 
 
+def check_device(device: Any) -> torch.device:
+    """A device by its name, or as it is."""
+    with suppress(RuntimeError):
+        if isinstance(device, (str, torch.device)):
+            return torch.device(device)
+    raise ValueError(f"`device` must be a torch.device or its name, as 'cpu' or 'cuda:0', got {shown(device)}.")
+
+
 def check_name(name: str, value: Any) -> str:
     """A text that can be a part of a logged key."""
     if not isinstance(value, str) or not value or "/" in value:
@@ -70,16 +132,17 @@ def check_name(name: str, value: Any) -> str:
 
 def numbers(name: str, values: Any) -> tuple[float, ...]:
     """A sequence of numbers as floats."""
-    listed = list(values) if hasattr(values, "__iter__") and not isinstance(values, str) else None
-    if listed is None or any(isinstance(v, (str, bool)) or not hasattr(v, "__float__") for v in listed):
-        raise ValueError(f"`{name}` must be a sequence of numbers, got {shown(values)}.")
-    return tuple(float(value) for value in listed)
+    with suppress(TypeError, ValueError, RuntimeError, OverflowError):
+        listed = None if isinstance(values, (str, bytes)) else list(values)
+        if listed is not None and not any(isinstance(value, (str, bool)) for value in listed):
+            return tuple(float(value) for value in listed)
+    raise ValueError(f"`{name}` must be a sequence of numbers, got {shown(values)}.")
 
 
 def check_input_shape(input_shape: Any) -> tuple[int, ...]:
     """The shape of one example: positive integers, at least one."""
     try:
-        if not isinstance(input_shape, Sequence) or isinstance(input_shape, str) or not input_shape:
+        if not isinstance(input_shape, Sequence) or isinstance(input_shape, (str, bytes)) or not input_shape:
             raise ValueError
         return tuple(check_integer("input_shape", size, 1) for size in input_shape)
     except ValueError:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from synbench_lightning.checks import check_number
+from synbench_lightning.checks import check_number, check_numbers, shown
 from synbench_lightning.functional.gaussian.discriminant import class_moments, covariance_spectrum, robust_weights
 
 RELATIVE_FLOOR = 1e-6
@@ -69,11 +69,15 @@ class RobustLinearProbe:
         """Fit the discriminants to features ``(n, D)`` and labels ``(n,)`` of any kind; arrays or tensors."""
         epsilon = check_number("epsilon", self.epsilon, "a number in [0, 1)", 0, np.nextafter(1, 0))
         features = _features(X)
-        labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+        what = f"`y` must hold one label for each of the {len(features)} rows of `X`"
+        try:
+            labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+        except (TypeError, ValueError):
+            raise ValueError(f"{what}, got {shown(y)}.") from None
         if labels.shape != features.shape[:1]:
-            raise ValueError(
-                f"`y` must hold one label for each of the {len(features)} rows of `X`, got shape {labels.shape}."
-            )
+            raise ValueError(f"{what}, got shape {labels.shape}.")
+        if labels.dtype == object:
+            raise ValueError(f"{what}, all of one kind (numbers or texts), got {shown(labels.tolist())}.")
         classes, places = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"`y` must hold at least two classes, got only {classes.tolist()}.")
@@ -161,7 +165,7 @@ class RobustLinearProbe:
 
 def _features(values: npt.ArrayLike | Tensor) -> Tensor:
     """Features ``(n, D)`` as float64 on the CPU, after checks."""
-    array = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else np.asarray(values, np.float64)
+    array = check_numbers("X", values, "features of shape (samples, dimensions)").detach().cpu().numpy()
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"`X` must be features of shape (samples, dimensions), got {array.shape}.")
     if not np.isfinite(array).all():

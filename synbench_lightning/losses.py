@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, distributed, nn
 
-from synbench_lightning.checks import check_flag, check_integer, check_name, check_number, numbers
+from synbench_lightning.checks import check_choice, check_flag, check_integer, check_name, check_number, numbers
 from synbench_lightning.functional.minimax import exponentiated_gradient, smoothed_maximum, softmax_weights
 
 MODES = ("softmax", "exponentiated_gradient")
@@ -116,8 +116,7 @@ class TaskRobustLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.num_tasks = check_integer("num_tasks", num_tasks, 1)
-        if mode not in MODES:
-            raise ValueError(f"`mode` must be one of {', '.join(map(repr, MODES))}, got {mode!r}.")
+        check_choice("mode", mode, MODES)
         self.mode = mode
         self.temperature = check_number("temperature", temperature, "a positive number", 0, low_in=False)
         self.step_size = check_number("step_size", step_size, "a positive number", 0, low_in=False)
@@ -237,8 +236,8 @@ class TaskRobustLoss(nn.Module):
                     f"`{name}` must be a tensor of shape ({self.num_tasks},), one number for each task, got {got}. "
                     "`torch.stack` makes one of single losses."
                 )
-        if not losses.is_floating_point():
-            raise ValueError(f"`losses` must be floating-point numbers, got {losses.dtype}.")
+            if not given.is_floating_point() and (name == "losses" or given.is_complex()):
+                raise ValueError(f"`{name}` must be floating-point numbers, got {given.dtype}.")
         # A compiled loss is one graph, which a look at a value would cut.
         if counts is not None and not torch.compiler.is_compiling() and not bool((counts >= 0).all()):
             raise ValueError(f"`counts` must be numbers of examples, 0 or more for each task, got {counts.tolist()}.")

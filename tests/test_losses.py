@@ -256,7 +256,7 @@ def test_the_loss_is_configured_from_the_command_line():
     ("arguments", "message"),
     [
         ({"num_tasks": 0}, "`num_tasks` must be an integer of at least 1, got 0"),
-        ({"mode": "softmin"}, "`mode` must be one of 'softmax', 'exponentiated_gradient', got 'softmin'"),
+        ({"mode": "softmin"}, "`mode` must be 'softmax' or 'exponentiated_gradient', got 'softmin'"),
         ({"temperature": 0}, "`temperature` must be a positive number, got 0"),
         ({"step_size": -1.0}, "`step_size` must be a positive number, got -1.0"),
         ({"relative": 1}, "`relative` must be True or False, got 1"),

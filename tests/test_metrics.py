@@ -97,7 +97,7 @@ def test_a_plot_shows_the_values():
         ({"epsilon": 1.0}, "`epsilons` must be different numbers in"),
         ({"epsilon": "a"}, "`epsilon` must be a number"),
         ({"threshold": 1.0}, "`thresholds` must be accuracies"),
-        ({"threshold": 0.5, "plan": "official"}, "official protocol starts at 0.6"),
+        ({"threshold": 0.5, "plan": "official"}, "`grid` of the plan starts at 0.6"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):

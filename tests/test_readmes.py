@@ -12,6 +12,7 @@ import synbench_lightning
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "examples/README.md", "tests/performance/README.md", "tests/integration/README.md"]
+PAGES += ["tests/mutants/README.md"]
 
 
 def anchors(page):
@@ -37,7 +38,8 @@ def test_commands_are_there(name):
     for script in re.findall(r"python (examples/\w+\.py)", text):
         assert (ROOT / script).exists(), script
     for module in re.findall(r"python -m ((?:tests|synbench_lightning)[\w.]+)", text):
-        assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists(), module
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
 
 
 @pytest.mark.parametrize("name", PAGES)

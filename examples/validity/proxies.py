@@ -46,9 +46,9 @@ class Shift:
 class ShiftFamily:
     """Shifts that share a budget of forwards; every noise vector is shown at both signs."""
 
-    def __init__(self, tasks: Sequence[Shift], seed: int = 0) -> None:
+    def __init__(self, tasks: Sequence[Shift], seed: int = 0, forwards: int = FORWARDS) -> None:
         shape = tasks[0].direction.shape
-        vectors = FORWARDS // (2 * len(PLAN.scales) * len(tasks))
+        vectors = forwards // (2 * len(PLAN.scales) * len(tasks))
         generator = torch.Generator().manual_seed(seed)
         z = torch.randn(len(tasks), len(PLAN.scales), vectors, *shape, generator=generator)
         ones = [1] * len(shape)

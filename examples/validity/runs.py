@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from validity.encoders import DIMENSIONS, build_encoder
 from validity.inputs import Images, load_images
@@ -53,17 +53,31 @@ def pretrain(run: Run, folder: Path, device: str = "cpu") -> None:
 
 def _trained(run: Run, images: Images) -> dict[int, tuple[float, dict[str, Tensor]]]:
     encoder = build_encoder(run.encoder, images.input_shape[0])
-    regime = REGIMES[run.regime](images, DIMENSIONS[run.encoder])
-    parameters = [*encoder.parameters(), *regime.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=regime.weight_decay)
+    return trained(encoder, REGIMES[run.regime](images, DIMENSIONS[run.encoder]), run.steps)
+
+
+def trained(
+    encoder: nn.Module, objective: Any, steps: int, learning_rate: float = 1e-3, checkpoints: int = 15
+) -> dict[int, tuple[float, dict[str, Tensor]]]:
+    """Train; the mean loss since the checkpoint before and the weights, by the step of the checkpoint.
+
+    Args:
+        encoder: the module that is trained.
+        objective: a module with ``batch()``, ``loss(encoder, batch)`` and ``weight_decay``.
+        steps: of the optimizer.
+        learning_rate: of all of them.
+        checkpoints: how many, at most.
+    """
+    parameters = [*encoder.parameters(), *objective.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=objective.weight_decay)
     kept, losses = {}, list[float]()
-    due = checkpoint_steps(run.steps)
-    for step in range(run.steps + 1):
+    due = checkpoint_steps(steps, checkpoints)
+    for step in range(steps + 1):
         if step in due:
             weights = {name: value.to("cpu", copy=True) for name, value in encoder.state_dict().items()}
             kept[step] = (fmean(losses) if losses else float("nan"), weights)
             losses = []
-        loss = regime.loss(encoder, regime.batch())
+        loss = objective.loss(encoder, objective.batch())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

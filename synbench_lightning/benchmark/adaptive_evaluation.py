@@ -12,7 +12,7 @@ from torch import Tensor
 
 from synbench_lightning.benchmark.result import BenchmarkResult
 from synbench_lightning.benchmark.tasks import Benchmark
-from synbench_lightning.checks import check_integer, check_number
+from synbench_lightning.checks import check_choice, check_integer, check_number
 from synbench_lightning.functional.benchmark.confidence_intervals import (
     Estimate,
     mean_of_tasks,
@@ -97,8 +97,7 @@ class Climb:
         audit: float,
         seed: int,
     ) -> None:
-        if method not in get_args(Method):
-            raise ValueError(f"`method` must be 'residual', 'clusters' or 'random', got {method!r}.")
+        check_choice("method", method, get_args(Method))
         self.benchmark, self.method, self.seed = benchmark, method, seed
         self.budget = check_number("budget", budget, "a share of the points in (0, 1]", 0, 1, low_in=False)
         self.audit = check_number("audit", audit, "a share of the points in (0, 1]", 0, 1, low_in=False)

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from synbench_lightning.benchmark.tasks import Benchmark, Tasks
-from synbench_lightning.checks import check_integer, check_number
+from synbench_lightning.benchmark.tasks import Benchmark, Tasks, check_log_likelihood
+from synbench_lightning.checks import check_choice, check_device, check_integer, check_number, shown
 from synbench_lightning.functional.benchmark.confidence_intervals import mean_of_tasks
 from synbench_lightning.functional.benchmark.prediction import (
     Method,
@@ -27,7 +27,7 @@ from synbench_lightning.functional.benchmark.prediction import (
     related,
 )
 from synbench_lightning.runtime.collectives import SingleProcess
-from synbench_lightning.runtime.encoder import EncoderSpec, find_encoder
+from synbench_lightning.runtime.encoder import EncoderSpec, check_encoder, find_encoder
 from synbench_lightning.runtime.features import FeatureReader, module_behind
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.lightning_packages import LightningModule, rank_zero_warn
@@ -163,16 +163,19 @@ def select_best(
         ('keeps 0', ())
     """
     if not isinstance(candidates, Mapping) or not candidates:
-        raise ValueError(f"`candidates` must be a non-empty mapping of names to modules, got {candidates!r}.")
-    check_number("budget", budget, "a share of the points in (0, 1]", 0, 1, low_in=False)
+        raise ValueError(f"`candidates` must be a non-empty mapping of names to modules, got {shown(candidates)}.")
+    budget = check_number("budget", budget, "a share of the points in (0, 1]", 0, 1, low_in=False)
     benchmark = Benchmark(
         tasks,
         support=0 if log_likelihood is not None else check_integer("support", support, 4),
         batch_size=batch_size,
         seed=check_integer("seed", seed, 0),
     )
+    check_log_likelihood(log_likelihood)
+    check_encoder(encoder)
+    check_choice("method", method, get_args(Method))
     names, everything = list(candidates), torch.arange(len(benchmark.tasks))
-    evaluate = partial(_evaluate, benchmark, log_likelihood or encoder, torch.device(device))
+    evaluate = partial(_evaluate, benchmark, log_likelihood or encoder, check_device(device))
     wanted = check_integer("complete", complete, 1)
     left_out: dict[str, str] = {}
 
@@ -300,8 +303,5 @@ def _others(names: list[str], left_out: Mapping[str, str]) -> list[str]:
 
 def _spread(names: list[str], count: int) -> list[str]:
     """``count`` evenly spaced names, the last included; all of them where there are fewer."""
-    count = min(count, len(names))
-    if count == 0:
-        return []
-    places = torch.linspace(len(names) - 1, 0, count).round().long() if count > 1 else torch.tensor([len(names) - 1])
+    places = torch.linspace(len(names) - 1, 0, min(count, len(names))).round().long()
     return [names[place] for place in sorted(places.tolist())]

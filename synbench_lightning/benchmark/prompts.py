@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from synbench_lightning.benchmark.lm_adapter import Forward, Logits
 from synbench_lightning.benchmark.tokens import Pieces, Tokenizer, check_tokenizer, longest, pieces
-from synbench_lightning.checks import check_integer, shown
+from synbench_lightning.checks import check_choice, check_integer, shown
 from synbench_lightning.runtime.sharding import has_shards
 
 Kind = Literal["masked", "causal"]
@@ -89,8 +89,7 @@ class Prompts:
         normalization: Normalization = "sum",
     ) -> None:
         check_tokenizer(tokenizer)
-        if kind not in get_args(Kind):
-            raise ValueError(f"`kind` must be 'masked' or 'causal', got {shown(kind)}.")
+        check_choice("kind", kind, get_args(Kind))
         if forward is not None and (
             isinstance(forward, nn.Module) or not (isinstance(forward, str) or callable(forward))
         ):
@@ -98,8 +97,7 @@ class Prompts:
                 "`forward` must be None, a dotted attribute of the module, or a callable (module, ids, attention_mask) "
                 f"-> logits, got {shown(forward)}."
             )
-        if normalization not in get_args(Normalization):
-            raise ValueError(f"`normalization` must be 'sum', 'tokens' or 'characters', got {shown(normalization)}.")
+        check_choice("normalization", normalization, get_args(Normalization))
         mask_id = getattr(tokenizer, "mask_token_id", None) if mask_id is None else check_integer("mask_id", mask_id, 0)
         if kind == "masked" and mask_id is None:
             raise ValueError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from synbench_lightning.checks import check_integer, numbers
+from synbench_lightning.checks import check_input_shape, check_integer, numbers
 from synbench_lightning.probe.families import resolve_tasks
 from synbench_lightning.probe.tasks import NOISE_BLOCK, GaussianTask, noise_block
 
@@ -42,8 +43,9 @@ def labelled_proxies(
     """
     count = check_integer("examples", examples, 4)
     levels = numbers("scales", scales)
-    if not levels or min(levels) <= 0:
+    if not levels or not all(0 < level < math.inf for level in levels):
         raise ValueError(f"`scales` must be positive numbers, at least one, got {list(levels)}.")
+    input_shape, seed = check_input_shape(input_shape), check_integer("seed", seed, 0)
     labels = torch.arange(count) % 2
     signs = (2.0 * labels - 1.0).reshape(-1, *[1] * len(input_shape))
     found: dict[str, Dataset[Any]] = {}

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from synbench_lightning.checks import check_integer, check_name
+from synbench_lightning.checks import check_integer, check_name, shown
 from synbench_lightning.functional.representation.class_probabilities import class_log_probabilities
 from synbench_lightning.runtime.collectives import Processes, Progress, gather_rows
 from synbench_lightning.runtime.features import FeatureReader
@@ -238,6 +238,15 @@ class Benchmark:
                 f"{support} that the readout is fitted to. Raise `support`."
             )
         return log_probabilities.gather(1, labels[support:, None])[:, 0]
+
+
+def check_log_likelihood(log_likelihood: Any) -> None:
+    """Refuse what is no function of a module and a batch."""
+    wrong = not callable(log_likelihood) or isinstance(log_likelihood, (nn.Module, type))
+    if log_likelihood is not None and wrong:
+        raise ValueError(
+            f"`log_likelihood` must be a callable (module, batch) -> (N,) or None, got {shown(log_likelihood)}."
+        )
 
 
 def _same(first: Any, second: Any) -> bool:

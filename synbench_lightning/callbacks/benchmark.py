@@ -9,7 +9,7 @@ from torch import Tensor
 
 from synbench_lightning.benchmark.adaptive_evaluation import Climb, Climbed
 from synbench_lightning.benchmark.result import BenchmarkResult
-from synbench_lightning.benchmark.tasks import Benchmark, Tasks
+from synbench_lightning.benchmark.tasks import Benchmark, Tasks, check_log_likelihood
 from synbench_lightning.callbacks.metric_keys import keys_of
 from synbench_lightning.callbacks.probing_callback import ProbingCallback
 from synbench_lightning.callbacks.run_state import history_of
@@ -129,10 +129,7 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
         prefix: str = "benchmark",
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
-        if log_likelihood is not None and not callable(log_likelihood):
-            raise ValueError(
-                f"`log_likelihood` must be a callable (pl_module, batch) -> (N,) or None, got {log_likelihood!r}."
-            )
+        check_log_likelihood(log_likelihood)
         if log_likelihood is not None and encoder is not None:
             raise ValueError("`encoder` is of no use beside `log_likelihood`, which answers by itself: pass one.")
         super().__init__(

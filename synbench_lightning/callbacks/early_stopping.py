@@ -11,7 +11,7 @@ from torch import Tensor
 from synbench_lightning.callbacks.metric_keys import DETAILS, TASKS, renamed, sections
 from synbench_lightning.callbacks.probing_callback import ProbingCallback
 from synbench_lightning.callbacks.run_state import RunStateCallback
-from synbench_lightning.checks import check_integer, check_number
+from synbench_lightning.checks import check_choice, check_integer, check_number
 from synbench_lightning.runtime.lightning_packages import EarlyStopping, LightningModule, Trainer, rank_zero_info
 
 
@@ -63,8 +63,7 @@ class SynBenchEarlyStopping(RunStateCallback, EarlyStopping):
         for name, limit in (("stopping_threshold", stopping_threshold), ("divergence_threshold", divergence_threshold)):
             if limit is not None:
                 check_number(name, limit, "a number or None", -math.inf)
-        if mode not in ("max", "min"):
-            raise ValueError(f"`mode` must be 'max' or 'min', got {mode!r}.")
+        check_choice("mode", mode, ("max", "min"))
         super().__init__(
             monitor, min_delta, patience, verbose, mode, stopping_threshold=stopping_threshold,
             divergence_threshold=divergence_threshold, check_on_train_epoch_end=True,

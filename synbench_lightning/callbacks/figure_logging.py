@@ -113,6 +113,8 @@ class FigureLogger:
                     "scales": plots.scale_figure(history[-1]),
                     "task_map": plots.task_map_figure(history, threshold=self.threshold),
                 }
+                if history[-1].layers:
+                    figures["layers"] = plots.layer_map_figure(history)
                 images = {name: plots.pixels(figure) for name, figure in figures.items()}
                 for logger in loggers:
                     with self._spared(f"figures for {type(logger).__name__}"):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 
 from synbench_lightning.probe.result import ProbeResult
 
-DETAILS, TASKS, FIGURES, BAND = "_details", "_tasks", "_figures", "_band"
+DETAILS, TASKS, LAYERS, FIGURES, BAND = "_details", "_tasks", "_layers", "_figures", "_band"
 """What the prefix is followed by in the names of the other sections; loggers sort them behind that of the prefix."""
+
+
+SECTIONS = {"task": TASKS, "layer": LAYERS}
+"""Of values that are named ``<kind>/<name>``."""
 
 
 def logged_values(result: ProbeResult, threshold: float) -> dict[str, float]:
@@ -18,6 +23,7 @@ def logged_values(result: ProbeResult, threshold: float) -> dict[str, float]:
         threshold: threshold accuracy of the scores.
     """
     values = _scores(result, threshold) if result.tasks else {}
+    values |= _of_layers(result)
     optional = {
         "alpha_req": result.alpha_req,
         "information": result.information,
@@ -42,6 +48,23 @@ def _scores(result: ProbeResult, threshold: float) -> dict[str, float]:
     return values | {key: value for key, value in errors.items() if value is not None}
 
 
+def _of_layers(result: ProbeResult) -> dict[str, float]:
+    """What is compared of each layer, and of the best one: its index, and its margin in standard errors."""
+    found = {
+        f"layer/{index:02d}_{layer.name}": value
+        for index, layer in enumerate(result.layers)
+        if (value := layer.value(result.layer_key)) is not None
+    }
+    best = result.best_layer
+    if best is not None:
+        value = best.layer.value(result.layer_key)
+        assert value is not None
+        found |= {"best_layer": float(best.place), f"best_layer_{result.layer_key}": value}
+        if math.isfinite(best.margin_in_errors):
+            found["best_layer_margin"] = best.margin_in_errors
+    return found
+
+
 def watched_names(result: ProbeResult) -> tuple[str, ...]:
     """The names to watch, in alphabetical order, in which the first one is the one to monitor, and standard errors."""
     names = ("information", "readout", "score", "worst")
@@ -53,7 +76,7 @@ def keys_of(prefix: str, values: Mapping[str, float], watched: Collection[str]) 
 
     Args:
         prefix: the name of their section.
-        values: by name; ``task/<name>`` for those of tasks.
+        values: by name; ``task/<name>`` for those of tasks, ``layer/<index>_<name>`` for those of layers.
         watched: the names of those that are to be watched.
 
     Example:
@@ -62,12 +85,10 @@ def keys_of(prefix: str, values: Mapping[str, float], watched: Collection[str]) 
     """
     found = {f"{prefix}/{name}": values[name] for name in watched if name in values}
     rest = {name: value for name, value in values.items() if name not in watched}
-    found |= {details_key(prefix, name): value for name, value in rest.items() if not name.startswith("task/")}
-    return found | {
-        f"{prefix}{TASKS}/{name.removeprefix('task/')}": value
-        for name, value in rest.items()
-        if name.startswith("task/")
-    }
+    for name, value in rest.items():
+        kind, _, inner = name.partition("/")
+        found[f"{prefix}{SECTIONS[kind]}/{inner}" if kind in SECTIONS else details_key(prefix, name)] = value
+    return found
 
 
 def details_key(prefix: str, name: str) -> str:
@@ -85,14 +106,15 @@ def name_of(key: str, prefix: str) -> str | None:
         ['score', 'task/dc', 'task/dc', None]
     """
     section, _, name = key.partition("/")
-    if section == f"{prefix}{TASKS}":
-        return f"task/{name}"
+    for kind, end in SECTIONS.items():
+        if section == f"{prefix}{end}":
+            return f"{kind}/{name}"
     return name if section in (prefix, f"{prefix}{DETAILS}") else None
 
 
 def sections(prefix: str) -> set[str]:
     """The names of all sections that belong to a prefix."""
-    return {prefix, *(f"{prefix}{end}" for end in (DETAILS, TASKS, FIGURES, BAND))}
+    return {prefix, *(f"{prefix}{end}" for end in (DETAILS, TASKS, LAYERS, FIGURES, BAND))}
 
 
 MOVED = (

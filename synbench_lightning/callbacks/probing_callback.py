@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from synbench_lightning.callbacks.config_warnings import (
     interval_warnings,
@@ -19,12 +19,13 @@ from synbench_lightning.callbacks.config_warnings import (
 from synbench_lightning.callbacks.encoder_discovery import EncoderDiscovery
 from synbench_lightning.callbacks.metric_keys import details_key, sections
 from synbench_lightning.callbacks.metric_logging import ProbeListener, log_metrics_once, logger_step, notify_listeners
+from synbench_lightning.callbacks.process_handover import ProcessHandover
 from synbench_lightning.callbacks.progress import probe_progress
 from synbench_lightning.callbacks.run_state import FORMAT, RunStateCallback
 from synbench_lightning.callbacks.schedule import Schedule
-from synbench_lightning.checks import check_integer, check_name, check_number
+from synbench_lightning.checks import check_choice, check_integer, check_name, check_number
 from synbench_lightning.runtime.collectives import Progress, StrategyProcesses
-from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder
+from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, check_encoder, find_encoder
 from synbench_lightning.runtime.encoder_call import plain_call
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer, rank_zero_info, rank_zero_warn
@@ -92,21 +93,11 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         prefix: str,
         on_error: Literal["warn", "raise"],
     ) -> None:
-        if not (encoder is None or isinstance(encoder, str) or callable(encoder)):
-            raise ValueError(
-                "`encoder` must be None, a dotted attribute of the LightningModule, or a callable "
-                f"(pl_module, x) -> features, got a {type(encoder).__name__}."
-            )
-        if isinstance(encoder, (nn.Module, type)):
-            raise ValueError(
-                f"`encoder` must not be a module or class itself, got {encoder!r}: name the attribute of the "
-                "LightningModule that holds it, or pass `lambda pl_module, x: ...`."
-            )
+        check_encoder(encoder)
         self.schedule = Schedule(every_n_train_steps, every_n_epochs, probe_at_start, probe_at_end)
         if max_overhead is not None:
             check_number("max_overhead", max_overhead, "a fraction in (0, 1] or None", 0, 1, low_in=False)
-        if on_error not in ("warn", "raise"):
-            raise ValueError(f"`on_error` must be 'warn' or 'raise', got {on_error!r}.")
+        check_choice("on_error", on_error, ("warn", "raise"))
         self.encoder = encoder
         self.max_overhead = max_overhead
         self.batch_size = check_integer("batch_size", batch_size, 1)
@@ -117,14 +108,23 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         self._prepared = False
         self._train_start = 0.0
         self._probe_seconds = 0.0
+        self._handover = ProcessHandover()
         self._begin()
 
     def _begin(self) -> None:
-        self.history: list[R] = []
+        self._handover.discard()
+        self._history: list[R] = []
         self.schedule.begin()
         self._discovery = EncoderDiscovery(self.encoder)
         self._fresh = True  # no probe, and no state of one, came before the first batch
         self._failures = 0  # in a row
+
+    @property
+    def history(self) -> list[R]:
+        """The results of the run's probes, also where processes made them that the trainer has started and ended."""
+        if (left := self._handover.take()) is not None:
+            self._history = self._history_of({"history": left})
+        return self._history
 
     @abstractmethod
     def metrics(self, result: R) -> dict[str, float]:
@@ -190,7 +190,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def _restore_state(self, state: Mapping[str, Any]) -> None:
-        self.history = self._history_of(state)
+        self._history = self._history_of(state)
         self.schedule.restore(state)
         self._fresh = False
 
@@ -228,6 +228,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         self.schedule.begin_fit(trainer)
         self._train_start, self._probe_seconds, self._failures = time.perf_counter(), 0.0, 0
         if self.history:
+            self._leave_history(trainer)
             last = self.history[-1]
             self._publish(trainer, last, self.metrics(last), position=None)
         intervals = interval_warnings(trainer, self.prefix, self.schedule, ProbeListener, type(self).__name__)
@@ -354,6 +355,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
             self._probe_seconds += time.perf_counter() - start
         self._failures = 0
         self._keep(result)
+        self._leave_history(trainer)
         self.schedule.settle(trainer)
         overhead = processes.broadcast(self._probe_seconds / (time.perf_counter() - self._train_start))
         metrics = {**self.metrics(result), details_key(self.prefix, "overhead"): overhead}
@@ -365,6 +367,10 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         self._after_logging(trainer, result, metrics, position)
         self._probe_seconds += time.perf_counter() - start
         notify_listeners(trainer, pl_module, metrics)
+
+    def _leave_history(self, trainer: Trainer) -> None:
+        if self._handover.is_started and trainer.is_global_zero:
+            self._handover.leave(self._state()["history"])
 
     def _skip_probe(self, trainer: Trainer, error: Exception) -> None:
         self._failures += 1

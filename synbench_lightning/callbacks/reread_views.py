@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -11,34 +12,52 @@ import torch
 from torch import Tensor
 
 from synbench_lightning.callbacks.progress import probe_progress
-from synbench_lightning.functional.representation.view_matching import belong_together, mean_partner_rank
+from synbench_lightning.functional.representation.view_matching import belong_together
 from synbench_lightning.probe.view_sampling import FEWEST_INPUTS, INPUT_FORWARDS, MOST_INPUTS
 from synbench_lightning.runtime.collectives import Progress
 from synbench_lightning.runtime.encoder_call import EncoderCall
-from synbench_lightning.runtime.example_reading import Chunk, SlowError, TrainingExamples, UnreadableError, seed_of
+from synbench_lightning.runtime.example_reading import (
+    Chunk,
+    ExpensiveError,
+    TrainingExamples,
+    UnreadableError,
+    seed_of,
+)
+from synbench_lightning.runtime.example_rows import ExampleRows, exchanged
 from synbench_lightning.runtime.input_leaf import input_leaf, num_examples
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer
 from synbench_lightning.runtime.step_replay import NotReachedError, StepReplay
-from synbench_lightning.runtime.structures import at, checksum, joined, mapped, replaced, taken, tensors_in
+from synbench_lightning.runtime.structures import at, checksum, joined, mapped, taken, tensors_in
 
 READ_SECONDS = 30.0
 """Reading takes no longer, as far as the first batches tell: then fewer views are read, of fewer examples."""
+LATE = 2.0
+"""What is read is enough once it takes so many times longer."""
 VIEW_BYTES = 2**30
 """What is kept takes no more memory of the host."""
 FEWEST_VIEWS = 4
+IN_DATA, IN_STEP = "the dataset or the collate function", "the transfer hooks or the training step"
 HALF_LIMIT = 6e4
 """Larger values are not kept in half precision."""
+
+
+class ReadingPlan(NamedTuple):
+    """What is read: the indices of the batches, and how often."""
+
+    chunks: list[Chunk]
+    views: int
 
 
 class ReadViews(NamedTuple):
     """What was read: for each view the same examples in the same order, in chunks; one view where nothing is random.
 
-    ``random_in`` says where views differ.
+    ``random_in`` says where views differ, and ``plan`` how the same ones are read again, where they were read.
     """
 
     views: list[list[Any]]
     examples: int
     random_in: str
+    plan: ReadingPlan | None = None
 
 
 def read_views(
@@ -48,6 +67,7 @@ def read_views(
     shape: tuple[int, ...] | None,
     seed: int,
     seconds: float = READ_SECONDS,
+    plan: ReadingPlan | None = None,
 ) -> ReadViews:
     """Read training examples several times, and take what the encoder would be given for them.
 
@@ -60,6 +80,7 @@ def read_views(
         shape: of the input, where it was not.
         seed: of the examples and of all that is random.
         seconds: that it may take.
+        plan: of an earlier run, to read the same again.
 
     Raises:
         UnreadableError: if examples cannot be read again without a trace.
@@ -67,13 +88,17 @@ def read_views(
     """
     reader = _Reader(trainer, pl_module, call, shape, seed)
     with reader.replay.ready(), probe_progress(trainer, "SynBench views") as progress:
-        examples = MOST_INPUTS
+        if plan is not None:
+            return reader.read(plan.chunks, plan.views, math.inf, progress)
+        examples, whole = MOST_INPUTS, call is None or _fits(call, MOST_INPUTS)
         while True:
             try:
-                return reader.read(examples, seconds, progress, whole=True)
+                return reader.read(reader.chunks(examples, whole), None, seconds, progress)
             except NotReachedError:  # of a step that takes batches of one size only, perhaps
-                return reader.read(examples, seconds, progress, whole=False)
-            except SlowError:
+                if not whole:
+                    raise
+                whole = False
+            except ExpensiveError:
                 examples //= 2
                 if examples < FEWEST_INPUTS:
                     raise
@@ -82,7 +107,8 @@ def read_views(
 class _Found(NamedTuple):
     view: int
     chunk: int
-    raw: str
+    examples: int
+    batch: Any
     inputs: Any
     seconds: float
 
@@ -100,37 +126,111 @@ class _Reader:
     ) -> None:
         self.trainer, self.seed = trainer, seed
         self.replay = StepReplay(trainer, pl_module, call, shape)
-        self.examples: TrainingExamples | None = None
+        self.opened: TrainingExamples | None = None
         self._on_first(self._open)
 
-    def read(self, examples: int, seconds: float, progress: Progress | None, whole: bool) -> ReadViews:
-        """All views: as many as the first of them show to be within the limits."""
-        chunks = self._on_first(lambda: self._opened.chunks(examples, whole))
-        self.chunks, self.views, self.random_in = len(chunks), INPUT_FORWARDS // MOST_INPUTS, ""
+    def _open(self) -> None:
+        # Batches that are the same in each epoch are known from the sampler; of others any example may come.
+        self.opened = TrainingExamples(self.trainer.train_dataloader, self.seed, self.trainer.num_training_batches)
+
+    def chunks(self, examples: int, whole: bool) -> list[Chunk]:
+        """Indices of the batches to be read."""
+
+        def find() -> list[Chunk]:
+            assert self.opened is not None
+            return self.opened.chunks(examples, whole)
+
+        found: list[Chunk] = self._on_first(find)
+        return found
+
+    def read(self, chunks: list[Chunk], views: int | None, seconds: float, progress: Progress | None) -> ReadViews:
+        """All views: as many as the first of them show to be within the limits, unless their number is given."""
+        self.chunk_count, self.views = len(chunks), max(2, views or INPUT_FORWARDS // MOST_INPUTS)
+        rows, random_in = ExampleRows(), ""
         read: list[list[Any]] = [[] for _ in range(self.views)]
         first: _Found | None = None
         planned = False
         for found in self._read_each(chunks, seconds):
-            if found.view >= self.views or found.chunk >= self.chunks:  # read ahead, before the limits were known
+            if found.view >= self.views or found.chunk >= self.chunk_count:  # read before the limits were known
                 continue
-            read[found.view].append(found.inputs)
             if first is None:
                 first = found
-            elif not planned:
+                swapped = exchanged(found.batch, found.examples)
+                if swapped is not None:
+                    rows.trace(
+                        found.inputs,
+                        self.replay.everywhere(swapped.batch, seed_of(self.seed, found.view, found.chunk)),
+                        swapped.examples,
+                    )
+                continue
+            if not planned:
                 planned = True
-                self.random_in = self._where_random(first, found)
-                self._limit(first, seconds, rows=len(chunks[0][0]))
+                if len(chunks[0]) == 1 and rows.unknown(first.inputs, first.examples):
+                    raise NotReachedError("it does not show which rows of the encoder's input belong to an example")
+                different = rows.choose(first.inputs, found.inputs, found.examples)
+                if different:
+                    read_alike = checksum(first.batch) == checksum(found.batch)
+                    random_in = IN_STEP if read_alike else IN_DATA
+                read[first.view].append(_kept(rows.of(first.inputs, first.examples)))
+                second = _kept(rows.of(found.inputs, found.examples))
+                self.views = views or self.views
+                if views is None:
+                    fastest = min(first.seconds, found.seconds)
+                    self._limit(second, fastest, seconds, found.examples, len(chunks), different)
+                first = first._replace(batch=None, inputs=None)
+                if found.view < self.views and found.chunk < self.chunk_count:
+                    read[found.view].append(second)
+            else:
+                read[found.view].append(_kept(rows.of(found.inputs, found.examples)))
             if progress is not None:
-                progress(sum(map(len, read)), self.views * self.chunks)
-        return kept_views([view[: self.chunks] for view in read[: self.views]], self.random_in)
+                progress(sum(map(len, read)), self.views * self.chunk_count)
+        return self._complete(read, chunks, random_in)
 
-    @property
-    def _opened(self) -> TrainingExamples:
-        assert self.examples is not None
-        return self.examples
+    def _complete(self, read: list[list[Any]], chunks: list[Chunk], random_in: str) -> ReadViews:
+        """Views of the examples that were read in all of them."""
+        views = [view for view in read[: self.views] if view]
+        number = len(views[0]) if views else 0
+        if random_in and number > 1:  # chunk after chunk is read: the last one may not be complete
+            number = min(map(len, views))
+        elif random_in:
+            number = min(number, 1)
+        views = [view[:number] for view in views if len(view) >= number]
+        counts = [[num_examples(chunk) for chunk in view] for view in views]
+        if not number or (random_in and len(views) < 2):
+            raise ExpensiveError("reading takes too long")
+        if any(own != counts[0] for own in counts):
+            raise NotReachedError("it gives the encoder another number of examples each time")
+        if random_in and not _belong(views[0], views[1]):
+            raise NotReachedError("an example that is read again is no nearer to itself than to others")
+        found = kept_views(views, random_in)._replace(plan=ReadingPlan(chunks[:number], len(views)))
+        result: ReadViews = self.trainer.strategy.broadcast(found)  # a process may have its own random states
+        return result
 
-    def _open(self) -> None:
-        self.examples = TrainingExamples(self.trainer.train_dataloader, self.seed)
+    def _limit(self, inputs: Any, batch_seconds: float, seconds: float, rows: int, chunks: int, several: bool) -> None:
+        """Read fewer views, and of fewer examples, where time or memory is short; one view where nothing is random."""
+        views, rows = self.views if several else 1, num_examples(inputs) or rows
+        chunks = min(chunks, math.ceil(MOST_INPUTS / rows))
+        workers = 1 if self.opened is None else self.opened.workers
+        size = sum(tensor.nbytes for tensor in tensors_in(inputs))
+
+        def problem() -> str:
+            expected = batch_seconds / workers * views * chunks
+            if expected > seconds:
+                return f"reading {chunks * rows} examples {views} times takes {expected:.2g} s"
+            if size * views * chunks > VIEW_BYTES:
+                return f"{chunks * rows} examples in {views} views take {size * views * chunks / 2**30:.2g} GiB"
+            return ""
+
+        while problem():
+            if views > FEWEST_VIEWS:
+                views //= 2
+            elif chunks // 2 * rows >= FEWEST_INPUTS:
+                chunks //= 2
+            else:
+                break
+        self.views, self.chunk_count, reason = self.trainer.strategy.broadcast((views, chunks, problem()))
+        if reason:
+            raise ExpensiveError(reason)
 
     def _on_first(self, function: Callable[[], Any]) -> Any:
         """What a function returns on the first process, on all of them.
@@ -153,114 +253,67 @@ class _Reader:
 
     def _read_each(self, chunks: Sequence[Chunk], seconds: float) -> Iterator[_Found]:
         """What the encoder is given for the first chunk in two views, and then for all chunks in all views."""
-        strategy = self.trainer.strategy
         with closing(self._batches(chunks, seconds)) as batches:
             while True:
                 own: Any = next(batches) if self.trainer.is_global_zero else None
-                kind, read = strategy.broadcast(own)
+                kind, read, examples = self.trainer.strategy.broadcast(own)
                 if kind == "end":
                     return
                 if kind == "error":
                     raise UnreadableError(read)
-                if read.batch is None:
-                    raise SlowError(
-                        f"a batch of {len(chunks[read.chunk][0])} examples takes {read.seconds:.0f} s to read"
-                    )
-                start, failure, inputs = time.perf_counter(), None, None
-                try:
-                    (inputs,) = self.replay.inputs(read.batch, seed_of(self.seed, read.view, read.chunk))
-                except NotReachedError as error:
-                    failure = error
-                if strategy.reduce_boolean_decision(failure is not None, all=False):
-                    raise failure or NotReachedError("another process failed; its log has the reason")
-                raw = checksum(read.batch)
-                inputs = mapped(self._first_views(inputs, len(chunks[read.chunk][0])), kept)
-                yield _Found(read.view, read.chunk, raw, inputs, read.seconds + time.perf_counter() - start)
+                if read.problem:
+                    raise ExpensiveError(read.problem)
+                start = time.perf_counter()
+                inputs = self.replay.everywhere(read.batch, seed_of(self.seed, read.view, read.chunk))
+                took = read.seconds + time.perf_counter() - start
+                yield _Found(read.view, read.chunk, examples, read.batch, inputs, took)
 
     def _order(self) -> Iterator[tuple[int, int]]:
         """Views of the first chunk before those of others; it ends where the limits are found to."""
         chunk = 0
-        while chunk < self.chunks:
+        while chunk < self.chunk_count:
             view = 0
             while view < self.views:
                 yield view, chunk
                 view += 1
             chunk += 1
 
-    def _where_random(self, first: _Found, second: _Found) -> str:
-        """Where two views of the same examples become different; empty where they are the same.
-
-        Raises:
-            NotReachedError: if their rows do not belong together.
-        """
-        alike = all(_same(one, other) for one, other in zip(*map(_tensors, (first.inputs, second.inputs)), strict=True))
-        if alike:
-            return ""
-        leaf, again = (input_leaf(found.inputs) for found in (first, second))
-        if leaf is not None and again is not None and leaf.rows >= FEWEST_INPUTS // 2:
-            one, other = at(first.inputs, leaf.path), at(second.inputs, again.path)
-            if isinstance(one, Tensor) and one.shape == other.shape and not belong_together((one, other)):
-                raise NotReachedError("the rows that it gives the encoder are not those of the batch, in their order")
-        read = first.raw != second.raw
-        return "the dataset or the collate function" if read else "the transfer hooks or the training step"
-
-    def _limit(self, first: _Found, seconds: float, rows: int) -> None:
-        """Read fewer views, and of fewer examples, where time or memory is short; one view where nothing is random."""
-        if not self.random_in:
-            self.views = 1
-        workers = self.examples.workers if self.examples is not None else 1
-        size = sum(tensor.nbytes for tensor in tensors_in(first.inputs))
-
-        def expected() -> float:
-            return first.seconds / workers * self.views * self.chunks
-
-        while expected() > seconds or size * self.views * self.chunks > VIEW_BYTES:
-            if self.views > FEWEST_VIEWS:
-                self.views //= 2
-            elif (self.chunks // 2) * rows >= FEWEST_INPUTS:
-                self.chunks //= 2
-            else:
-                break
-        limits = (self.views, self.chunks)
-        self.views, self.chunks = self.trainer.strategy.broadcast(limits)
-
-    def _first_views(self, inputs: Any, examples: int) -> Any:
-        """One view of each example: where a call is given several, the first; of crops, the largest."""
-        leaf = input_leaf(inputs)
-        if leaf is None:
-            return inputs
-        value = at(inputs, leaf.path)
-        if leaf.listed:
-            return replaced(inputs, leaf.path, [max(value, key=lambda crop: crop[0].numel())])
-        several = leaf.rows // examples if leaf.rows % examples == 0 else 1
-        if several < 2:
-            return inputs
-        blocks, turns = torch.arange(examples), torch.arange(0, leaf.rows, several)
-        layouts = [
-            (mean_partner_rank(value[r], value[r + step]), r, step) for r, step in ((blocks, examples), (turns, 1))
-        ]
-        _, rows, step = min(layouts, key=lambda layout: layout[0])
-        return taken(inputs, rows, leaf.rows) if belong_together((value[rows], value[rows + step])) else inputs
-
-    def _batches(self, chunks: Sequence[Chunk], seconds: float) -> Generator[tuple[str, Any], None, None]:
-        """What the first process reads, and how it ends."""
+    def _batches(self, chunks: Sequence[Chunk], seconds: float) -> Generator[tuple[str, Any, int], None, None]:
+        """What the first process reads and of how many examples it is, and how it ends."""
+        assert self.opened is not None
+        start = time.perf_counter()
         try:
-            for read in self._opened.read(chunks, self._order(), seconds * self._opened.workers / FEWEST_VIEWS):
-                yield "read", read
+            for read in self.opened.read(chunks, self._order(), seconds * self.opened.workers / FEWEST_VIEWS):
+                yield "read", read, 0 if read.problem else self.opened.size(chunks[read.chunk], read.batch)
+                if time.perf_counter() - start > LATE * seconds:
+                    break
         except UnreadableError as error:
-            yield "error", str(error)
+            yield "error", str(error), 0
             return
-        yield "end", None
+        yield "end", None, 0
 
 
 def kept_views(views: list[list[Any]], random_in: str) -> ReadViews:
-    """Chunks in one where they fit together, of at most 128 examples."""
+    """Chunks in one where they fit together, of at most 128 examples: of more, those that have views."""
     rows = sum(num_examples(chunk) or 0 for chunk in views[0])
     whole = [joined(view) for view in views]
-    if rows and all(one is not None for one in whole):
-        number = min(rows, MOST_INPUTS)
-        return ReadViews([[taken(one, torch.arange(number), rows)] for one in whole], number, random_in)
-    return ReadViews(views, rows, random_in)
+    if not rows or any(one is None for one in whole):
+        return ReadViews(views, rows, random_in)
+    chosen = torch.arange(rows)
+    if rows > MOST_INPUTS and len(views) > 1:  # rows of another loader may be the same in all views
+        alike = ~torch.stack([_changed(whole[0], one, rows) for one in whole[1:]]).any(0)
+        chosen = alike.int().argsort(stable=True)
+    chosen = chosen[:MOST_INPUTS].sort().values
+    return ReadViews([[taken(one, chosen, rows)] for one in whole], len(chosen), random_in)
+
+
+def _changed(one: Any, other: Any, rows: int) -> Tensor:
+    """``(rows,)``, true for rows of which some value has changed."""
+    found = torch.zeros(rows, dtype=torch.bool)
+    for first, second in zip(tensors_in(one), tensors_in(other), strict=True):
+        if first.shape == second.shape and first.ndim and len(first) == rows:
+            found |= (first != second).flatten(1).any(1) if first.ndim > 1 else first != second
+    return found
 
 
 def kept(leaf: Tensor) -> Tensor:
@@ -271,14 +324,25 @@ def kept(leaf: Tensor) -> Tensor:
     return leaf
 
 
-def _tensors(inputs: Any) -> list[Tensor]:
-    return list(tensors_in(inputs))
+def _kept(inputs: Any) -> Any:
+    return mapped(inputs, kept)
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape:
-        return False
-    if not one.is_floating_point():
-        return torch.equal(one, other)
-    one, other = one.double(), other.double()
-    return bool((one - other).square().mean() <= 1e-6 * other.var() if other.numel() > 1 else (one == other).all())
+def _fits(call: EncoderCall, examples: int) -> bool:
+    """Whether so many examples at once are no large batch."""
+    return call.input is None or 4 * call.input.numel * examples < 2**28
+
+
+def _belong(ones: list[Any], others: list[Any]) -> bool:
+    """Whether the same examples have come back, as far as that can be seen."""
+    pairs = []
+    for one, other in zip(ones, others, strict=True):
+        leaf, again = input_leaf(one), input_leaf(other)
+        if leaf is None or again is None or leaf.rows < 2:
+            return True
+        sides = [at(side, own.path) for side, own in ((one, leaf), (other, again))]
+        first, second = (side[0] if own.listed else side for side, own in zip(sides, (leaf, again), strict=True))
+        if first.shape != second.shape:
+            return True
+        pairs.append((first, second))
+    return sum(len(one) for one, _ in pairs) < FEWEST_INPUTS // 2 or belong_together(*pairs)

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from synbench_lightning.callbacks.reread_views import ReadViews, kept, kept_views
-from synbench_lightning.functional.representation.view_matching import belong_together
+from synbench_lightning.functional.representation.view_matching import Layout, belong_together, rows_of_examples
 from synbench_lightning.probe.view_sampling import FEWEST_INPUTS, INPUT_FORWARDS, MOST_INPUTS
 from synbench_lightning.runtime.call_recorder import Key, watch_calls
 from synbench_lightning.runtime.encoder_call import EncoderCall
+from synbench_lightning.runtime.example_rows import ExampleRows, exchanged
 from synbench_lightning.runtime.input_leaf import input_leaf
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer
+from synbench_lightning.runtime.step_replay import NotReachedError, StepReplay
 from synbench_lightning.runtime.structures import Arguments, at, checksum, joined, mapped, replaced, taken, tensors_in
 
 PAIR_BYTES = 2**28
@@ -25,14 +26,17 @@ MOST_STEPS = 1000
 class StepViews:
     """Collects what steps give the encoder: two views of about 1,024 examples, or one of 128.
 
-    Which rows belong together is found by comparison: two views of an example are nearer to each other than to others.
+    Two views are those of two calls, of crops in a list, or of rows of one call that change together when examples of
+    the batch are exchanged. They are compared too: two views of an example are nearer to each other than to others.
 
     Args:
         call: the encoder's.
+        seed: of what is random where a step is repeated.
     """
 
-    def __init__(self, call: EncoderCall) -> None:
-        self.call = call
+    def __init__(self, call: EncoderCall, seed: int) -> None:
+        self.call, self.seed = call, seed
+        self._layout: tuple[Layout, int] | None = None
         self.steps = 0
         self._views: list[list[Any]] = [[], []]
         self._rows = 0
@@ -50,21 +54,31 @@ class StepViews:
 
         self._stop = watch_calls(pl_module, key, see)
 
-    def end(self) -> bool:
-        """The step has ended; whether enough was seen."""
+    def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> bool:
+        """The step has ended; whether enough was seen. Every process makes this call.
+
+        Args:
+            trainer: in a fit.
+            pl_module: that it trains.
+            batch: of the step, on the device.
+        """
         self.abandon()
         self.steps += 1
+        if self.steps == 1:
+            self._layout = self._traced(trainer, pl_module, batch)
         views = views_of_calls(self._calls)
         self._calls = []
         for own, one in zip(self._views, views, strict=False):
             own.append(one)
         if views:
             leaf = input_leaf(views[0])
-            self._rows += 1 if leaf is None else leaf.rows
+            several = 1 if self._layout is None else self._layout[1]
+            self._rows += 1 if leaf is None else leaf.rows // several
             size = sum(tensor.nbytes for tensor in tensors_in(views[0]))
             fitting = PAIR_BYTES // max(1, size) * (1 if leaf is None else leaf.rows)
             self._most = min(self._most, max(FEWEST_INPUTS, fitting))
-        enough = self._most if self._views[1] else min(self._most, MOST_INPUTS)
+        pairs = bool(self._views[1]) or (self._layout is not None and self._layout[1] > 1)
+        enough = self._most if pairs else min(self._most, MOST_INPUTS)
         return self._rows >= enough or self.steps >= MOST_STEPS
 
     def abandon(self) -> None:
@@ -72,6 +86,22 @@ class StepViews:
         if self._stop is not None:
             self._stop()
             self._stop = None
+
+    def _traced(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> tuple[Layout, int] | None:
+        """In which order a call is given several rows for each example, and how many; ``None`` if that is not seen."""
+        examples = next((len(tensor) for tensor in tensors_in(batch) if tensor.ndim), 0)
+        swapped, rows = exchanged(batch, examples), ExampleRows()
+        if not trainer.strategy.reduce_boolean_decision(swapped is not None, all=True) or swapped is None:
+            return None
+        try:
+            replay = StepReplay(trainer, pl_module, self.call)
+            with replay.ready():
+                inputs, others = (replay.everywhere(one, self.seed, transferred=True) for one in (batch, swapped.batch))
+        except (NotReachedError, ValueError):
+            return None
+        rows.trace(inputs, others, swapped.examples)
+        leaf = input_leaf(inputs)
+        return None if rows.layout is None or leaf is None else (rows.layout, leaf.rows // examples)
 
     def found(self, trainer: Trainer) -> ReadViews:
         """What was seen on the first process: two views of each example, or one where there are no two."""
@@ -92,16 +122,16 @@ class StepViews:
         if len(first) == len(second) > 0:
             return [first, second] if _belong(first, second) else [first]
         leaves = [input_leaf(call) for call in first]
-        if first and all(leaf is not None and leaf.rows % 2 == 0 and not leaf.listed for leaf in leaves):
-            rows = [leaf.rows for leaf in leaves if leaf is not None]
-            for layout in (_halves, _turns):
-                parts = [
-                    [taken(call, one, n) for call, n in zip(first, rows, strict=True) for one in [layout(n)[side]]]
-                    for side in (0, 1)
-                ]
-                if _belong(*parts):
-                    return parts
-        return [first]
+        if self._layout is None or self._layout[1] < 2:
+            return [first]
+        layout, several = self._layout
+        parts: list[list[Any]] = [[], []]
+        for call, leaf in zip(first, leaves, strict=True):
+            if leaf is not None and not leaf.listed and leaf.rows % several == 0:
+                rows = rows_of_examples(layout, leaf.rows // several, leaf.rows)
+                for side, part in enumerate(parts):
+                    part.append(taken(call, rows[:, side], leaf.rows))
+        return parts if parts[0] and _belong(*parts) else [first]
 
 
 def views_of_calls(calls: list[Arguments]) -> list[Any]:
@@ -121,14 +151,6 @@ def views_of_calls(calls: list[Arguments]) -> list[Any]:
         if fits and checksum(at(call, leaf.path)) != checksum(value):
             return [first, call]
     return [first]
-
-
-def _halves(rows: int) -> tuple[Tensor, Tensor]:
-    return torch.arange(rows // 2), torch.arange(rows // 2, rows)
-
-
-def _turns(rows: int) -> tuple[Tensor, Tensor]:
-    return torch.arange(0, rows, 2), torch.arange(1, rows, 2)
 
 
 def _belong(ones: list[Any], others: list[Any]) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from synbench_lightning.callbacks.config_warnings import best_key_warnings
 from synbench_lightning.callbacks.figure_logging import FigureLogger
 from synbench_lightning.callbacks.label_collection import held_out_labels
+from synbench_lightning.callbacks.layer_advice import LayerAdvice
 from synbench_lightning.callbacks.metric_keys import keys_of, logged_values, watched_names
 from synbench_lightning.callbacks.probe_warnings import ProbeWarnings
 from synbench_lightning.callbacks.probing_callback import ProbingCallback
@@ -29,16 +30,13 @@ from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, Probe
 from synbench_lightning.probe.proxy_samples import Normalize
 from synbench_lightning.probe.result import ProbeResult
 from synbench_lightning.probe.view_sampling import Views
-from synbench_lightning.probe.views import viewed_inputs
 from synbench_lightning.runtime.collectives import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
 from synbench_lightning.runtime.features import module_behind
 from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.input_shape import example_shape
+from synbench_lightning.runtime.layer_reading import LayerReader, check_layers
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer, rank_zero_info, rank_zero_warn
-
-LEAST_SECONDS = 1.0
-"""Where `max_overhead` allows less, examples are not read yet."""
 
 
 class SynBenchCallback(ProbingCallback[ProbeResult]):
@@ -68,6 +66,10 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     ``synbench_details/accuracy``          accuracy of the first task, averaged over the scales
     ``synbench_details/alpha_req``         how fast the eigenvalues of the features' covariance within a class fall
                                            (exponent of a power law)
+    ``synbench_details/best_layer``        index of the layer with the highest value among those as wide as the
+                                           encoder's output
+    ``synbench_details/best_layer_...``    its information or readout, and its margin above the encoder's output, or
+                                           above the second best, in standard errors
     ``synbench_details/cvar``              mean score of the worse half of the tasks
     ``synbench_details/effective_rank``    in how many directions the features vary (RankMe's entropy of that
                                            covariance)
@@ -79,6 +81,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     ``synbench_details/probe_seconds``     wall-clock time of the probe
     ``synbench_details/score_eps_0.20``    score of the first task at each further epsilon
     ``synbench_details/smoothed_worst``    the lowest score, smoothed: between lowest and mean
+    ``synbench_layers/<index>_<name>``     information, or readout, of each layer, the first to be called first
     ``synbench_tasks/<name>``              score of each task
     ``synbench_figures/<name>``            figures, see ``log_figures``
     ====================================== ===============================================================
@@ -130,6 +133,11 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         labels: a few labels for ``synbench/readout``: integers ``(N,)``, those of ``inputs``, or a pair (x, y) of
             labelled inputs and their labels; at least 20, of which the first 512 are encoded. They must be of examples
             that are not trained on. ``"auto"``: the classes beside the inputs of the first validation loader.
+        layers: which layers are compared, by ``synbench/information`` or, without views and with labels, by
+            ``synbench/readout``, from the same forwards. ``"auto"``: the stages or blocks of the encoder, at most
+            twelve; or dotted names as ``("backbone.layer2", "backbone.layer4")``; ``None``: none. Without ``inputs``
+            and ``labels`` there is nothing to compare them by. Layers of different width are not ranked against each
+            other.
         seed: of the examples, which are the same in every probe of a run.
         prefix: of the logged keys; two callbacks in one trainer need two.
         log_figures: give TensorBoard, Wandb and MLflow figures of the probes (the robustness-accuracy curve, accuracy
@@ -176,6 +184,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         inputs: Any = "auto",
         views: Views | None = None,
         labels: Labels | Literal["auto"] | None = None,
+        layers: str | Sequence[str] | None = "auto",
         seed: int = 0,
         prefix: str = "synbench",
         log_figures: bool = True,
@@ -203,6 +212,9 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         if labels is not None and not (isinstance(labels, str) and labels == "auto"):
             check_labels(labels, inputs)
         self.inputs, self.views, self.labels = inputs, views, labels
+        if isinstance(check_layers(layers), tuple) and inputs is None and labels is None:
+            raise ValueError("`layers` needs `inputs`, with `views`, or `labels` to compare them by, got neither.")
+        self.layers = layers
         self.log_figures = check_flag("log_figures", log_figures)
         self._figure_logger = FigureLogger(prefix, self.threshold) if log_figures else None
         self._shown: Probe | None = None  # the samples, ready to be shown
@@ -211,7 +223,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         super()._begin()
         self._probe_warnings = ProbeWarnings(self.threshold)
         self._shape: tuple[int, ...] | None = None  # of an input, likewise
-        self._view_collection = ViewCollection()
+        self._view_collection = ViewCollection(self.seed)
+        self._layer_advice = LayerAdvice(self.prefix)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -276,6 +289,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the last weights where the end came unforeseen, and draw the last figures."""
         super().on_train_end(trainer, pl_module)
+        if (advice := self._layer_advice.ended(self.history, self._encoder_path)) is not None:
+            rank_zero_info(advice)
         if self._figure_logger is not None:
             self._figure_logger.close(trainer, self.history)
 
@@ -289,16 +304,17 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             normalize=self.normalize, inputs=self._inputs(trainer, pl_module, shape), views=self.views,
             labels=self._labels(trainer, pl_module, shape), seed=self.seed, device=trainer.strategy.root_device,
             module=module_behind(self._encoder.forward), call=self._discovery.call,
+            layers=self._layer_reader(pl_module),
         )  # fmt: skip
         about = "" if probe.with_labels is None else f" and {probe.with_labels.num_inputs} labelled inputs"
         rank_zero_info(
             f"SynBench probes {self._encoder.name}, with inputs of shape {shape}, every {self.schedule}: "
             f"{probe.num_forwards} forwards for the tasks {', '.join(task.name for task in probe.tasks)}{about}."
         )
-        if probe.shown is not None:
+        if isinstance(self.inputs, str):
+            self._use_views()
+        elif probe.shown is not None:
             self._tell(probe)
-        elif isinstance(self.inputs, str) and self._view_collection.sentence:
-            rank_zero_info(f"SynBench: `{self.prefix}/information`: {self._view_collection.sentence}.")
         elif self.inputs is None:
             rank_zero_info(
                 "SynBench: the tasks do not depend on your data. `inputs='auto'`, or `labels=` of a few held-out "
@@ -307,6 +323,18 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
 
     def _ready(self) -> bool:
         return self._shown is not None and self._shown.num_forwards > 0
+
+    def _layer_reader(self, pl_module: LightningModule) -> LayerReader | None:
+        if self.layers is None:
+            return None
+        return LayerReader(pl_module, self.layers, self._encoder_path or "")
+
+    @property
+    def _encoder_path(self) -> str | None:
+        """The dotted name of the encoder; ``None`` where it has none that is known."""
+        if self._discovery.call is not None:
+            return self._discovery.call.path
+        return self.encoder if isinstance(self.encoder, str) else None
 
     def _can_probe_unobserved(self) -> bool:
         return self.input_shape is not None or self._shape is not None
@@ -338,7 +366,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             return self.inputs
         start = time.perf_counter()
         seconds = READ_SECONDS if self.max_overhead is None else None
-        self._view_collection.begin(trainer, pl_module, self._discovery.call, shape, self.seed, seconds)
+        self._view_collection.begin(trainer, pl_module, self._discovery.call, shape, seconds)
         self._probe_seconds += time.perf_counter() - start
         return self._view_collection.inputs
 
@@ -356,9 +384,15 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     def _use_views(self) -> None:
         """Measure information on the views that were found, from the next probe on."""
         probe, found = self._shown, self._view_collection.inputs
-        if probe is not None and found is not None:
-            probe.shown = viewed_inputs(found, None, probe.given_shape, self.seed, probe.device)
+        if probe is None or self._view_collection.collecting:
+            return
+        probe.shown = found
+        if found is not None:
             self._tell(probe)
+        elif self._view_collection.sentence:
+            rank_zero_info(
+                f"SynBench: `{self.prefix}/information`: {self._view_collection.sentence.removesuffix('.')}."
+            )
 
     def _tell(self, probe: Probe) -> None:
         """Say what information is measured on, and where that may mislead."""
@@ -383,7 +417,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         """Keep the loss, and probe where a probe is due."""
         if isinstance(outputs, Mapping) and isinstance(outputs.get("loss"), Tensor):
             self._probe_warnings.trained(outputs["loss"])
-        if self._view_collection.end_step(trainer):
+        if self._view_collection.end_step(trainer, pl_module, batch):
             self._use_views()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
@@ -393,11 +427,11 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             return
         elapsed = time.perf_counter() - self._train_start
         allowed = trainer.strategy.broadcast(self.max_overhead * elapsed - self._probe_seconds)
-        if allowed < LEAST_SECONDS:
+        if allowed < self._view_collection.least_seconds:
             return
         start = time.perf_counter()
         call, shape = self._discovery.call, None if self._shown is None else self._shown.given_shape
-        self._view_collection.begin(trainer, pl_module, call, shape, self.seed, min(allowed, READ_SECONDS))
+        self._view_collection.begin(trainer, pl_module, call, shape, min(allowed, READ_SECONDS))
         self._probe_seconds += time.perf_counter() - start
         self._use_views()
 
@@ -409,14 +443,29 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         processes: StrategyProcesses,
         progress: Progress | None,
     ) -> ProbeResult:
-        assert self._shown is not None
-        return self._shown(encoder, processes, progress).at(step=processes.broadcast(self.schedule.step(trainer)))
+        probe = self._shown
+        assert probe is not None
+        try:
+            result = probe(encoder, processes, progress)
+        except (RuntimeError, ValueError) as error:  # on every process
+            known = any(result.information is not None for result in self.history)
+            if not isinstance(self.inputs, str) or probe.shown is None or known:
+                raise
+            self._view_collection.discard(str(error))
+            probe.shown = None
+            if not probe.num_forwards:
+                raise
+            result = probe(encoder, processes, progress)
+            rank_zero_warn(f"`{self.prefix}/information` is not measured on training examples: {error}")
+        return result.at(step=processes.broadcast(self.schedule.step(trainer)))
 
     def _after_logging(
         self, trainer: Trainer, result: ProbeResult, metrics: Mapping[str, float], position: int
     ) -> None:
         before = self.history[-2] if len(self.history) > 1 else None
         self._probe_warnings.probed(result, before)
+        for sentence in self._layer_advice.probed(result):
+            rank_zero_info(sentence)
         if before is None or before.best_key != result.best_key:
             for advice in best_key_warnings(trainer, self.prefix, result.best_key):
                 rank_zero_info(advice)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -136,6 +136,8 @@ class About(NamedTuple):
 def _about(given: Namespace) -> About:
     inputs, labels = _tensor("inputs", given.inputs), _tensor("labels", given.labels)
     views = None if given.views is None else imported(Source("views", given.views))
+    if inputs is None and given.layers is not None:
+        raise UsageError("argument --layers: needs --inputs, by which layers are compared")
     if inputs is None and (views is not None or labels is not None):
         raise UsageError(f"argument --{'labels' if views is None else 'views'}: needs --inputs, the inputs themselves")
     identity: tuple[object, ...] = ()
@@ -181,10 +183,12 @@ def _evaluated(
     device = torch.device(_device(given.device))
     best = float(optimal_accuracy(plan.scales[-1]))
     thresholds = tuple(sorted({given.threshold, *(t for t in OFFICIAL_THRESHOLDS if t < best)}))
-    settings = {
+    settings: dict[str, Any] = {
         "tasks": given.tasks, "plan": plan, "epsilons": tuple(given.epsilons), "thresholds": thresholds,
         "normalize": normalize or loaded.normalize, "seed": given.seed,
     }  # fmt: skip
+    if given.layers is not None:
+        settings["layers"] = "auto" if given.layers == ["auto"] else tuple(given.layers)
     folder: Path = given.cache_dir or default_folder()
     key = None
     if loaded.module is not None:
@@ -241,6 +245,24 @@ def _as_json(found: Sequence[Evaluated], threshold: float) -> dict[str, object]:
     }
 
 
+def _layers_as_text(found: Evaluated) -> list[str]:
+    """The layers of one encoder."""
+    result, key = found.result, found.result.layer_key
+    if not result.layers:
+        return []
+    best = result.best_layer
+    rows = [["layer", "width", key, ""]]
+    for index, layer in enumerate(result.layers):
+        error = layer.information_error if key == "information" else layer.readout_error
+        mark = "best" if best is not None and best.place == index else ""
+        if best is not None and mark:
+            mark += f", by {best.margin:.2g} ± {best.error:.1g}"
+        elif layer.width != result.layers[-1].width:
+            mark = "not ranked: of another width than the output"
+        rows.append([layer.name, str(layer.width), f"{layer.value(key):.3f} ± {error:.3f}", mark])
+    return ["", f"Layers of {found.name}:", *aligned(rows, left={0, 3})]
+
+
 def _as_text(found: Sequence[Evaluated], threshold: float) -> list[str]:
     epsilons = [epsilon for epsilon in found[0].result.epsilons if epsilon]
     header = ["rank", "encoder", "score", *(f"eps {epsilon:g}" for epsilon in epsilons), "worst task", "eff. rank"]
@@ -271,6 +293,8 @@ def _as_text(found: Sequence[Evaluated], threshold: float) -> list[str]:
         lines.append(f"Information about the inputs {shown}, in nats: compare checkpoints of one architecture with it.")
     if labelled:
         lines.append("Readout: the share of the labels' variance that a ridge regression tells of left-out inputs.")
+    for one in found:
+        lines += _layers_as_text(one)
     if len({(one.result.inputs, one.result.labels) for one in found}) > 1:
         lines.append("The encoders were shown different inputs or labels: information and readout do not compare.")
     if len({one.input_shape for one in found}) > 1:

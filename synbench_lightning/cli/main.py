@@ -164,6 +164,10 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--labels", type=Path, metavar="FILE", help="a .pt or .npy file of integers (N,), the labels of --inputs, at "
         "least 20: how well a readout tells them is measured too",
     )  # fmt: skip
+    parser.add_argument(
+        "--layers", nargs="+", metavar="NAME", help="auto, or names of modules of the encoder: information or readout "
+        "of each of them too, from the same forwards; needs --inputs",
+    )  # fmt: skip
     parser.add_argument("--plan", choices=("fast", "official"), default="fast", help="default: %(default)s")
     parser.add_argument("--forwards", type=integer, metavar="N", help="of the fast plan, default: 8192")
     parser.add_argument(

@@ -15,6 +15,7 @@ from typing import Any
 
 import synbench_lightning
 from synbench_lightning.benchmark.result import BenchmarkResult
+from synbench_lightning.callbacks.layer_advice import LayerAdvice
 from synbench_lightning.cli.errors import CommandError
 from synbench_lightning.cli.run_files import Run, runs_in
 from synbench_lightning.probe.result import ProbeResult
@@ -155,6 +156,9 @@ def _section(run: Run) -> Iterator[str]:
     )
     if run.history:
         yield _figure(plots.task_map_figure(run.history))
+        if run.history[-1].layers:
+            yield _layers(run.history)
+            yield _figure(plots.layer_map_figure(run.history))
     by_step = {result.step: result for result in run.history}
     best = by_step.get(run.best_step)
     if best is not None:
@@ -168,6 +172,13 @@ def _section(run: Run) -> Iterator[str]:
     keys = list(dict.fromkeys(key for values in run.points.values() for key in values))
     rows = [[f"{step:,}", *(_number(values, key, ".4g") for key in keys)] for step, values in run.points.items()]
     yield _table([["step", *keys], *rows]) + "</details>"
+
+
+def _layers(history: Sequence[ProbeResult]) -> str:
+    """Which layer to read, as a line of HTML."""
+    sentence = LayerAdvice("synbench").ended(history)
+    sentence = sentence or "Layers of different width are not comparable: look at each of them over time."
+    return f"<p>{escape(sentence.removeprefix('SynBench: ').replace('`', ''))}</p>"
 
 
 def _benchmark(name: str, results: Sequence[BenchmarkResult]) -> Iterator[str]:

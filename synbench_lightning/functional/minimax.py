@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from synbench_lightning.checks import check_integer, check_integers
+from synbench_lightning.checks import check_integer, check_integers, check_number, shown
 
 
 def smoothed_maximum(losses: Tensor, temperature: Tensor | float) -> Tensor:
@@ -28,6 +28,12 @@ def smoothed_maximum(losses: Tensor, temperature: Tensor | float) -> Tensor:
         >>> smoothed_maximum(torch.tensor([1.0, 2.0, 4.0]), temperature=0.5)
         tensor(4.0103)
     """
+    if not isinstance(losses, Tensor) or losses.ndim == 0 or losses.is_complex():
+        raise ValueError(f"`losses` must be a tensor (..., tasks), got {shown(losses)}.")
+    if not isinstance(temperature, Tensor):
+        temperature = check_number("temperature", temperature, "a positive number", 0, low_in=False)
+    elif temperature.numel() != 1 or temperature.is_complex():
+        raise ValueError(f"`temperature` must be a positive number, got {shown(temperature)}.")
     return temperature * torch.logsumexp(losses / temperature, -1)
 
 
@@ -95,12 +101,14 @@ def task_means(losses: Tensor, tasks: Tensor, num_tasks: int) -> tuple[Tensor, T
     """
     check_integer("num_tasks", num_tasks, 1)
     check_integers("tasks", tasks)
+    if not isinstance(losses, Tensor) or losses.is_complex():
+        raise ValueError(f"`losses` must be a tensor of real numbers, got {shown(losses)}.")
     values = losses.to(torch.promote_types(losses.dtype, torch.float32)).flatten()
     try:
         index = tasks.expand(losses.shape).flatten()
     except RuntimeError:
         raise ValueError(
-            f"`tasks` must broadcast to the shape of the losses, {tuple(losses.shape)}, got {tuple(tasks.shape)}."
+            f"`tasks` must broadcast to the shape of `losses`, {tuple(losses.shape)}, got {tuple(tasks.shape)}."
         ) from None
     # A compiled step is one graph, which a look at a value would cut.
     if not torch.compiler.is_compiling() and index.numel() and int(index.max()) >= num_tasks:

@@ -4,6 +4,7 @@ from synbench_lightning.plots.benchmark import correlation_figure as correlation
 from synbench_lightning.plots.benchmark import point_map_figure as point_map_figure
 from synbench_lightning.plots.benchmark import prediction_figure as prediction_figure
 from synbench_lightning.plots.benchmark import task_curves_figure as task_curves_figure
+from synbench_lightning.plots.layers import layer_map_figure as layer_map_figure
 from synbench_lightning.plots.probe import robustness_accuracy_figure as robustness_accuracy_figure
 from synbench_lightning.plots.probe import scale_figure as scale_figure
 from synbench_lightning.plots.run import comparison_figure as comparison_figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from synbench_lightning.probe.proxy_samples import Block, Examples, as_it_is
 from synbench_lightning.runtime.collectives import Processes, Progress, agreed, gather_rows
 from synbench_lightning.runtime.devices import free_memory, is_memory_error, statistics_device
 from synbench_lightning.runtime.encoder_call import Proxy
-from synbench_lightning.runtime.features import FeatureReader
 from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.structures import described, mapped, moved, taken
 
+Reader = Callable[[Any, int | None, Sequence[int]], Tensor]
+"""From an output, the number of examples and the shape of one to features ``(N, D)``: a :class:`.FeatureReader`."""
 LARGEST = 1e15
 """Features of a size above it, or below one over it, are refused: their squares leave the range of float32."""
 
@@ -59,7 +61,7 @@ class BatchedEncoding:
     def __init__(
         self,
         encoder: Callable[[Tensor], Any],
-        read: FeatureReader,
+        read: Reader,
         input_shape: tuple[int, ...],
         device: torch.device,
         batch_size: int,
@@ -74,9 +76,14 @@ class BatchedEncoding:
         self.processes, self.progress = processes, progress
         self.done, self.total = 0, total // processes.size
 
-    def features(self, examples: Examples) -> Tensor:
-        """Features ``(rows, signs, D)`` of all processes, on each of them, where their statistics are computed."""
-        rows, signs = examples.rows, examples.signs
+    def features(self, examples: Examples, read: Reader | None = None) -> Tensor:
+        """Features ``(rows, signs, D)`` of all processes, on each of them, where their statistics are computed.
+
+        Args:
+            examples: what the encoder is given.
+            read: takes features from what it returns, in place of the reader of the whole pass.
+        """
+        rows, signs, read = examples.rows, examples.signs, read or self.read
 
         def make() -> list[tuple[slice, Tensor]]:
             of_all = partition_blocks(examples.blocks, self.processes.size)
@@ -127,16 +134,17 @@ class BatchedEncoding:
     def _parts(self, chunk: Any) -> list[Any]:
         """A chunk in parts of the batch size, where it has a row for each example."""
         rows = num_examples(chunk)
-        if rows is None or rows <= self.batch_size:
-            return [chunk]
-        whole = torch.arange(rows)
-        return [taken(chunk, part, rows) for part in whole.split(self.batch_size)]
+        return [chunk] if rows is None else list(_split(chunk, rows, self.batch_size))
+
+    def _placed(self, part: Any) -> Any:
+        """A part of a chunk on the device, in single precision."""
+        waits = self.device.type == "cpu"
+        part = mapped(part, lambda leaf: leaf.to(self.device, non_blocking=not waits))
+        return mapped(moved(part, self.device), lambda leaf: leaf.float() if leaf.dtype == torch.float16 else leaf)
 
     def _encoded_part(self, part: Any) -> Tensor:
-        part = mapped(moved(part, self.device), lambda leaf: leaf.float() if leaf.dtype == torch.float16 else leaf)
-        if isinstance(part, Tensor):
-            return self._encoded(part, as_it_is)
-        return self._forward(part, num_examples(part))
+        part = self._placed(part)
+        return self._forward(part, None) if num_examples(part) is None else self._encoded(part, as_it_is)
 
     def _checked(self, whole: Tensor) -> Tensor:
         rows, signs = whole.shape[:2]
@@ -150,6 +158,25 @@ class BatchedEncoding:
                 "a size near 1 (`lambda ...: features * factor`, or a normalisation as the encoder's last layer)."
             )
         return whole.to(statistics_device(whole.device))
+
+    @contextmanager
+    def reading(self, read: Reader) -> Iterator[None]:
+        """Inside, features are taken from outputs by another reader."""
+        own, self.read = self.read, read
+        try:
+            yield
+        finally:
+            self.read = own
+
+    def few(self, examples: Examples, number: int) -> Any:
+        """The first of the examples as the encoder is given them, the same on every process."""
+        return examples.given(next(self._batches(examples.blocks[:1], examples))[:number])
+
+    def few_of(self, chunk: Any, number: int) -> Any:
+        """The first inputs of a chunk as the encoder is given them; all, where they have no example dimension."""
+        rows = num_examples(chunk)
+        part = chunk if rows is None else taken(chunk, torch.arange(min(number, rows)), rows)
+        return self._placed(part)
 
     def _advance(self, examples: int) -> None:
         self.done += examples
@@ -186,26 +213,29 @@ class BatchedEncoding:
     def _empty_batch(self) -> Tensor:
         return torch.empty(self.batch_size, *self.input_shape, device=self.device)
 
-    def _encoded(self, x: Tensor, given: Callable[[Tensor], Any]) -> Tensor:
+    def _encoded(self, x: Any, given: Callable[[Any], Any]) -> Tensor:
         """Features of a batch, in smaller parts where memory does not suffice for it as a whole."""
+        rows = num_examples(x) or 1
         if self.fixed_size is not None:
-            return torch.cat([self._padded(part, given) for part in x.split(self.fixed_size)])
+            return torch.cat([self._padded(part, given) for part in _split(x, rows, self.fixed_size)])
         while True:
             try:
-                return torch.cat([self._forward(given(part), len(part)) for part in x.split(self.batch_size)])
+                parts = _split(x, rows, self.batch_size)
+                return torch.cat([self._forward(given(part), num_examples(part)) for part in parts])
             except RuntimeError as error:
-                smaller = min(len(x), self.batch_size) // 2
+                smaller = min(rows, self.batch_size) // 2
                 if not is_memory_error(error.__cause__ or error) or smaller == 0 or self.processes.lockstep:
                     raise
             free_memory(self.device)
             self.batch_size = smaller
             warnings.warn(f"The memory did not suffice for the probe: its batch size is now {smaller}.", stacklevel=2)
 
-    def _padded(self, x: Tensor, given: Callable[[Tensor], Any]) -> Tensor:
+    def _padded(self, x: Any, given: Callable[[Any], Any]) -> Tensor:
         """Features of at most as many examples as the encoder takes: it is given some of them again."""
         assert self.fixed_size is not None
-        rows = torch.arange(self.fixed_size, device=x.device) % len(x)
-        return self._forward(given(x[rows]), self.fixed_size)[: len(x)]
+        number = num_examples(x) or 1
+        rows = torch.arange(self.fixed_size) % number
+        return self._forward(given(taken(x, rows, number)), self.fixed_size)[:number]
 
     def _forward(self, x: Any, rows: int | None) -> Tensor:
         try:
@@ -220,3 +250,11 @@ class BatchedEncoding:
                 "`lambda x: ...` in `evaluate`."
             ) from error
         return self.read(output, rows, self.input_shape)
+
+
+def _split(x: Any, rows: int, size: int) -> Iterator[Any]:
+    """A batch in parts of at most ``size`` examples."""
+    if rows <= size:
+        yield x
+    else:
+        yield from (taken(x, part, rows) for part in torch.arange(rows).split(size))

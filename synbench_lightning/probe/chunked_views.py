@@ -19,9 +19,14 @@ from synbench_lightning.probe.view_sampling import (
     check_enough,
     num_draws,
     random_view,
+    view_warnings,
 )
-from synbench_lightning.runtime.input_leaf import num_examples
-from synbench_lightning.runtime.structures import checksum, described, leaves, mapped, taken, tensors_in
+from synbench_lightning.runtime.devices import free_bytes, pinned
+from synbench_lightning.runtime.input_leaf import input_leaf, num_examples
+from synbench_lightning.runtime.structures import at, checksum, described, leaves, mapped, moved, taken, tensors_in
+
+DEVICE_FRACTION = 0.1
+"""Of the free memory of a device: views that take less stay there between probes."""
 
 
 class ChunkedViews:
@@ -35,16 +40,46 @@ class ChunkedViews:
 
     def __init__(self, kind: Kind, views: Sequence[Sequence[Any]], source: str = "") -> None:
         self.kind, self.views, self.draws = kind, views, len(views)
+        self._device = torch.device("cpu")
         counts = [num_examples(chunk) for chunk in views[0]]
         self.num_inputs = sum(1 if count is None else count for count in counts)
-        self.warnings: tuple[str, ...] = ()
+        self.warnings = _warnings(views)
         self.identity = f"{source}{self.num_inputs} in {self.draws} views ({checksum(list(map(list, views)))})"
 
     def features(self, encoding: BatchedEncoding) -> Tensor:
         """Features ``(inputs, draws, D)``."""
+        self._bring_to(encoding.device)
         found = encoding.features_of([chunk for view in self.views for chunk in view])
         grouped: Tensor = found.unflatten(0, (self.draws, -1))
         return grouped.transpose(0, 1)
+
+    def few(self, encoding: BatchedEncoding, number: int) -> Any:
+        """Some of them as the encoder is given them."""
+        return encoding.few_of(self.views[0][0], number)
+
+    def _bring_to(self, device: torch.device) -> None:
+        """Keep views on the device where it has room for them, else where it copies them from by itself."""
+        if device == self._device or device.type == "cpu":
+            return
+        self._device = device
+        views = [list(view) for view in self.views]
+        if sum(tensor.nbytes for tensor in tensors_in(views)) < DEVICE_FRACTION * free_bytes(device):
+            self.views = moved(views, device)
+        else:
+            self.views = mapped(views, pinned)
+
+
+def _warnings(views: Sequence[Sequence[Any]]) -> tuple[str, ...]:
+    """What shows in the first chunk of two views."""
+    one, other = views[0][0], views[1][0]
+    leaf, again = input_leaf(one), input_leaf(other)
+    if leaf is None or again is None or leaf.listed or leaf.shape != again.shape or leaf.rows != again.rows:
+        return ()
+    sides = [[tensor for path, tensor in leaves(side) if path != leaf.path] for side in (one, other)]
+    if checksum(sides[0]) != checksum(sides[1]):  # which tokens are kept, for example
+        return ()
+    first, second = at(one, leaf.path), at(other, again.path)
+    return () if first.is_complex() or len(first) < 2 else view_warnings(first, first, second)
 
 
 def given_chunks(inputs: Tensor) -> ChunkedViews:

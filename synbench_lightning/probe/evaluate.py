@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from synbench_lightning.checks import check_device, shown
 from synbench_lightning.probe.families import Task
 from synbench_lightning.probe.labelled_inputs import Labels
 from synbench_lightning.probe.plan import ProbePlan
@@ -22,6 +23,7 @@ from synbench_lightning.runtime.encoder_call import Proxy, plain_call
 from synbench_lightning.runtime.features import module_behind
 from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.isolation import isolated
+from synbench_lightning.runtime.layer_reading import LayerReader, LayerSpec, check_layers
 from synbench_lightning.runtime.structures import mapped, moved, taken
 
 
@@ -38,6 +40,7 @@ def evaluate(
     inputs: Any = None,
     views: Views | None = None,
     labels: Labels | None = None,
+    layers: LayerSpec = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
@@ -70,6 +73,8 @@ def evaluate(
             transform of single examples: ``lambda batch: torch.stack([transform(x) for x in batch])``.
         labels: a few labels for :attr:`ProbeResult.readout`: integers ``(N,)``, those of ``inputs``, or a pair
             (x, y) of labelled inputs and their labels; at least 20, of which the first 512 are shown.
+        layers: ``"auto"`` (the stages or blocks of the encoder, at most twelve) or dotted names of its modules: what
+            the same forwards find in each of them goes to :attr:`ProbeResult.layers`. Needs ``inputs`` or ``labels``.
         seed: of noise and views; the same seed shows every encoder the same examples.
         device: where to draw the examples; ``None`` for where the module's parameters are.
         progress: called now and then with the number of examples done and their total.
@@ -88,15 +93,26 @@ def evaluate(
         True
     """
     if not callable(encoder) or isinstance(encoder, type):
-        raise ValueError(f"`encoder` must be a module or a function from a batch to features, got {encoder!r}.")
+        raise ValueError(f"`encoder` must be a module or a function from a batch to features, got {shown(encoder)}.")
     module = module_behind(encoder)
     parameter = None if module is None else next((p for p in module.parameters() if p.is_floating_point()), None)
     home = torch.device("cpu") if parameter is None else parameter.device
-    chosen = home if device is None else torch.device(device)
+    chosen = home if device is None else check_device(device)
+    if progress is not None and not callable(progress):
+        raise ValueError(f"`progress` must be a function of two numbers or None, got {shown(progress)}.")
     if parameter is not None and chosen.type != home.type:
         raise ValueError(
             f"`device` is {chosen}, but the encoder's parameters are on {home}: move it with `.to()` first."
         )
+    reader = None
+    if check_layers(layers) is not None:
+        if module is None:
+            raise ValueError("`layers` needs an encoder that is a module or a method of one, got a function.")
+        if inputs is None and labels is None:
+            raise ValueError(
+                "`layers` needs `inputs`, with `views` where there are any, or `labels` to compare them by."
+            )
+        reader = LayerReader(module, layers)
     dtype = torch.float32 if parameter is None else parameter.dtype
     call = None
     if inputs is not None and input_shape is None:
@@ -110,6 +126,7 @@ def evaluate(
     probe = Probe(
         tasks, plan, input_shape, epsilons=epsilons, thresholds=thresholds, batch_size=batch_size, normalize=normalize,
         inputs=inputs, views=views, labels=labels, seed=seed, device=chosen, module=module, call=call,
+        layers=reader,
     )  # fmt: skip
 
     def forward(x: Any) -> Any:

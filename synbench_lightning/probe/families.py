@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from synbench_lightning.checks import check_input_shape, check_number
+from synbench_lightning.checks import check_input_shape, check_number, shown
 from synbench_lightning.probe.tasks import GaussianTask, LabelledTask, fixed_direction
 
 Task = GaussianTask | LabelledTask
@@ -54,8 +54,8 @@ def task_family(name: str, input_shape: Sequence[int]) -> tuple[GaussianTask, ..
         ['dc', 'natural_cos_1', 'natural_cos_2']
     """
     shape = check_input_shape(input_shape)
-    if name not in FAMILIES:
-        raise ValueError(f"`tasks` must be {_names()} or a sequence of GaussianTask, got {name!r}.")
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise ValueError(f"`name` must be {_names()}, got {shown(name)}.")
     tasks = [GaussianTask("dc", torch.ones(shape)), *FAMILIES[name](shape)]
     if len(tasks) == 1 and name != "dc":
         raise ValueError(f"The family {name!r} has no tasks for inputs of shape {shape}: use 'default' or 'random'.")
@@ -70,6 +70,8 @@ def resolve_tasks(tasks: str | Sequence[Task], input_shape: Sequence[int]) -> tu
     """
     shape = check_input_shape(input_shape)
     if isinstance(tasks, str):
+        if tasks not in FAMILIES:
+            raise ValueError(f"`tasks` must be {_names()} or a sequence of GaussianTask, got {tasks!r}.")
         return task_family(tasks, shape)
     given = tuple(tasks) if isinstance(tasks, (list, tuple)) else ()
     known = all(isinstance(task, (GaussianTask, LabelledTask)) for task in given)

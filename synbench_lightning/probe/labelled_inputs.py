@@ -64,12 +64,29 @@ class LabelledInputs:
 
     def features(self, encoding: BatchedEncoding) -> Tensor:
         """Features ``(n, D)`` of the inputs, in their order."""
-        if isinstance(self.inputs, Tensor) and self.inputs.is_floating_point():
-            return encoding.features(Examples(in_blocks(self.num_inputs), self.num_inputs, 1, self.write))[:, 0]
-        found = encoding.features_of(self.inputs if isinstance(self.inputs, list) else [self.inputs])
+        if self._are_real:
+            return encoding.features(self.examples)[:, 0]
+        found = encoding.features_of(self._chunks)
         if len(found) != self.num_inputs:
             raise ValueError(f"`labels` must be one for each input, got {self.num_inputs} for {len(found)} inputs.")
         return found
+
+    def few(self, encoding: BatchedEncoding, number: int) -> Any:
+        """Some of them as the encoder is given them."""
+        return encoding.few(self.examples, number) if self._are_real else encoding.few_of(self._chunks[0], number)
+
+    @property
+    def _are_real(self) -> bool:
+        return isinstance(self.inputs, Tensor) and self.inputs.is_floating_point()
+
+    @property
+    def examples(self) -> Examples:
+        """All of them, as they are encoded."""
+        return Examples(in_blocks(self.num_inputs), self.num_inputs, 1, self.write)
+
+    @property
+    def _chunks(self) -> list[Any]:
+        return self.inputs if isinstance(self.inputs, list) else [self.inputs]
 
     def write(self, block: Block, out: Tensor) -> None:
         """Write the examples of a block into ``(block.vectors, *input_shape)``."""

@@ -9,7 +9,7 @@ from typing import Literal
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
-from synbench_lightning.checks import check_integer, check_number
+from synbench_lightning.checks import check_choice, check_integer, check_number
 from synbench_lightning.functional.gaussian.score import official_grid
 
 OFFICIAL_SCALES = 49
@@ -50,8 +50,7 @@ class ProbePlan:
     protocol: Literal["fast", "official"] = "fast"
 
     def __post_init__(self) -> None:
-        if self.protocol not in ("fast", "official"):
-            raise ValueError(f"`protocol` must be 'fast' or 'official', got {self.protocol!r}.")
+        check_choice("protocol", self.protocol, ("fast", "official"))
         check_integer("forwards", self.forwards, 1)
         check_integer("num_scales", self.num_scales, 1)
         check_number("max_scale", self.max_scale, "a positive number", 0, low_in=False)

@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,22 +19,26 @@ from synbench_lightning.functional.gaussian.discriminant import accuracy_and_bou
 from synbench_lightning.functional.gaussian.pooled_covariance import expected_seconds
 from synbench_lightning.functional.gaussian.score import check_thresholds, synbench_score
 from synbench_lightning.functional.jackknife import jackknife_error
-from synbench_lightning.functional.representation.information import information_error, instance_information
-from synbench_lightning.functional.representation.readout import few_label_readout
+from synbench_lightning.functional.representation.readout import Readout, few_label_readout
 from synbench_lightning.functional.representation.spectrum import spectrum_statistics
 from synbench_lightning.probe.batched_encoding import BatchedEncoding
 from synbench_lightning.probe.families import Task, resolve_tasks
 from synbench_lightning.probe.labelled_inputs import LabelledInputs, Labels
+from synbench_lightning.probe.layers import Information, layer_results
 from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.proxy_samples import Normalize, ProxySamples, as_it_is, labelled_examples
 from synbench_lightning.probe.result import ProbeResult, as_table
 from synbench_lightning.probe.tasks import GaussianTask, LabelledTask
 from synbench_lightning.probe.view_sampling import Views
-from synbench_lightning.probe.views import viewed_inputs
+from synbench_lightning.probe.views import ViewedInputs, viewed_inputs
 from synbench_lightning.runtime.collectives import Processes, Progress, SingleProcess
 from synbench_lightning.runtime.encoder_call import EncoderCall, Proxy
 from synbench_lightning.runtime.features import FeatureReader
+from synbench_lightning.runtime.input_leaf import num_examples
+from synbench_lightning.runtime.layer_reading import LayerReader
 
+FEW = 3
+"""Examples of the forward in which layers are chosen."""
 LONG = 10.0
 """Seconds from which on statistics are announced."""
 UNCLEAR = 0.1
@@ -45,7 +49,8 @@ OFFICIAL_THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
 class Probe:
     """A family of tasks under a plan, to be shown to an encoder any number of times.
 
-    The arguments are those of :func:`evaluate`, and the module behind the encoder, where there is one. Beside the
+    The arguments are those of :func:`evaluate`, the module behind the encoder, where there is one, and the layers that
+    are read besides, where there are inputs or labels to compare them by. Beside the
     features, memory holds one batch, and the noise where it fits a budget of 256 MiB.
     """
 
@@ -66,6 +71,7 @@ class Probe:
         device: torch.device,
         module: nn.Module | None = None,
         call: EncoderCall | None = None,
+        layers: LayerReader | None = None,
     ) -> None:
         self.tasks = () if input_shape is None else resolve_tasks(tasks, input_shape)
         self.plan = ProbePlan.of(plan)
@@ -80,6 +86,7 @@ class Probe:
             )
         self._warned = self._announced = self._judged = False
         self._read = FeatureReader(module)
+        self.layers = layers
         gaussian = [task for task in self.tasks if isinstance(task, GaussianTask)]
         self.labelled = [task for task in self.tasks if isinstance(task, LabelledTask)]
         self.seed, self.device = check_integer("seed", seed, 0), device
@@ -208,24 +215,61 @@ class Probe:
         where there are none.
         """
         told: dict[str, Any] = {}
-        features: Tensor | None = None
+        information: list[Information] | None = None
+        readouts: list[Readout] | None = None
+        features: list[Tensor] = []
         if self.shown is not None:
-            of_inputs = self.shown.features(encoding)
-            features = of_inputs.flatten(0, 1)
-            told["information"] = float(instance_information(of_inputs))
-            told["information_error"] = float(information_error(of_inputs))
+            features = self._of_layers(encoding, self.shown)
+            of_inputs = features[-1]
+            information = [Information.of(of_layer) for of_layer in features]
+            told["information"], told["information_error"] = information[-1][:2]
             told["information_kind"], told["inputs"] = self.shown.kind, self.shown.identity
         if self.with_labels is not None:
-            of_labelled = self.with_labels.features(encoding)
-            features = of_labelled if features is None else features
-            readout = few_label_readout(of_labelled, self.with_labels.labels)
-            told["readout"], told["readout_error"] = readout.value, readout.error
+            features = self._of_layers(encoding, self.with_labels)
+            readouts = [few_label_readout(of_layer, self.with_labels.labels) for of_layer in features]
+            told["readout"], told["readout_error"] = readouts[-1].value, readouts[-1].error
             told["labels"] = self.with_labels.identity
             if self.shown is not None and not self._judged and encoding.processes.rank == 0:
                 self._judged = True
-                if (words := self.with_labels.lost_under_views(of_labelled, self.shown, of_inputs)) is not None:
+                if (words := self.with_labels.lost_under_views(features[-1], self.shown, of_inputs)) is not None:
                     warnings.warn(words, stacklevel=4)
-        return told, features
+        if self.layers is not None and features:
+            widths = [of_layer.shape[-1] for of_layer in features]
+            told["layers"] = layer_results(self.layers.names, widths, information, readouts)
+        return told, features[-1].flatten(0, -2) if features else None
+
+    def _of_layers(self, encoding: BatchedEncoding, source: ViewedInputs | LabelledInputs) -> list[Tensor]:
+        """Features ``(..., D)`` of the layers, where some are read, and last those that the encoder returns."""
+        if self.layers is not None and not self.layers.chosen:
+            self._choose_layers(self.layers, encoding, source)
+        if self.layers is None:
+            return [source.features(encoding)]
+        with self.layers.attached(self._read, encoding.input_shape) as read, encoding.reading(read):
+            features = source.features(encoding)
+        read.widths = encoding.processes.broadcast(read.widths)  # another process may have had no example
+        return read.split(features)
+
+    def _choose_layers(
+        self, layers: LayerReader, encoding: BatchedEncoding, source: ViewedInputs | LabelledInputs
+    ) -> None:
+        """Choose the layers; where nobody has named them, go on without if that fails, or if there are none."""
+        few = source.few(encoding, self._fixed_size or FEW)
+        try:
+            size = num_examples(few)
+            if size is None:
+                raise ValueError("inputs without an example dimension have no layers that can be read")
+            layers.choose(partial(encoding.encoder, few), self._read, size, encoding.input_shape, encoding.processes)
+        except Exception as error:
+            if not layers.automatic:
+                raise
+            self.layers = None
+            warnings.warn(
+                f"The layers of the encoder could not be read and are skipped: {type(error).__name__}: {error}",
+                stacklevel=4,
+            )
+        else:
+            if layers.automatic and len(layers.names) < 2:
+                self.layers = None
 
     @cached_property
     def _groups(self) -> list[list[int]]:
@@ -259,17 +303,18 @@ class Probe:
         self._warned = True
         # The error falls with the power 3/2 of the forwards: what is corrected, and how well it is known.
         needed = self.plan.forwards * (2 * error / UNCLEAR) ** (2 / 3)
+        made = f"{self.plan.num_forwards(len(self.samples.tasks))} forwards"
         off = f"scores may be off by {error:.2f}, mostly upwards, as their standard errors say"
         if unresolved:
             rank, tasks = unresolved[0]
             needed = max(needed, 4 * dim * len(self.samples.tasks) / tasks)
             words = (
-                f"The representation varies in {rank} of its {dim} dimensions, more than {self.num_forwards} forwards "
-                f"resolve: the discriminants have a ridge, and {off}."
+                f"The representation varies in {rank} of its {dim} dimensions, more than {made} resolve: "
+                f"the discriminants have a ridge, and {off}."
             )
         else:
             words = (
-                f"{self.num_forwards} forwards are too few for {len(self.samples.tasks)} tasks and this representation "
+                f"{made} are too few for {len(self.samples.tasks)} tasks and this representation "
                 f"of {dim} dimensions: {off}."
             )
         enough = 256 * math.ceil(needed / 256)

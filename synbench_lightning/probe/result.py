@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from synbench_lightning.checks import check_fields
+from synbench_lightning.checks import check_fields, shown
 from synbench_lightning.functional.gaussian.aggregates import FRACTION, TEMPERATURE, aggregate, aggregate_weights
 from synbench_lightning.functional.gaussian.score import synbench_score
+from synbench_lightning.probe.layers import BestLayer, LayerResult, best_layer
 from synbench_lightning.probe.plan import ProbePlan
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class ProbeResult:
         seed: of the examples.
         seconds: wall-clock time of the probe.
         step: optimizer steps before the probe, or batches where Lightning counts no steps; ``None`` outside training.
+        layers: what was found in layers of the encoder, the first to be called first; the last one is what the encoder
+            returns. Empty where none were read.
         labelled: those of the tasks that are made of real examples; their accuracy and bound are alike at every scale.
 
     Example:
@@ -97,6 +100,7 @@ class ProbeResult:
     readout_error: float | None = None
     labels: str | None = None
     input_shape: tuple[int, ...] | None = None
+    layers: tuple[LayerResult, ...] = ()
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -131,6 +135,21 @@ class ProbeResult:
         if self.readout is not None:
             return "readout"
         return "information" if self.information is not None or not self.tasks else "score"
+
+    @property
+    def layer_key(self) -> str:
+        """By which value layers are compared: ``"information"`` under views, else ``"readout"``, else with noise."""
+        return "information" if self.best_key == "score" else self.best_key
+
+    @property
+    def best_layer(self) -> BestLayer | None:
+        """The layer to read, among those as wide as the encoder's output; ``None`` where there is no other.
+
+        ``None`` with noise in the place of views, too: early layers, which keep everything, have most of that.
+        """
+        if self.layer_key == "information" and self.information_kind == "noise":
+            return None
+        return best_layer(self.layers, self.layer_key)
 
     def compares(self, other: ProbeResult) -> bool:
         """Whether each value that both results have was made alike; one may have values that the other has not.
@@ -255,6 +274,7 @@ class ProbeResult:
         plain["input_shape"] = None if self.input_shape is None else list(self.input_shape)
         tables = {name: [[list(row) for row in rows] for rows in getattr(self, name)] for name in ("accuracy", "bound")}
         errors = self.standard_errors and [[list(row) for row in rows] for rows in self.standard_errors]
+        plain["layers"] = [asdict(layer) for layer in self.layers]
         return {**lists, **tables, "standard_errors": errors, "plan": asdict(self.plan), **plain}
 
     @classmethod
@@ -274,8 +294,9 @@ class ProbeResult:
         tables = {name: _table(values[name]) for name in ("accuracy", "bound")}
         errors = None if values["standard_errors"] is None else _table(values["standard_errors"])
         plan = ProbePlan(**values["plan"])
+        layers = tuple(map(_layer, values.get("layers") or ()))
         noise = {} if values.get("information") is None else {"information_kind": "noise"}  # was all that there was
-        found = cls(**{**noise, **values, **lists, **tables, "standard_errors": errors, "plan": plan})
+        found = cls(**{**noise, **values, **lists, **tables, "standard_errors": errors, "plan": plan, "layers": layers})
         shape = (len(found.tasks), len(found.epsilons), len(plan.scales))
         for name, table in tables.items():
             if found.tasks and torch.tensor(table).shape != shape:
@@ -321,7 +342,12 @@ def _table(values: Sequence[Sequence[Sequence[float]]]) -> Table:
     return as_table(torch.tensor(values, dtype=torch.float64))
 
 
+def _layer(values: Mapping[str, Any]) -> LayerResult:
+    check_fields(LayerResult, values)
+    return LayerResult(**{**values, "replicates": tuple(tuple(row) for row in values.get("replicates", ()))})
+
+
 def _position(known: Sequence[object], value: object, name: str) -> int:
-    if value not in known:
-        raise ValueError(f"`{name}` must be one that was probed, {list(known)}, got {value!r}.")
+    if not isinstance(value, (str, float, int)) or value not in known:
+        raise ValueError(f"`{name}` must be one that was probed, {list(known)}, got {shown(value)}.")
     return known.index(value)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synbench_lightning.checks import check_name
+from synbench_lightning.checks import check_name, check_numbers
 
 NOISE_BLOCK = 64
 """Noise vectors that share a seed: the unit that is generated, and that one process takes over."""
@@ -50,12 +50,7 @@ class GaussianTask:
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
-        try:
-            direction = torch.as_tensor(self.direction, dtype=torch.float64).detach().cpu()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"`direction` of task {self.name!r} must be a tensor of the shape of one input, got {self.direction!r}."
-            ) from error
+        direction = check_numbers("direction", self.direction, "a tensor of the shape of one input").detach().cpu()
         length = direction.norm()
         if not bool(torch.isfinite(length)) or length == 0:
             raise ValueError(
@@ -65,7 +60,7 @@ class GaussianTask:
         if self.colour is not None:
             _check_colour(self.name, self.colour, self.direction)
         if self.mean is not None:
-            mean = torch.as_tensor(self.mean, dtype=torch.float32).detach().cpu()
+            mean = check_numbers("mean", self.mean, "a tensor of the shape of `direction`").detach().cpu().float()
             if mean.shape != self.direction.shape or not bool(torch.isfinite(mean).all()):
                 raise ValueError(
                     f"`mean` of task {self.name!r} must be finite and of the shape of its direction, "
@@ -109,17 +104,19 @@ class LabelledTask:
     def __post_init__(self) -> None:
         check_name("name", self.name)
         x, y = self.examples, self.labels
-        if not (isinstance(x, Tensor) and x.is_floating_point() and x.ndim >= 2 and bool(torch.isfinite(x).all())):
+        real = isinstance(x, Tensor) and x.is_floating_point() and x.ndim >= 2
+        if not (real and x.numel() and bool(torch.isfinite(x).all())):
             found = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(
                 f"`examples` of task {self.name!r} must be a finite floating-point tensor (N, *input_shape), got "
                 f"{found}."
             )
-        y = torch.as_tensor(y)
+        y = check_numbers("labels", y, "a tensor of numbers 0 or 1")
         if y.shape != x.shape[:1] or not bool(((y == 0) | (y == 1)).all()):
             raise ValueError(
-                f"`labels` of task {self.name!r} must be {len(x)} numbers 0 or 1, got shape {tuple(y.shape)} with the "
-                f"values {y.unique().tolist()[:8]}. For more classes give a task for each against the rest."
+                f"`labels` of task {self.name!r} must be {len(x)} numbers 0 or 1, one for each of `examples`, got "
+                f"shape {tuple(y.shape)} with the values {y.unique().tolist()[:8]}. For more classes give a task "
+                "for each against the rest."
             )
         of_class = [(y == label).nonzero().flatten().cpu() for label in (0, 1)]
         size = min(map(len, of_class))

@@ -18,6 +18,8 @@ INPUT_FORWARDS = 2048
 """Examples made of them, at most."""
 INPUT_NOISE = 0.7
 """Standard deviation of their noise, in units of their own; chosen in ``examples/validity_study.py``."""
+LITTLE = 1e-3
+"""Views that change less than this fraction of the variance of the inputs trigger a warning, by convention."""
 Views = Callable[[Any], Any]
 """From a batch of inputs, ``(N, *input_shape)`` or of another structure, to a random view of each."""
 Kind = Literal["noise", "views", "pairs"]
@@ -57,3 +59,26 @@ def check_enough(name: str, number: int, fewest: int = FEWEST_INPUTS) -> None:
     """Refuse too few inputs."""
     if number < fewest:
         raise ValueError(f"`{name}` must be at least {fewest}, got {number}.")
+
+
+def view_warnings(inputs: Tensor, one: Tensor, other: Tensor) -> tuple[str, ...]:
+    """What the inputs themselves say of views that do not do much.
+
+    Args:
+        inputs: ``(N, ...)``, real values or token ids.
+        one: a view of each.
+        other: another one.
+    """
+    if inputs.is_floating_point():
+        variance = float(inputs.double().var(0).mean())
+        change = float((one.double() - other.double()).square().mean() / 2 / max(variance, 1e-300))
+        what = f"{change:.1e} of the variance between inputs"
+    else:
+        change = float((one != other).double().mean())
+        what = f"{change:.1e} of their values"
+    if change >= LITTLE:
+        return ()
+    return (
+        f"Two views of an input differ by {what}: next to nothing, and the information then says only how many inputs "
+        "can be distinguished. Are these the augmentations of the pretraining?",
+    )

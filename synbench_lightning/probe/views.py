@@ -14,6 +14,7 @@ from synbench_lightning.probe.batched_encoding import BatchedEncoding
 from synbench_lightning.probe.chunked_views import ChunkedViews, drawn_chunks, given_chunks
 from synbench_lightning.probe.proxy_samples import Block, Examples, in_blocks
 from synbench_lightning.probe.tasks import NOISE_BLOCK, noise_block
+from synbench_lightning.probe.text_views import is_text, viewed_texts
 from synbench_lightning.probe.view_sampling import (
     FEWEST_INPUTS,
     INPUT_FORWARDS,
@@ -25,13 +26,12 @@ from synbench_lightning.probe.view_sampling import (
     check_enough,
     num_draws,
     random_view,
+    view_warnings,
 )
 from synbench_lightning.runtime.structures import checksum
 
 VIEWS_BUDGET_BYTES = 2**31
 """Views that fit are kept in the memory of the host between probes, each process its own; more are drawn again."""
-LITTLE = 1e-3
-"""Views that change less than this share of the variance of the inputs are told of, by convention."""
 
 
 class ViewedInputs(Protocol):
@@ -51,6 +51,10 @@ class ViewedInputs(Protocol):
         """Features ``(inputs, draws, D)``."""
         ...
 
+    def few(self, encoding: BatchedEncoding, number: int) -> Any:
+        """Some of them as the encoder is given them."""
+        ...
+
 
 def viewed_inputs(
     inputs: Any, views: Views | None, input_shape: Sequence[int] | None, seed: int, device: torch.device
@@ -58,9 +62,10 @@ def viewed_inputs(
     """Inputs as they will be encoded; ``None`` where none were given.
 
     Args:
-        inputs: ``(N, *input_shape)``, at least 32, of which the first 128 are encoded with noise, or in ``views`` where
-            that is given; or ``(N, V, *input_shape)``, V views of each, as many as 2,048 forwards allow. Or integers
-            of these shapes, or a structure of tensors with N rows each, or a list of batches of another kind.
+        inputs: what this has returned; or ``(N, *input_shape)``, at least 32, of which the first 128 are encoded with
+            noise, or in ``views`` where that is given; or ``(N, V, *input_shape)``, V views of each, as many as 2,048
+            forwards allow. Or integers of these shapes, or a structure of tensors with N rows each, or a list of
+            batches of another kind; token ids without ``views`` are encoded in halves, see :func:`.text_halves`.
         views: see :data:`Views`.
         input_shape: shape of one input of the encoder; ``None`` where it has none.
         seed: of noise and views.
@@ -75,7 +80,7 @@ def viewed_inputs(
         if views is not None:
             raise ValueError("`views` needs `inputs`, the inputs that views are drawn of; got `inputs=None`.")
         return None
-    if isinstance(inputs, ChunkedViews):
+    if isinstance(inputs, (ChunkedViews, _InputByInput)):
         return inputs
     real = isinstance(inputs, Tensor) and inputs.is_floating_point()
     shape = tuple(inputs.shape[1:]) if input_shape is None and isinstance(inputs, Tensor) else tuple(input_shape or ())
@@ -87,6 +92,8 @@ def viewed_inputs(
                 "`inputs[:, 0]` with `views`, or leave `views` out."
             )
         return GivenViews(inputs, shape, device) if real else given_chunks(inputs)
+    if views is None and is_text(inputs):
+        return viewed_texts([inputs])
     if not real and not (isinstance(inputs, Tensor) and inputs.ndim == 1):
         return drawn_chunks(inputs, views, seed)
     return (
@@ -97,15 +104,26 @@ def viewed_inputs(
 class _InputByInput(ABC):
     """Inputs whose examples come one input after another."""
 
+    kind: Kind
+    identity: str
+    warnings: tuple[str, ...]
     num_inputs: int
     draws: int
 
     def features(self, encoding: BatchedEncoding) -> Tensor:
         """Features ``(inputs, draws, D)``: those of one input are encoded after those of another."""
-        rows = self.num_inputs * self.draws
-        found = encoding.features(Examples(in_blocks(rows), rows, 1, self.write))[:, 0]
-        grouped: Tensor = found.unflatten(0, (-1, self.draws))
+        grouped: Tensor = encoding.features(self.examples)[:, 0].unflatten(0, (-1, self.draws))
         return grouped
+
+    def few(self, encoding: BatchedEncoding, number: int) -> Any:
+        """Some of them as the encoder is given them."""
+        return encoding.few(self.examples, number)
+
+    @property
+    def examples(self) -> Examples:
+        """All of them, as they are encoded."""
+        rows = self.num_inputs * self.draws
+        return Examples(in_blocks(rows), rows, 1, self.write)
 
     @abstractmethod
     def write(self, block: Block, out: Tensor) -> None:
@@ -160,15 +178,23 @@ class SampledViews:
                 f"`views` drew the same {self.draws} times: it must return another random view in each call (is the "
                 "transform switched off, or does it set a seed of its own?)."
             )
-        self.warnings = _view_warnings(self.inputs, first, other)
+        self.warnings = view_warnings(self.inputs, first, other)
         self.identity = f"{self.num_inputs} ({checksum(self.inputs)}) in {self.draws} views ({checksum(first)})"
 
     def features(self, encoding: BatchedEncoding) -> Tensor:
         """Features ``(inputs, draws, D)``: one view of every input is encoded after another."""
-        blocks = [Block(draw * self.num_inputs, 0, 0, draw, self.num_inputs) for draw in range(self.draws)]
-        found = encoding.features(Examples(blocks, self.draws * self.num_inputs, 1, self.write))[:, 0]
-        grouped: Tensor = found.unflatten(0, (self.draws, -1))
+        grouped: Tensor = encoding.features(self.examples)[:, 0].unflatten(0, (self.draws, -1))
         return grouped.transpose(0, 1)
+
+    def few(self, encoding: BatchedEncoding, number: int) -> Any:
+        """Some of them as the encoder is given them."""
+        return encoding.few(self.examples, number)
+
+    @property
+    def examples(self) -> Examples:
+        """All of them, as they are encoded."""
+        blocks = [Block(draw * self.num_inputs, 0, 0, draw, self.num_inputs) for draw in range(self.draws)]
+        return Examples(blocks, self.draws * self.num_inputs, 1, self.write)
 
     def write(self, block: Block, out: Tensor) -> None:
         """Write the draw that is the block into ``(inputs, *input_shape)``."""
@@ -197,7 +223,7 @@ class GivenViews(_InputByInput):
         first, other = self.inputs[:, 0], self.inputs[:, 1]
         if torch.equal(first, other):
             raise ValueError("`inputs` (N, V, *input_shape) must hold different views of each input: they are equal.")
-        self.warnings = _view_warnings(first, first, other)
+        self.warnings = view_warnings(first, first, other)
         self.identity = f"{self.num_inputs} x {self.draws} views ({checksum(self.inputs)})"
 
     def write(self, block: Block, out: Tensor) -> None:
@@ -231,14 +257,3 @@ def _checked_view(found: Any, inputs: Tensor) -> Tensor:
     if bad := int((~torch.isfinite(view)).flatten(1).any(1).sum()):
         raise ValueError(f"`views` returned NaN or infinity in {bad} of {len(view)} views.")
     return view
-
-
-def _view_warnings(inputs: Tensor, one: Tensor, other: Tensor) -> tuple[str, ...]:
-    """What the inputs themselves tell of views that do not do much."""
-    share = float((one - other).double().square().mean() / 2 / inputs.double().var(0).mean())
-    if share >= LITTLE:
-        return ()
-    return (
-        f"Two views of an input differ by {share:.1e} of the variance between inputs: next to nothing, and the "
-        "information then says only how many inputs can be told apart. Are these the augmentations of the pretraining?",
-    )

@@ -59,3 +59,17 @@ def free_memory(device: torch.device) -> None:
     """Let go of memory of a device that nothing refers to any more."""
     gc.collect()
     getattr(torch.get_device_module(device), "empty_cache", lambda: None)()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes of the memory of a device that nobody uses; 0 where it does not say."""
+    ask: Any = getattr(torch.get_device_module(device), "mem_get_info", None)
+    return 0 if ask is None or device.type == "cpu" else int(ask(device)[0])
+
+
+def pinned(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the CPU in memory from which an accelerator copies by itself, where there is such."""
+    try:
+        return tensor.pin_memory() if tensor.device.type == "cpu" else tensor
+    except (RuntimeError, NotImplementedError):
+        return tensor

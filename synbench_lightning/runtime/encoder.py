@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from synbench_lightning.checks import shown
 from synbench_lightning.runtime.lightning_packages import LightningModule, lacks_forward
 
 EncoderSpec = str | Callable[[LightningModule, Tensor], Any] | None
@@ -62,6 +63,20 @@ def find_encoder(pl_module: LightningModule, encoder: EncoderSpec = None) -> Enc
             raise ValueError(f"`encoder={encoder!r}` must be a module or a method, got a {type(found).__name__}.")
         return Encoder(f"`{encoder}`, a {type(found).__name__}", found, tuple(owners))
     return Encoder("the given callable", partial(encoder, pl_module), (pl_module,))
+
+
+def check_encoder(encoder: Any) -> None:
+    """Refuse what names no part of a LightningModule and cannot be called with one."""
+    if not (encoder is None or isinstance(encoder, str) or callable(encoder)):
+        raise ValueError(
+            "`encoder` must be None, a dotted attribute of the LightningModule, or a callable "
+            f"(pl_module, x) -> features, got {shown(encoder)}."
+        )
+    if isinstance(encoder, (nn.Module, type)):
+        raise ValueError(
+            f"`encoder` must not be a module or class itself, got {encoder!r}: name the attribute of the "
+            "LightningModule that holds it, or pass `lambda pl_module, x: ...`."
+        )
 
 
 def walk(pl_module: LightningModule, path: str) -> list[Any]:

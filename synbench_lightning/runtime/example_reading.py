@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import copy
-import io
 import multiprocessing
-import os
-import socket
-import stat
+import pickle
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing.sharedctypes import SynchronizedBase
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,18 +23,29 @@ from torch.utils.data import (
     SequentialSampler,
     SubsetRandomSampler,
     WeightedRandomSampler,
+    get_worker_info,
 )
 
-from synbench_lightning.runtime.isolation import isolated
-from synbench_lightning.runtime.seeded_calls import reached, seeder
+from synbench_lightning.runtime.seeded_calls import seeded, seeder
+from synbench_lightning.runtime.shared_state import (
+    COPY_BYTES,
+    bytes_reached,
+    file_positions_kept,
+    make_private,
+    trace_of_reading,
+)
+from synbench_lightning.runtime.structures import tensors_in
 
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 60.0
 """A batch that takes longer ends the reading: a process may wait for something that only training's has."""
 MOST_WORKERS = 4
 FIRST = 4
-"""Examples of a batch that tell how long it takes."""
-COPY_BYTES = 2**28
-"""Datasets with more in their tensors and arrays are not copied, where no process can be forked."""
+"""Examples of a batch that tell how long it takes, and how large it is."""
+BATCH_BYTES = 2**29
+"""Larger batches are not read."""
+
+MOST_REPEATED = 1000
+"""Batches that a sampler is asked for, where they hold the same examples again."""
 
 Index = Any
 Chunk = list[list[Index]]
@@ -50,68 +56,78 @@ class UnreadableError(Exception):
     """The examples cannot be read again; the message says why."""
 
 
-class SlowError(UnreadableError):
-    """Reading a batch takes too long."""
+class ExpensiveError(UnreadableError):
+    """A batch takes too much time or memory: fewer examples may do."""
 
 
 class Read(NamedTuple):
     """A batch that was read: number of the view, number of the chunk, the batch, and how long it took.
 
-    Where its first examples show that it takes too long, the batch is ``None``, and ``seconds`` what it would take.
+    Where its first examples show that it takes too much time or memory, the batch is ``None``, and ``problem`` says so.
     """
 
     view: int
     chunk: int
     batch: Any
     seconds: float
+    problem: str = ""
 
 
 class TrainingExamples:
     """The examples of training loaders, to be read any number of times.
 
-    Nothing of the loaders changes: a forked process reads, or a copy of the dataset where no process can be forked.
-    What is drawn at random depends on the seed, the view and the example alone.
+    Nothing of the loaders changes: another process reads, or a copy of the dataset where none can be started. What is
+    random depends on the seed, the view and the example alone.
 
     Args:
         loaders: a DataLoader, or a list, tuple or mapping of them.
-        seed: of what is drawn.
+        seed: of what is random.
+        batches: of the first loader in one epoch, where it always gives the same ones.
 
     Raises:
         UnreadableError: for streams and other loaders, or where reading might leave a trace.
     """
 
-    def __init__(self, loaders: Any, seed: int) -> None:
-        self.structure, self.seed = loaders, seed
+    def __init__(self, loaders: Any, seed: int, batches: float = float("inf")) -> None:
+        self.structure, self.seed, self.batches = _shape_of(loaders), seed, batches
         self.loaders = _flat(loaders)
+        self.spawned = any(_is_spawned(loader) for loader in self.loaders)
         for loader in self.loaders:
-            if reason := _why_not(loader):
+            if reason := _why_not(loader, self.spawned):
                 raise UnreadableError(reason)
         workers = max(loader.num_workers for loader in self.loaders)
         self.workers = max(1, min(workers, MOST_WORKERS))
-        self.forks = sys.platform == "linux" and not multiprocessing.current_process().daemon
-        if not self.forks:
-            _refuse_large(self.loaders)
+        can_start = sys.platform == "linux" or all(loader.num_workers for loader in self.loaders)
+        self.in_processes = can_start and not multiprocessing.current_process().daemon
+        if not self.in_processes and bytes_reached(*(loader.dataset for loader in self.loaders)) > COPY_BYTES:
+            raise UnreadableError("no process can be started here, and the dataset is too large to be copied")
 
     def chunks(self, examples: int, whole: bool) -> list[Chunk]:
-        """Indices of at least so many different examples of the first loader.
+        """Indices of at most so many different examples of the first loader, as many of them as there are.
 
         Args:
             examples: their number.
-            whole: whether all of them are one batch; else batches are as large as in training, or smaller.
+            whole: whether all of them are one batch; else batches are as large as in training, or smaller. Those of a
+                batch sampler of another kind stay as they are.
         """
         sizes = [_batch_size(loader) for loader in self.loaders]
         scale = examples / sizes[0] if whole else min(1.0, examples / max(sizes))
-        sizes = [max(1, round(size * scale)) for size in sizes]
-        number = -(-examples // sizes[0])
-        found = []
-        for place, (loader, size) in enumerate(zip(self.loaders, sizes, strict=True)):
-            pool = _known_indices(loader)
-            if pool is None:
-                batches = self._sampled(loader, number)
+        sizes = [
+            max(1, round(size * scale)) if loader.batch_sampler is not None else 1  # there an index is a whole batch
+            for loader, size in zip(self.loaders, sizes, strict=True)
+        ]
+        found: list[list[list[Index]]] = []
+        for number, (loader, size) in enumerate(zip(self.loaders, sizes, strict=True)):
+            wanted = examples if number == 0 else size * len(found[0])
+            if loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler:
+                batches = _different(self._sampled(loader, wanted), wanted)
             else:
-                order = np.random.default_rng([self.seed, place]).permutation(len(pool))
-                order = order[: size * number] if place == 0 else np.resize(order, size * number)
-                indices = [pool[int(position)] for position in order]
+                known = self._known_indices(loader, first=number == 0)
+                pool = [one for batch in self._sampled(loader, wanted) for one in batch] if known is None else known
+                order = np.random.default_rng([self.seed, number]).permutation(len(pool))
+                (indices,) = _different([[pool[int(position)] for position in order[:wanted]]], wanted) or [[]]
+                if number and indices:
+                    indices = [indices[position % len(indices)] for position in range(wanted)]
                 batches = [indices[start : start + size] for start in range(0, len(indices), size)]
             found.append(batches)
         return [[batches[row] for batches in found] for row in range(min(map(len, found)))]
@@ -128,116 +144,180 @@ class TrainingExamples:
         Raises:
             UnreadableError: if an example cannot be read.
         """
-        readings = _Readings(self.structure, self.loaders, chunks, self.seed, seconds)
-        return self._forked(readings, order) if self.forks else self._read_in_copies(readings, order)
+        sources = [_Source.of(loader) for loader in self.loaders]
+        readings = _Readings(self.structure, sources, chunks, self.seed, seconds)
+        return self._in_processes(readings, order) if self.in_processes else self._in_copies(readings, order)
 
-    def _sampled(self, loader: DataLoader[Any], batches: int) -> list[list[Index]]:
-        """The first batches of indices of a sampler that is not known, iterated in a forked process."""
-        if not self.forks:
-            raise UnreadableError(f"which examples a {type(loader.sampler).__name__} draws cannot be found out here")
-        (found,) = self._forked(_Indices(loader, batches, self.seed), [0])
+    def size(self, chunk: Chunk, batch: Any) -> int:
+        """How many examples of the first loader a batch holds."""
+        if self.loaders[0].batch_sampler is not None:
+            return len(chunk[0])
+        return next((len(tensor) for tensor in tensors_in(batch) if tensor.ndim), 1)
+
+    def _known_indices(self, loader: DataLoader[Any], first: bool) -> Sequence[Index] | None:
+        """The indices that a sampler of torch takes; ``None`` for other samplers."""
+        sampler: Any = loader.sampler
+        if type(sampler) is SubsetRandomSampler:
+            return [index if isinstance(index, int) else int(index) for index in sampler.indices]
+        if type(sampler) is WeightedRandomSampler:
+            return torch.as_tensor(sampler.weights).nonzero().flatten().tolist()
+        if type(sampler) is SequentialSampler:  # the same ones in each epoch
+            number = len(loader.dataset)  # type: ignore[arg-type]
+            return range(int(min(number, self.batches * _batch_size(loader))) if first else number)
+        if type(sampler) in (RandomSampler, DistributedSampler):
+            return range(len(loader.dataset))  # type: ignore[arg-type]
+        return None
+
+    def _sampled(self, loader: DataLoader[Any], examples: int) -> list[list[Index]]:
+        """The first batches of indices of a sampler that is not known, iterated in another process."""
+        if not self.in_processes:
+            raise UnreadableError(f"which examples a {type(loader.sampler).__name__} takes cannot be found out here")
+        (found,) = self._in_processes(_Indices(_sampler_of(loader), examples, self.seed), [0])
         return found  # type: ignore[no-any-return]
 
-    def _forked(self, readings: Dataset[Any], order: Iterable[Any]) -> Iterator[Any]:
-        first = self.loaders[0]
+    def _in_processes(self, readings: Dataset[Any], order: Iterable[Any]) -> Iterator[Any]:
+        first = next((loader for loader in self.loaders if loader.num_workers), self.loaders[0])
         context = first.multiprocessing_context if first.num_workers else "fork"
-        start = worker_start(first)
-        with _file_positions_kept(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of forks beside threads, as for every loader with workers
-            loader = DataLoader(
-                readings, batch_size=None, sampler=order, num_workers=self.workers, worker_init_fn=start,
-                generator=torch.Generator().manual_seed(self.seed), timeout=PATIENCE_SECONDS,
-                multiprocessing_context=context, collate_fn=_same,
-            )  # fmt: skip
+        with file_positions_kept():
             try:
-                yield from loader
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of forks beside threads, as for every loader with workers
+                    loader = DataLoader(
+                        readings, batch_size=None, sampler=order, num_workers=self.workers, collate_fn=_same,
+                        worker_init_fn=_WorkerStart(self.loaders), timeout=PATIENCE_SECONDS,
+                        generator=torch.Generator().manual_seed(self.seed), multiprocessing_context=context,
+                    )  # fmt: skip
+                    batches = iter(loader)
+                for packed in batches:
+                    read = pickle.loads(packed)
+                    del packed
+                    yield read
             except GeneratorExit:
                 raise
             except Exception as error:
-                raise UnreadableError(_first_line(error)) from error
+                raise UnreadableError(_last_line(error)) from error
 
-    def _read_in_copies(self, readings: _Readings, order: Iterable[tuple[int, int]]) -> Iterator[Read]:
+    def _in_copies(self, readings: _Readings, order: Iterable[tuple[int, int]]) -> Iterator[Read]:
         try:
             readings = copy.deepcopy(readings)
         except Exception as error:
-            raise UnreadableError(f"the dataset cannot be copied ({_first_line(error)})") from error
-        with isolated(None):
-            for numbers in order:
+            raise UnreadableError(f"the dataset cannot be copied ({_last_line(error)})") from error
+        collates = [source.collate for source in readings.sources]  # functions are not copied
+        for numbers in order:
+            with seeded(collates, 0):
                 try:
-                    yield readings[numbers]
+                    read = readings.read(*numbers)
                 except Exception as error:
-                    raise UnreadableError(_first_line(error)) from error
+                    raise UnreadableError(_last_line(error)) from error
+            yield read
+
+
+class _Source(NamedTuple):
+    """Where the examples of a loader come from."""
+
+    dataset: Any
+    collate: Callable[[Any], Any]
+    by_batch: bool
+    """Whether an index stands for a whole batch."""
+
+    @classmethod
+    def of(cls, loader: DataLoader[Any]) -> _Source:
+        return cls(loader.dataset, loader.collate_fn, loader.batch_sampler is None)
 
 
 class _Readings(Dataset[Any]):
-    """The batches to be read, by the numbers of view and chunk."""
+    """The batches to be read, by the numbers of view and chunk; each is packed, since shared memory may be scarce."""
 
     def __init__(
-        self, structure: Any, loaders: list[DataLoader[Any]], chunks: Sequence[Chunk], seed: int, seconds: float
+        self, structure: Any, sources: list[_Source], chunks: Sequence[Chunk], seed: int, seconds: float
     ) -> None:
-        self.structure, self.loaders, self.chunks, self.seed = structure, loaders, chunks, seed
+        self.structure, self.sources, self.chunks, self.seed = structure, sources, chunks, seed
         self.seconds = seconds
         self.seeders: dict[int, Callable[[int], None]] = {}
 
-    def __getitem__(self, numbers: tuple[int, int]) -> Read:
-        view, chunk = numbers
+    def __getitem__(self, numbers: tuple[int, int]) -> bytes:
+        if not self.seeders:
+            make_private(*(source.dataset for source in self.sources))
+        return pickle.dumps(self.read(*numbers), pickle.HIGHEST_PROTOCOL)
+
+    def read(self, view: int, chunk: int) -> Read:
         start = time.perf_counter()
         try:
             batches = [
-                self._batch(place, loader, indices, view)
-                for place, (loader, indices) in enumerate(zip(self.loaders, self.chunks[chunk], strict=True))
+                self._batch(number, source, indices, view)
+                for number, (source, indices) in enumerate(zip(self.sources, self.chunks[chunk], strict=True))
             ]
-        except _TooSlow as slow:
-            return Read(view, chunk, None, slow.seconds)
+        except ExpensiveError as problem:
+            return Read(view, chunk, None, time.perf_counter() - start, str(problem))
         return Read(view, chunk, _in_structure(self.structure, iter(batches)), time.perf_counter() - start)
 
-    def _batch(self, place: int, loader: DataLoader[Any], indices: list[Index], view: int) -> Any:
-        dataset: Any = loader.dataset
-        if place not in self.seeders:
-            self.seeders[place] = seeder(loader.dataset, loader.collate_fn)
-        seed = self.seeders[place]
-        if loader.batch_sampler is None:  # an index stands for a whole batch
-            seed(seed_of(self.seed, view, place, indices[0]))
-            return loader.collate_fn(dataset[indices[0]])
+    def _batch(self, number: int, source: _Source, indices: list[Index], view: int) -> Any:
+        dataset = source.dataset
+        if number not in self.seeders:
+            self.seeders[number] = seeder(dataset, source.collate)
+        seed = self.seeders[number]
+        if source.by_batch:
+            seed(seed_of(self.seed, view, number, indices[0]))
+            return source.collate(dataset[indices[0]])
         if callable(getattr(dataset, "__getitems__", None)):
-            seed(seed_of(self.seed, view, place, *indices))
+            seed(seed_of(self.seed, view, number, *indices))
             examples = dataset.__getitems__(indices)
         else:
             examples = []
             start = time.perf_counter()
             for index in indices:
-                seed(seed_of(self.seed, view, place, index))
+                seed(seed_of(self.seed, view, number, index))
                 examples.append(dataset[index])
-                expected = (time.perf_counter() - start) / len(examples) * len(indices)
-                if len(examples) >= FIRST and expected > self.seconds:
-                    raise _TooSlow(expected)
-        seed(seed_of(self.seed, view, place, *indices, "collate"))
-        return loader.collate_fn(examples)
+                if len(examples) == FIRST:
+                    self._check(examples, time.perf_counter() - start, len(indices))
+        seed(seed_of(self.seed, view, number, *indices, "collate"))
+        return source.collate(examples)
 
-
-class _TooSlow(Exception):  # noqa: N818 (ends a batch)
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self.seconds = seconds
+    def _check(self, examples: list[Any], seconds: float, number: int) -> None:
+        """Whether a batch can be afforded, by its first examples."""
+        seconds *= number / len(examples)
+        if seconds > self.seconds:
+            raise ExpensiveError(f"a batch of {number} examples takes {seconds:.2g} s to read")
+        size = sum(tensor.nbytes for tensor in tensors_in(examples)) * number / len(examples)
+        if size > BATCH_BYTES:
+            raise ExpensiveError(f"a batch of {number} examples takes {size / 2**30:.2g} GiB of memory")
 
 
 class _Indices(Dataset[Any]):
     """The first batches of a sampler, as its one item."""
 
-    def __init__(self, loader: DataLoader[Any], batches: int, seed: int) -> None:
-        self.loader, self.batches, self.seed = loader, batches, seed
+    def __init__(self, sampler: Any, examples: int, seed: int) -> None:
+        self.sampler, self.examples, self.seed = sampler, examples, seed
 
-    def __getitem__(self, _: int) -> list[list[Index]]:
-        sampler = self.loader.batch_sampler
-        seeder(sampler or self.loader.sampler)(self.seed)
-        if sampler is None:
-            return [[index] for index, _ in zip(self.loader.sampler, range(self.batches), strict=False)]
-        return [list(batch) for batch, _ in zip(sampler, range(self.batches), strict=False)]
+    def __getitem__(self, _: int) -> bytes:
+        seeder(self.sampler)(self.seed)
+        found: list[list[Index]] = []
+        for batch in self.sampler:
+            found.append(list(batch) if isinstance(batch, (list, tuple)) else [batch])
+            if sum(map(len, _different(found, self.examples))) >= self.examples or len(found) >= MOST_REPEATED:
+                break
+        return pickle.dumps(found)
 
 
-def worker_start(loader: DataLoader[Any]) -> Callable[[int], None] | None:
-    """What the loader does in each of its processes; nothing, where it has none."""
-    return loader.worker_init_fn if loader.num_workers else None
+class _WorkerStart:
+    """What the loaders do in each of their processes."""
+
+    def __init__(self, loaders: list[DataLoader[Any]]) -> None:
+        own = [loader for loader in loaders if loader.num_workers and loader.worker_init_fn is not None]
+        self.starts = [(loader.dataset, loader.worker_init_fn) for loader in own]
+
+    def __call__(self, worker: int) -> None:
+        info = get_worker_info()
+        for dataset, start in self.starts:
+            assert start is not None
+            object.__setattr__(info, "dataset", dataset)  # as it is for the process of a loader
+            start(worker)
+
+
+def _is_spawned(loader: DataLoader[Any]) -> bool:
+    context = loader.multiprocessing_context
+    default = multiprocessing.get_start_method(allow_none=False)
+    return bool(loader.num_workers) and (default if context is None else context.get_start_method()) != "fork"
 
 
 def _flat(loaders: Any) -> list[DataLoader[Any]]:
@@ -250,8 +330,15 @@ def _flat(loaders: Any) -> list[DataLoader[Any]]:
     raise UnreadableError(f"training reads from a {type(loaders).__name__}, not from a DataLoader")
 
 
+def _shape_of(loaders: Any) -> Any:
+    """The structure of loaders, with ``None`` in their stead."""
+    if isinstance(loaders, Mapping):
+        return {key: _shape_of(inner) for key, inner in loaders.items()}
+    return type(loaders)(map(_shape_of, loaders)) if type(loaders) in (list, tuple) else None
+
+
 def _in_structure(structure: Any, batches: Iterator[Any]) -> Any:
-    if isinstance(structure, DataLoader):
+    if structure is None:
         return next(batches)
     if isinstance(structure, Mapping):
         return {key: _in_structure(inner, batches) for key, inner in structure.items()}
@@ -259,77 +346,37 @@ def _in_structure(structure: Any, batches: Iterator[Any]) -> Any:
 
 
 def _batch_size(loader: DataLoader[Any]) -> int:
-    sampler: Any = loader.batch_sampler
-    size = loader.batch_size or getattr(sampler, "batch_size", None)
+    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
     return size if isinstance(size, int) and loader.batch_sampler is not None else 1
 
 
-def _known_indices(loader: DataLoader[Any]) -> Sequence[Index] | None:
-    """The indices that a sampler of torch draws from; ``None`` for others."""
-    sampler: Any = loader.sampler
-    if loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler:
-        return None
-    if type(sampler) is SubsetRandomSampler:
-        return list(sampler.indices)
-    if type(sampler) is WeightedRandomSampler:
-        return torch.as_tensor(sampler.weights).nonzero().flatten().tolist()
-    if type(sampler) in (RandomSampler, SequentialSampler, DistributedSampler):
-        return range(len(loader.dataset))  # type: ignore[arg-type]
-    return None
+def _sampler_of(loader: DataLoader[Any]) -> Any:
+    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler  # it may have no length
 
 
-def _why_not(loader: DataLoader[Any]) -> str | None:
+def _different(batches: list[list[Index]], examples: int) -> list[list[Index]]:
+    """Batches without indices that were in them before, of about so many examples."""
+    seen, found = set[Hashable](), list[list[Index]]()
+    for batch in batches:
+        own = []
+        for index in batch:
+            key = index if isinstance(index, Hashable) else repr(index)
+            if key not in seen:
+                seen.add(key)
+                own.append(index)
+        if own and sum(map(len, found)) < examples:
+            found.append(own)
+    return found
+
+
+def _why_not(loader: DataLoader[Any], spawned: bool) -> str | None:
     """Why the examples of a loader cannot be read again without a trace; ``None`` if they can."""
     if isinstance(loader.dataset, IterableDataset):
-        return f"a {type(loader.dataset).__name__} is a stream"
+        return f"{type(loader.dataset).__name__} is a stream"
     if not hasattr(loader.dataset, "__getitem__"):
-        return f"a {type(loader.dataset).__name__} has no indices"
-    for value in reached(loader.dataset, loader.collate_fn, loader.sampler):
-        if isinstance(value, SynchronizedBase):
-            return "the dataset shares a counter or an array with other processes"
-        if isinstance(value, socket.socket):
-            return "the dataset has an open connection"
-        if isinstance(value, io.IOBase) and loader.num_workers and _is_open_file(value):
-            return "the dataset has an open file that its workers read too"
-        if isinstance(value, torch.Tensor) and value.is_shared() and value.device.type == "cpu":
-            return "the dataset shares a tensor with other processes"
-        if isinstance(value, torch.Tensor) and value.device.type != "cpu":
-            return f"the dataset has tensors on {value.device}, which no other process can read"
-    return None
-
-
-def _is_open_file(value: io.IOBase) -> bool:
-    with suppress(Exception):
-        return not value.closed and value.fileno() >= 0
-    return False
-
-
-def _refuse_large(loaders: Sequence[DataLoader[Any]]) -> None:
-    size = 0
-    for loader in loaders:
-        for value in reached(loader.dataset):
-            size += value.nbytes if isinstance(value, (np.ndarray, torch.Tensor)) else 0
-    if size > COPY_BYTES:
-        raise UnreadableError("no process can be forked here, and the dataset is too large to be copied")
-
-
-@contextmanager
-def _file_positions_kept() -> Iterator[None]:
-    """A forked process shares the positions in open files: they are put back."""
-    kept: dict[int, int] = {}
-    with suppress(OSError):
-        for name in os.listdir("/proc/self/fd"):
-            with suppress(OSError, ValueError):
-                descriptor = int(name)
-                if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    kept[descriptor] = os.lseek(descriptor, 0, os.SEEK_CUR)
-    try:
-        yield
-    finally:
-        for descriptor, position in kept.items():
-            with suppress(OSError):
-                if os.lseek(descriptor, 0, os.SEEK_CUR) != position:
-                    os.lseek(descriptor, position, os.SEEK_SET)
+        return f"{type(loader.dataset).__name__} has no indices"
+    values = (loader.dataset, loader.collate_fn, _sampler_of(loader))
+    return trace_of_reading(values, bool(loader.num_workers), spawned)
 
 
 def seed_of(*parts: Any) -> int:
@@ -342,5 +389,5 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _first_line(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"

@@ -53,6 +53,7 @@ class FeatureReader:
 
     Args:
         module: the encoder, whose attributes and layers tell where its channels are; ``None`` where it is a function.
+        announce: whether the log has other readings that are possible.
 
     Example:
         >>> import torch
@@ -61,8 +62,9 @@ class FeatureReader:
         torch.Size([4, 16])
     """
 
-    def __init__(self, module: nn.Module | None) -> None:
+    def __init__(self, module: nn.Module | None, announce: bool = True) -> None:
         self._widths = Widths.of(module)
+        self._announce = announce
         self._path: tuple[Any, ...] | None = None
         self._axes: dict[int, int] = {}
 
@@ -141,7 +143,7 @@ class FeatureReader:
         key = keys[0]
         if all(value.ndim > 2 for value in usable.values()):  # stages or layers: fewest places, and of these the last
             key = min(reversed(keys), key=lambda key: usable[key][0].numel() / self._channels(usable[key]))
-        if len(keys) > 1:
+        if len(keys) > 1 and self._announce:
             rank_zero_info(
                 f"The encoder returned {_described(output)}: {key!r} is taken for the representation. For another pass "
                 f"a callable, as `lambda pl_module, x: pl_module.encoder(x)[{next(k for k in keys if k != key)!r}]` in "
@@ -155,7 +157,7 @@ class FeatureReader:
     def _axis(self, tensor: Tensor, input_shape: Sequence[int]) -> int:
         shape = tuple(tensor.shape)
         found = channel_axis(shape, tuple(input_shape), self._widths) if tensor.ndim > 2 else Layout(1, None)
-        if found.other is not None:
+        if found.other is not None and self._announce:
             places = _others(tensor.ndim, found.other)
             rank_zero_info(
                 f"The encoder's output of shape {('N', *shape[1:])} is read as {shape[found.axis]} channels along axis "
@@ -163,7 +165,7 @@ class FeatureReader:
                 f"along axis {found.other}, pass `lambda pl_module, x: pl_module.encoder(x).mean({places})` in the "
                 f"callback, `lambda x: encoder(x).mean({places})` in `evaluate`.".replace("'N'", "N")
             )
-        if shape[found.axis] <= 2 and self._widths.largest >= MANY_CHANNELS:
+        if self._announce and shape[found.axis] <= 2 and self._widths.largest >= MANY_CHANNELS:
             rank_zero_warn(
                 f"The encoder has layers of up to {self._widths.largest} channels, but its output of shape {shape} is "
                 f"read as {shape[found.axis]} feature{'s' * (shape[found.axis] > 1)}: is there a head on it? Name the "

@@ -66,6 +66,7 @@ class ModuleSnapshot:
         self._restores: list[tuple[str, Callable[[], None]]] = []
         self._opaque: list[tuple[str, Any, Any]] = []
         self._seen: dict[int, Any] = {}  # keeps what it has seen alive, so that no number is given twice
+        self._classes: set[type] = set()
         self._left: str | None = None
         self._trainers: list[tuple[str, Any]] = []
         hooks = [(f"torch.nn.modules.module.{name}", getattr(torch_module, name)) for name in GLOBAL_HOOKS]
@@ -174,9 +175,10 @@ class ModuleSnapshot:
         kept = dict(attributes)
         self._restores.append((path, partial(_restore_attributes, attributes, kept)))
         yield from ((f".{name}", inner) for name, inner in kept.items())
-        for kind, of_class in class_attributes(value):
+        for kind, of_class in () if type(value) in self._classes else class_attributes(value):
             self._restores.append((f"{path}.__class__", partial(_restore_class, kind, of_class)))
             yield from ((f".{name}", inner) for name, inner in of_class.items())
+        self._classes.add(type(value))
         yield from ((f".{name}", function) for name, function in code_of(value))
         for name in () if isinstance(value, (Tensor, nn.Module)) else _slots(value):
             if hasattr(value, name):

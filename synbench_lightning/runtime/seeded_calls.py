@@ -20,7 +20,7 @@ GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, rando
 
 
 @contextmanager
-def seeded(function: Callable[..., Any], seed: int) -> Iterator[None]:
+def seeded(function: Any, seed: int) -> Iterator[None]:
     """Inside, what a function draws depends on the seed alone; afterwards it and all random states are as before.
 
     That holds for the global generators of Python, numpy and torch, and for generators and attributes of the function
@@ -66,16 +66,35 @@ def seeder(*values: Any) -> Callable[[int], None]:
 
     For processes that end after they have drawn.
     """
-    generators = [value for value in reached(*values) if isinstance(value, GENERATORS)]
+    return partial(_seed_all, [value for value in reached(*values) if isinstance(value, GENERATORS)])
 
-    def seed_all(seed: int) -> None:
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)
-        for generator in generators:
-            _seed(generator, seed)
 
-    return seed_all
+@contextmanager
+def seeding(*values: Any) -> Iterator[Callable[[int], None]]:
+    """Gives a :func:`seeder`; afterwards the generators that some values lead to are as before.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(3)
+        >>> with seeding([generator]) as seed:
+        ...     seed(4)
+        >>> torch.equal(generator.get_state(), torch.Generator().manual_seed(3).get_state())
+        True
+    """
+    states = [(value, _state(value)) for value in reached(*values) if isinstance(value, GENERATORS)]
+    with isolated(None):
+        try:
+            yield partial(_seed_all, [generator for generator, _ in states])
+        finally:
+            for generator, state in states:
+                _set_state(generator, state)
+
+
+def _seed_all(generators: list[Any], seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    for generator in generators:
+        _seed(generator, seed)
 
 
 def reached(*values: Any) -> Iterator[Any]:

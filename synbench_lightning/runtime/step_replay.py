@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from synbench_lightning.runtime.encoder import walk
 from synbench_lightning.runtime.encoder_call import EncoderCall
 from synbench_lightning.runtime.input_shape import inputs_of_shape
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer, lightning_classes
+from synbench_lightning.runtime.seeded_calls import seeding
+from synbench_lightning.runtime.shared_state import COPY_BYTES, bytes_reached
 from synbench_lightning.runtime.structures import Arguments, mapped
+
+HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
 class NotReachedError(Exception):
@@ -39,7 +43,8 @@ class StepReplay:
         step: ``"training_step"`` or ``"validation_step"``.
 
     Raises:
-        NotReachedError: if the module holds an iterator, which a run would advance, or takes an iterator for a batch.
+        NotReachedError: if the step takes an iterator for a batch; where the datamodule has transfer hooks, and holds
+            too much for a copy of it.
     """
 
     def __init__(
@@ -57,27 +62,57 @@ class StepReplay:
             raise NotReachedError(f"`{step}` takes an iterator")
         several = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
         self._with_index = several or len(parameters) >= 2
+        self._datamodule = self._datamodule_with_hooks()
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Everything as in training; nothing of what is run has an effect on it."""
-        trainer, flags = self.trainer, {part: part.training for part in self.pl_module.modules()}
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        also = () if datamodule is None else (datamodule,)
-        with isolated(self.pl_module, also, refuse_iterators=self.call is not None), _optimizers_refuse(trainer):
+        """Everything as in training; nothing of what is run has an effect on it.
+
+        Raises:
+            ValueError: if the module holds an iterator, which a run would advance.
+        """
+        flags = {part: part.training for part in self.pl_module.modules()}
+        also = () if self._datamodule is None else (self._datamodule,)
+        refuse = self.call is not None
+        with (
+            isolated(self.pl_module, also, refuse_iterators=refuse),
+            _optimizers_refuse(self.trainer, self.pl_module),
+            seeding(self.pl_module, *also) as self._seed,
+        ):
             for part, flag in flags.items():
                 part.training = flag and self.step == "training_step"
             yield
 
-    def inputs(self, batch: Any, seed: int, calls: int = 1) -> list[Arguments]:
-        """What the encoder is given for a batch, in its first calls; what is drawn on the way depends on the seed.
+    def everywhere(self, batch: Any, seed: int, transferred: bool = False) -> Arguments:
+        """What the encoder is given for a batch, which stays as it is. Every process makes this call.
+
+        Args:
+            batch: as it comes from a loader.
+            seed: of what is random on the way.
+            transferred: whether the batch is one that has been through the transfer hooks.
+
+        Raises:
+            NotReachedError: if it is not called, or the step fails before, on any process.
+        """
+        failure, found = None, None
+        try:
+            (found,) = self.inputs(mapped(batch, Tensor.clone), seed, transferred=transferred)
+        except NotReachedError as error:
+            failure = error
+        if self.trainer.strategy.reduce_boolean_decision(failure is not None, all=False) or found is None:
+            raise failure or NotReachedError("another process failed; its log has the reason")
+        return found
+
+    def inputs(self, batch: Any, seed: int, calls: int = 1, transferred: bool = False) -> list[Arguments]:
+        """What the encoder is given for a batch, in its first calls; what is random on the way depends on the seed.
 
         Raises:
             NotReachedError: if it is not called so often, or the step fails before.
         """
-        torch.manual_seed(seed)
+        self._seed(seed)
+        torch.manual_seed(seed)  # those of accelerators too
         try:
-            batch = self._on_device(batch)
+            batch = batch if transferred else self._on_device(batch)
             if self.call is None:
                 assert self.shape is not None
                 found = inputs_of_shape(batch, self.shape)
@@ -102,27 +137,43 @@ class StepReplay:
                 raise _Reached
 
         precision: Any = self.trainer.precision_plugin
-        with _calls_seen(module, self.call.method, see), precision.train_step_context():
+        context = precision.train_step_context if self.step == "training_step" else precision.val_step_context
+        with _calls_seen(module, self.call.method, see), context():
             try:
+                self._begin_batch(batch)
                 self.function(batch, 0) if self._with_index else self.function(batch)
             except _Reached:
                 return captured
         raise NotReachedError(f"`{self.step}` calls the encoder {len(captured)} times")
 
+    def _begin_batch(self, batch: Any) -> None:
+        """What the module itself does with a batch before its step."""
+        if self.step == "training_step" and _overrides(self.pl_module, "on_train_batch_start", "LightningModule"):
+            self.pl_module.on_train_batch_start(batch, 0)
+
     def _on_device(self, batch: Any) -> Any:
         """A batch as training gets it: converted, and through the transfer hooks of the datamodule or the module."""
         strategy: Any = self.trainer.strategy
-        batch = self.trainer.precision_plugin.convert_input(batch)
-        batch = self._hook("on_before_batch_transfer")(batch, 0)
-        batch = self._hook("transfer_batch_to_device")(batch, strategy.root_device, 0)
-        return self._hook("on_after_batch_transfer")(batch, 0)
+        before, transfer, after = (self._hook(name) for name in HOOKS)
+        batch = before(self.trainer.precision_plugin.convert_input(batch), 0)
+        return after(transfer(batch, strategy.root_device, 0), 0)
 
     def _hook(self, name: str) -> Callable[..., Any]:
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        bases = [getattr(kind, name) for kind in lightning_classes("LightningDataModule")]
-        owner = self.pl_module if datamodule is None or getattr(type(datamodule), name) in bases else datamodule
-        found: Callable[..., Any] = getattr(owner, name)
+        own = self._datamodule is not None and _overrides(self._datamodule, name, "LightningDataModule")
+        found: Callable[..., Any] = getattr(self._datamodule if own else self.pl_module, name)
         return found
+
+    def _datamodule_with_hooks(self) -> Any:
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if datamodule is None or not any(_overrides(datamodule, name, "LightningDataModule") for name in HOOKS):
+            return None
+        if bytes_reached(datamodule) > COPY_BYTES:
+            raise NotReachedError("the datamodule has transfer hooks of its own, and holds too much to be copied")
+        return datamodule
+
+
+def _overrides(owner: Any, name: str, kind: str) -> bool:
+    return getattr(type(owner), name) not in [getattr(base, name) for base in lightning_classes(kind)]
 
 
 @contextmanager
@@ -153,20 +204,22 @@ def _calls_seen(module: nn.Module, method: str, see: Callable[[Arguments], None]
 
 
 @contextmanager
-def _optimizers_refuse(trainer: Trainer) -> Iterator[None]:
-    """Inside, a step of an optimizer or of a scheduler is an error."""
+def _optimizers_refuse(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
+    """Inside, a step of an optimizer or of a scheduler is an error, and a backward pass too."""
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise NotReachedError("an optimizer steps before the encoder is called")
+        raise NotReachedError("it makes a step before it calls the encoder")
 
+    wrapped: Any = pl_module.optimizers() if trainer.optimizers else []
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-    owners: list[Mapping[str, Any]] = [vars(one) for one in (*trainer.optimizers, *schedulers)]
-    kept: list[tuple[Any, dict[str, Any]]] = [(own, {"step": own["step"]} if "step" in own else {}) for own in owners]
-    for own, _ in kept:
-        own["step"] = refuse
+    stepping = (*trainer.optimizers, *schedulers, *(wrapped if isinstance(wrapped, list) else [wrapped]))
+    refused = [(one, "step") for one in stepping] + [(pl_module, "manual_backward"), (pl_module, "lr_scheduler_step")]
+    kept = [(vars(one), name, {name: vars(one)[name]} if name in vars(one) else {}) for one, name in refused]
+    for own, name, _ in kept:
+        own[name] = refuse
     try:
         yield
     finally:
-        for own, before in kept:
-            del own["step"]
+        for own, name, before in kept:
+            del own[name]
             own |= before

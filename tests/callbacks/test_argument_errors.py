@@ -22,7 +22,7 @@ from tests.encoders import Autoencoder, Batches
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"encoder": 3}, "`encoder` must be None, a dotted attribute .* got a int"),
+        ({"encoder": 3}, "`encoder` must be None, a dotted attribute .* got 3"),
         ({"encoder": nn.Linear(2, 2)}, "`encoder` must not be a module or class itself.*name the attribute"),
         ({"epsilons": 0.2}, "`epsilons` must be a sequence of numbers, got 0.2"),
         ({"epsilons": (0.0, 0.201, 0.204)}, "`epsilons` must differ in their first two decimals"),

@@ -25,7 +25,7 @@ def fit(make, *callbacks, **arguments):
 @pytest.mark.parametrize("make", user_modules.KINDS, ids=lambda make: make.__name__)
 def test_a_run_without_arguments_takes_what_training_takes_and_changes_nothing(make, caplog):
     plain, its_run = fit(make)
-    callback = probing(every=4, tasks="dc")
+    callback = probing(every=4, tasks="dc", inputs="auto")
     with caplog.at_level("INFO"):
         probed, run = fit(make, callback)
     assert steps(callback)[0] == 0

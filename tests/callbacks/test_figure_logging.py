@@ -116,7 +116,7 @@ def test_a_chart_after_the_first_has_one_line_and_says_which():
 
 def test_the_charts_are_laid_out_anew_when_there_is_a_better_one_to_monitor():
     logger = TensorBoardLogger("runs")
-    trainer(drawing(inputs="first_batch"), max_steps=10, logger=logger).fit(Pairs())
+    trainer(drawing(inputs="auto"), max_steps=10, logger=logger).fit(Pairs())
     events = EventAccumulator(f"{logger.log_dir}/synbench_charts")
     events.Reload()
     pages = [

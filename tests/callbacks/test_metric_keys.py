@@ -21,7 +21,7 @@ WAYS = [
     ({"labels": (X, Y)}, "readout"),
     ({"inputs": X, "labels": Y}, "readout"),
     ({"inputs": X, "views": jitter, "labels": Y}, "information"),
-    ({"inputs": "first_batch"}, "information"),
+    ({"inputs": "auto"}, "information"),
 ]
 
 
@@ -32,7 +32,9 @@ def test_the_key_to_monitor_comes_first_and_a_few_others_beside_it(arguments, mo
     trainer(callback, max_steps=10, logger=logger, log_every_n_steps=50).fit(Pairs())
     watched, *others = sorted({key.split("/")[0] for key in curves(logger) if key.startswith("synbench")})
     assert watched == "synbench"
-    assert others == ["synbench_details", "synbench_tasks"]
+    layers = ["synbench_layers"] * bool(callback.history[-1].layers)
+    assert others == ["synbench_details", *layers, "synbench_tasks"]
+    assert bool(layers) == (monitored != "score")
     keys = sorted(key for key in curves(logger) if key.startswith("synbench/"))
     assert keys[0] == f"synbench/{monitored}" == callback.monitored(callback.history[-1])
     assert 4 <= len(keys) <= 8

@@ -1,65 +1,180 @@
+"""`SynBenchCallback(inputs="auto")`: which views are found, when, and what is kept over a resume."""
+
+import time
+
 import pytest
 import torch
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch import Callback, seed_everything
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from synbench_lightning.callbacks.view_collection import ViewCollection
-
-ALONE = SingleDeviceStrategy("cpu")
-
-
-def batch(first, examples, shape=(4,)):
-    """Three views of examples that are numbered from ``first`` on."""
-    numbers = torch.arange(first, first + examples).view(-1, *[1] * len(shape)).expand(-1, *shape).float()
-    return [numbers, numbers + 0.25, numbers + 0.5]
-
-
-def test_two_views_of_1024_examples_are_taken_from_as_many_batches_as_that_takes():
-    first = ViewCollection()
-    first.begin(ALONE, batch(0, 400), (4,), pairs=True)
-    assert first.collecting
-    assert first.kept is None
-    assert not first.add(ALONE, batch(400, 400))
-    assert first.add(ALONE, batch(800, 400))
-    assert not first.collecting
-    assert first.kept.shape == (1024, 2, 4)
-    assert first.kept[:, 0, 0].tolist() == list(range(1024))
-    assert (first.kept[:, 1] - first.kept[:, 0] == 0.25).float().mean() > 0.2  # half precision rounds larger numbers
+from synbench_lightning import SynBenchEarlyStopping
+from synbench_lightning.callbacks import reread_views, view_collection
+from tests.callbacks.runs import probing, steps, trainer
+from tests.callbacks.test_information import Large
+from tests.callbacks.test_views import Pairs, Stream
+from tests.encoders import Autoencoder
+from tests.integration.test_resume import SaveBefore
 
 
-def test_a_batch_without_views_adds_nothing_and_is_counted():
-    first = ViewCollection()
-    first.begin(ALONE, batch(0, 20), (4,), pairs=True)
-    assert not first.add(ALONE, torch.ones(8, 4))
-    with pytest.warns(UserWarning, match="first 2 batches hold views of 20 examples, at least 32 are needed"):
-        assert not first.end(ALONE)
-    assert not first.collecting
-    assert first.kept is None
+def auto(**arguments):
+    return probing(**{"inputs": "auto", "tasks": "dc", **arguments})
 
 
-def test_views_of_one_epoch_suffice_where_there_are_32():
-    first = ViewCollection()
-    first.begin(ALONE, batch(0, 40), (4,), pairs=True)
-    assert first.end(ALONE)
-    assert first.kept.shape == (40, 2, 4)
+class Noisy(Dataset):
+    """Examples with noise in each reading."""
+
+    def __init__(self, length=80, scale=0.3):
+        self.x = torch.randn(length, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+        self.scale = scale
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return self.x[index] + self.scale * torch.randn(1, 8, 8), index % 2
 
 
-@pytest.mark.parametrize(("budget", "expected"), [(4096, 256), (160, 32)])
-def test_pairs_fit_the_budget_or_are_as_many_as_are_needed(monkeypatch, budget, expected):
-    monkeypatch.setattr("synbench_lightning.callbacks.view_collection.NOISE_BUDGET_BYTES", budget)
-    first = ViewCollection()
-    first.begin(ALONE, batch(0, 400), (4,), pairs=True)
-    assert first.kept.shape == (expected, 2, 4)
-    assert first.kept.nbytes <= budget or expected == 32
+class Augmented(Autoencoder):
+    length, scale = 80, 0.3
+
+    def train_dataloader(self):
+        return DataLoader(Noisy(self.length, self.scale), batch_size=8, shuffle=True)
 
 
-def test_what_was_kept_stays():
-    first = ViewCollection()
-    first.begin(ALONE, torch.ones(40, 4), (4,), pairs=True)
-    first.begin(ALONE, torch.zeros(40, 4), (4,), pairs=True)
-    assert first.kept.all()
+@pytest.fixture
+def log(caplog):
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        yield caplog
 
 
-def test_the_first_inputs_are_taken_where_views_are_not_looked_for():
-    first = ViewCollection()
-    first.begin(ALONE, batch(0, 200), (4,), pairs=False)
-    assert first.kept[:, 0].tolist() == list(range(128))
+def identities(callback):
+    return {result.inputs for result in callback.history if result.inputs is not None}
+
+
+def test_two_runs_with_one_seed_have_the_same_views_and_with_another_seed_others():
+    found = []
+    for seed in (0, 0, 1):
+        callback = auto(seed=seed)
+        trainer(callback, max_steps=2).fit(Augmented())
+        found.append(identities(callback))
+    assert found[0] == found[1] != found[2]
+    assert len(found[0]) == 1
+
+
+@pytest.mark.parametrize("kept", [2**25, 0], ids=["from the checkpoint", "read again"])
+@pytest.mark.parametrize("make", [Augmented, Large], ids=["views", "noise"])
+def test_a_resumed_run_goes_on_with_the_same_views(monkeypatch, make, kept):
+    monkeypatch.setattr(view_collection, "KEPT_BYTES", kept)
+    first, resumed = auto(), auto()
+    trainer(first, SaveBefore(7), max_steps=10).fit(make())
+    (state,) = torch.load("saved.ckpt", weights_only=True)["callbacks"].values()
+    assert ("plan" in state["views"]) == (kept == 0)
+    monkeypatch.setattr(reread_views, "INPUT_FORWARDS", 512)  # where another number would be read by now
+    seed_everything(3)
+    trainer(resumed, max_steps=20).fit(make(), ckpt_path="saved.ckpt")
+    assert steps(resumed) == [0, 5, 10, 15, 20]
+    assert identities(resumed) == identities(first)
+
+
+def test_views_of_steps_are_kept_over_a_resume(log):
+    first, resumed = auto(), auto()
+    trainer(first, SaveBefore(7), max_steps=10).fit(Pairs())
+    assert "60 training examples in 2 views each, as training gave them to the encoder" in log.text
+    assert [result.information_kind for result in first.history] == [None, "pairs", "pairs"]
+    assert "not comparable" not in log.text
+    examples = torch.stack([torch.stack(one[:2]) for one in Stream()][20:])  # of the first epoch, but its first step
+    pairs = torch.stack([view[0].args[0] for view in first._view_collection.inputs.views], 1)
+    assert torch.equal(pairs, examples.half())
+    seed_everything(0)
+    trainer(resumed, max_steps=20).fit(Pairs(), ckpt_path="saved.ckpt")
+    assert steps(resumed) == [0, 5, 10, 15, 20]
+    assert identities(resumed) == identities(first)
+
+
+def test_a_stop_on_information_waits_for_the_views():
+    stop = SynBenchEarlyStopping("synbench/information", patience=50)
+    trainer(auto(), stop, max_steps=10).fit(Pairs())
+    assert stop.best_score > 0
+
+
+@pytest.mark.parametrize("length", [31, 32])
+def test_32_examples_are_enough_and_fewer_are_not(log, length):
+    make = type("Few", (Augmented,), {"length": length})
+    callback = auto()
+    trainer(callback, max_steps=3).fit(make())
+    assert (callback.history[0].information is not None) == (length == 32)
+    assert ("31 examples were found, at least 32 are needed" in log.text) == (length == 31)
+
+
+def test_another_run_reads_its_own_examples():
+    callback = auto()
+    trainer(callback, max_steps=2).fit(Augmented())
+    before = identities(callback)
+    trainer(callback, max_steps=2).fit(type("Other", (Augmented,), {"scale": 0.2})())
+    assert not before & identities(callback)
+
+
+class StopWithViews(Callback):
+    """Ends a run, of steps that take 10 ms at least, once information was measured."""
+
+    def __init__(self, callback):
+        self.callback = callback
+
+    def on_train_batch_end(self, trainer, *_):
+        time.sleep(0.01)
+        trainer.should_stop = self.callback.history[-1].information is not None
+
+
+def test_reading_is_deferred_until_max_overhead_allows_it(monkeypatch):
+    monkeypatch.setattr(view_collection, "LEAST_SECONDS", 0.01)
+    callback = auto(max_overhead=0.9, every=5)
+    trainer(callback, StopWithViews(callback), max_steps=5000).fit(Augmented())
+    assert callback.history[0].information is None  # not under the first step
+    assert callback.history[-1].information_kind == "views"
+    never = auto(max_overhead=1e-9, every=2)
+    trainer(never, max_steps=6).fit(Augmented())
+    assert identities(never) == set()
+
+
+def test_views_that_change_next_to_nothing_trigger_a_warning():
+    make = type("Little", (Augmented,), {"scale": 0.01})
+    with pytest.warns(UserWarning, match="next to nothing"):
+        trainer(auto(), max_steps=1).fit(make())
+
+
+def test_inputs_that_cannot_be_measured_on_end_no_run(log):
+    class Constant(Large):
+        def train_dataloader(self):
+            return DataLoader(TensorDataset(torch.zeros(80, 1, 8, 8)), batch_size=8)
+
+    callback = auto()
+    trainer(callback, max_steps=2).fit(Constant())
+    assert steps(callback) == [0, 2]
+    assert "it is not measured on 80 training examples: `inputs` must be finite and vary" in log.text
+
+
+def test_an_encoder_that_fails_on_the_views_is_probed_without_them():
+    def picky(module, x):
+        if len(x) == 80:
+            raise RuntimeError("no batch of 80")
+        return module.encoder(x)
+
+    callback = auto(encoder=picky, input_shape=(1, 8, 8))
+    with pytest.warns(UserWarning, match="`synbench/information` is not measured on training examples: .*no batch"):
+        trainer(callback, max_steps=2).fit(Augmented())
+    assert [result.information for result in callback.history] == [None, None]
+
+
+def test_a_callable_encoder_and_a_named_one_have_the_views_of_the_batch():
+    for encoder in ("encoder", lambda module, x: module.encoder(x)):
+        callback = auto(encoder=encoder)
+        trainer(callback, max_steps=2).fit(Augmented())
+        assert callback.history[0].information_kind == "views"
+
+
+def test_where_the_encoder_was_not_seen_and_nothing_can_be_read_it_is_said(log):
+    class NotSeen(Pairs):
+        example_input_array = torch.zeros(2, 1, 8, 8)
+
+    trainer(auto(encoder=lambda module, x: module.encoder(x)), max_steps=2).fit(NotSeen())
+    assert "it is not measured: examples cannot be read again: Stream is a stream" in log.text

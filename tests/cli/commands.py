@@ -18,6 +18,11 @@ def make(width: int = 16, scale: float = 1.0):
     encoder[1].weight.data *= scale
     return encoder
 
+def deep():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(16, 16))
+
 def needs(width: int):
     return make(width)
 

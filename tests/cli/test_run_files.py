@@ -108,12 +108,12 @@ def test_where_information_was_measured_it_says_which_checkpoint_is_best(tmp_pat
     best = max(history, key=lambda result: result.information)
     (found,) = runs_in(tmp_path)
     assert (found.monitored, found.best_step) == ("information", best.step)
-    code, out, _ = run(capsys, "history", str(tmp_path), "--figure", "curve.svg")
+    code, out, _ = run(capsys, "history", str(tmp_path), "--figure", "new/folder/curve.svg")
     assert code == 0
     for result in history:
         assert f"{result.information:.2f} ± {result.information_error:.2f}" in out
     assert f"Best information {best.information:.2f} after {best.step} steps." in out
-    assert ET.parse(tmp_path / "curve.svg").getroot().tag.endswith("svg")
+    assert ET.parse(tmp_path / "new/folder/curve.svg").getroot().tag.endswith("svg")
     run(capsys, "report", str(tmp_path), "--output", "page.html")
     page = (tmp_path / "page.html").read_text()
     assert f"information {best.information:.3f} ± {best.information_error:.3f} at step {best.step}" in page

@@ -5,7 +5,7 @@ from lightning.pytorch import seed_everything
 
 from synbench_lightning import BenchmarkCallback
 from tests.callbacks.runs import trainer
-from tests.distributed.test_processes import assert_same_on_every_process, run
+from tests.distributed.test_processes import assert_same_on_every_process, needs_fsdp, run
 from tests.distributed.worker import labelled
 from tests.encoders import Autoencoder
 
@@ -51,6 +51,7 @@ def test_a_failure_on_one_process_costs_that_evaluation_on_all_and_hangs_nobody(
     assert "benchmark evaluation after step 10 failed and is left out" in log
 
 
+@needs_fsdp
 def test_fsdp2_is_evaluated_through_its_root_and_trains_undisturbed(tmp_path):
     plain, evaluated = tmp_path / "plain", tmp_path / "evaluated"
     plain.mkdir()

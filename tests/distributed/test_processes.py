@@ -10,14 +10,16 @@ import pytest
 import torch
 from lightning.pytorch import seed_everything
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DataLoader
 
 from synbench_lightning import evaluate
-from tests.callbacks.runs import SMALL
-from tests.distributed.worker import Lengths
+from tests.callbacks.runs import SMALL, probing, trainer
+from tests.distributed.worker import HAS_FSDP, Lengths, Noised
 from tests.encoders import Autoencoder
 
 ROOT = Path(__file__).parents[2]
+
+needs_fsdp = pytest.mark.skipif(not HAS_FSDP, reason="FSDP on CPUs: since Lightning 2.3")
 
 
 def run(folder, world=2, timeout=150, **arguments):
@@ -73,18 +75,19 @@ def test_ddp_shares_the_examples_and_agrees_on_the_result(tmp_path, world):
     assert max(shown) <= 1.1 * min(shown)  # whole blocks of examples
 
 
-def test_ddp_takes_the_inputs_of_the_first_process(tmp_path):
+def test_ddp_has_the_same_views_on_every_process_and_those_of_one_process(tmp_path):
     found, _ = run(tmp_path, inputs=True)
     assert_same_on_every_process(found)
     seed_everything(0)
-    model = Autoencoder()
-    dataset = model.train_dataloader().dataset
-    order = DistributedSampler(dataset, num_replicas=2, rank=0)  # as Lightning shuffles for training
-    of_first = torch.stack([dataset[index][0] for index in order]).half().float()
-    alone = evaluate(model.encoder, (1, 8, 8), tasks="default", plan=SMALL, inputs=of_first)
-    first = found[0]["history"][0]
-    assert first["inputs"] == alone.inputs
+    callback = probing(inputs="auto")
+    model = Noised()
+    trainer(callback, max_steps=1).fit(model, DataLoader(model.train_dataloader().dataset, batch_size=40))
+    first, alone = found[0]["history"][0], callback.history[0]
+    assert (first["inputs"], first["information_kind"]) == (alone.inputs, "views")
     assert first["information"] == pytest.approx(alone.information, rel=1e-5)
+    assert [layer["information"] for layer in first["layers"]] == pytest.approx(
+        [layer.information for layer in alone.layers], rel=1e-5
+    )
 
 
 def test_ddp_takes_the_shape_that_training_gives_the_encoder_on_the_first_process(tmp_path):
@@ -137,6 +140,7 @@ def test_a_step_that_only_some_processes_reach_hangs_nobody(tmp_path):
     assert [result["step"] for result in found[0]["history"]] == [0, 5, 10, 15]
 
 
+@needs_fsdp
 @pytest.mark.parametrize("parts", ["all", "children", "root", "fsdp1", "fsdp1, layers"])
 def test_fsdp_is_probed_through_its_root_and_trains_undisturbed(tmp_path, parts):
     plain, probed = tmp_path / "plain", tmp_path / "probed"
@@ -150,6 +154,20 @@ def test_fsdp_is_probed_through_its_root_and_trains_undisturbed(tmp_path, parts)
         assert one["weights"] == other["weights"]
 
 
+@needs_fsdp
+@pytest.mark.parametrize("parts", ["all", "fsdp1, layers"])
+def test_layers_of_sharded_modules_are_read_on_every_process_and_training_is_undisturbed(tmp_path, parts):
+    plain, probed = tmp_path / "plain", tmp_path / "probed"
+    plain.mkdir()
+    probed.mkdir()
+    found, _ = run(probed, sharded=parts, inputs=True)
+    assert_same_on_every_process(found)
+    assert all(result["layers"] for result in found[0]["history"])
+    for one, other in zip(run(plain, sharded=parts, inputs=True, probes=False)[0], found, strict=True):
+        assert one["weights"] == other["weights"]
+
+
+@needs_fsdp
 def test_fsdp2_with_uneven_shares_makes_as_many_forwards_on_every_process(tmp_path):
     found, _ = run(tmp_path, sharded="all", forwards=480, num_scales=5)  # fifteen blocks
     assert_same_on_every_process(found)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.distributed.robust_worker import train
-from tests.distributed.test_processes import ROOT
+from tests.distributed.test_processes import ROOT, needs_fsdp
 
 
 def two_processes(folder, **settings):
@@ -30,7 +30,7 @@ def two_processes(folder, **settings):
         {"mode": "softmax"},
         {"mode": "exponentiated_gradient", "step_size": 0.3, "accumulate": 3},
         {"mode": "softmax", "floor": 0.2, "trivial": [2.0, 1.0, 3.0, 9.0], "proxy": True},
-        {"mode": "softmax", "sharded": True},
+        pytest.param({"mode": "softmax", "sharded": True}, marks=needs_fsdp),
     ],
     ids=["softmax", "exponentiated gradient, accumulated", "shares over a proxy", "sharded"],
 )

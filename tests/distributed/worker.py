@@ -23,6 +23,8 @@ from tests.distributed.leaving import leave
 from tests.encoders import Autoencoder
 from tests.integration.user_modules import Foreign, patches, transformer
 
+HAS_FSDP = hasattr(strategies, "ModelParallelStrategy")
+"""FSDP2, and FSDP1 on a CPU: since Lightning 2.3."""
 PARTS = {"all": ["encoder", "decoder", ""], "children": ["encoder", "decoder"], "root": [""]}
 
 
@@ -78,6 +80,16 @@ class Skipping(Autoencoder):
         self.manual_backward(super().training_step(batch, batch_idx))
         if self.global_rank == 0 or batch_idx % 2:
             optimizer.step()
+
+
+class Noised(Autoencoder):
+    """Adds noise in its step, from a generator that each process has another one of."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if not hasattr(self, "generator"):
+            self.generator = torch.Generator().manual_seed(self.global_rank)
+        x = batch[0] + 0.3 * torch.randn(batch[0].shape, generator=self.generator)
+        return super().training_step([x], batch_idx)
 
 
 class Lengths(Foreign):
@@ -137,7 +149,7 @@ def train(
         return features
 
     seed_everything(0)
-    kind = Lengths if lengths_differ else Skipping if skipping else Autoencoder
+    kind: Any = Noised if inputs else Lengths if lengths_differ else Skipping if skipping else Autoencoder
     model: Any = Sharded(sharded) if sharded in PARTS else kind()
     strategy: Any = "ddp"
     if sharded in PARTS:
@@ -146,9 +158,9 @@ def train(
         of_lightning = FSDP1OnCPU if accelerator == "cpu" else FSDPStrategy
         strategy = of_lightning(auto_wrap_policy={nn.Linear} if sharded == "fsdp1, layers" else None)
     plan = ProbePlan(forwards=forwards, num_scales=num_scales)
-    through: Any = None if lengths_differ else "encoder" if sharded else encoder
+    through: Any = None if lengths_differ or inputs else "encoder" if sharded else encoder
     callback: Any = probing(
-        every=5, encoder=through, on_error=on_error, plan=plan, batch_size=32, inputs="first_batch" if inputs else None
+        every=5, encoder=through, on_error=on_error, plan=plan, batch_size=32, inputs="auto" if inputs else None
     )
     if benchmark:
         callback = BenchmarkCallback(

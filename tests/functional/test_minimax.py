@@ -95,7 +95,7 @@ def test_losses_of_no_task_are_left_out_whatever_they_are():
     [
         (torch.tensor([0, 1, 2]), "`tasks` must be below `num_tasks`, 2, got 2"),
         (torch.tensor([0.0, 1.0, 1.0]), r"`tasks` must be a tensor of integers, got a Tensor \(torch.float32\)"),
-        (torch.tensor([0, 1]), r"`tasks` must broadcast to the shape of the losses, \(4, 3\), got \(2,\)"),
+        (torch.tensor([0, 1]), r"`tasks` must broadcast to the shape of `losses`, \(4, 3\), got \(2,\)"),
         ([0, 1, 1], r"`tasks` must be a tensor of integers, got \[0, 1, 1\]"),
     ],
 )

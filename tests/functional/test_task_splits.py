@@ -187,3 +187,8 @@ def test_a_task_does_not_depend_on_the_batch(name):
 def test_what_cannot_be_split_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_task_ends_with_the_token_that_fills_its_part_of_what_is_left():
+    assert splits.by_frequency([4, 4, 2], 2).tolist() == [0, 0, 1]  # 4 of 10 is less than half
+    assert splits.by_frequency([5, 4, 1], 2).tolist() == [0, 1, 1]  # 5 of 10 is half

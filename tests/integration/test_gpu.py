@@ -64,7 +64,7 @@ def test_training_is_the_same_to_the_bit(row):
     make, arguments = HERE[row]
     averaging = ema if arguments.get("averaging") else list
     rest = {key: value for key, value in arguments.items() if key != "averaging"}
-    callback = probing(every=7)
+    callback = probing(every=7, inputs="auto")
     plain, probed = left(make, averaging(), **rest), left(make, [*averaging(), callback], **rest)
     assert steps(callback)[:2] in ([0, 7], [0, 8])
     assert_identical(plain, probed)

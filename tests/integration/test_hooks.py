@@ -215,7 +215,7 @@ class WatchedByALogger(Reads):
 
 def outcome(make: type[modules.Plain], first: Callback, *callbacks: Any, **arguments: Any) -> Any:
     Recorder.of_class.clear()
-    seed_everything(0, verbose=False)
+    seed_everything(0)
     model = make()
     run = trainer(first, *callbacks, max_steps=30, **arguments)
     run.fit(model)
@@ -310,7 +310,7 @@ class Logs(modules.Plain):
 @pytest.mark.parametrize("every", [1, 7])
 def test_nothing_that_a_forward_logs_comes_from_a_probe(every, capsys):
     def logged(*callbacks: Any) -> Any:
-        seed_everything(0, verbose=False)
+        seed_everything(0)
         logger = CSVLogger("csv", name="", version=f"{len(callbacks)}_{every}", flush_logs_every_n_steps=1)
         run = trainer(Idle(), *callbacks, max_steps=30, logger=logger, log_every_n_steps=1)
         run.fit(Logs())

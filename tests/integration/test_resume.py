@@ -4,15 +4,18 @@ import os
 import signal
 
 import pytest
-from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch import Callback, __version__, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from packaging.version import Version
 from torch.utils.data import DataLoader
 
 from synbench_lightning import SynBenchCallback, SynBenchEarlyStopping
 from tests.callbacks.runs import SMALL, probing, steps, trainer
 from tests.encoders import Autoencoder
 from tests.integration.modules import Plain
+
+TAKES_UP_BATCHES = Version(__version__) >= Version("2.5")
 
 
 class SaveBefore(Callback):
@@ -68,6 +71,7 @@ def test_the_values_are_those_of_the_uninterrupted_run_to_the_bit():
     assert values(resumed) == values(whole)
 
 
+@pytest.mark.skipif(not TAKES_UP_BATCHES, reason="without callbacks too, Lightning's epoch is one batch longer then")
 def test_epochs_are_counted_on():
     first = SynBenchCallback(every_n_epochs=2, plan=SMALL)
     trainer(first, SaveBefore(30), max_steps=-1, max_epochs=6).fit(Plain())

@@ -40,7 +40,7 @@ class Validating(Plain):
 )
 @pytest.mark.filterwarnings("ignore:.*DataLoader.*shuffl", "ignore:You requested to overfit")
 def test_probes_are_where_they_belong(arguments, expected):
-    callback = probing()
+    callback = probing(inputs="auto")
     trainer(callback, **{"max_steps": 12, **arguments}).fit(Validating())
     assert steps(callback) == expected
 

@@ -86,9 +86,24 @@ def test_training_is_the_same_to_the_bit(row):
         pytest.skip("since Lightning 2.6")
     averaging = ema if arguments.get("averaging") else list
     rest = {key: value for key, value in arguments.items() if key != "averaging"}
-    callback = probing(every=7)
+    callback = probing(every=7, inputs="auto")
     plain, probed = outcome(make, averaging(), **rest), outcome(make, [*averaging(), callback], **rest)
     assert steps(callback)[:2] in ([0, 7], [0, 8])  # two optimizers pass seven at eight
+    assert_identical(plain, probed)
+
+
+INPUTS = torch.randn(40, 12, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.filterwarnings("ignore:What is probed are the weights in training")
+@pytest.mark.parametrize("row", ROWS)
+def test_training_is_the_same_to_the_bit_where_layers_are_read(row):
+    make, arguments = ROWS[row]
+    averaging = ema if arguments.get("averaging") else list
+    rest = {key: value for key, value in arguments.items() if key != "averaging"}
+    callback = probing(every=7, inputs=INPUTS, views=lambda x: x + torch.randn_like(x))
+    plain, probed = outcome(make, averaging(), **rest), outcome(make, [*averaging(), callback], **rest)
+    assert all(len(result.layers) > 1 for result in callback.history)
     assert_identical(plain, probed)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 
@@ -18,9 +20,30 @@ def resnet50() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
 
 
+def resnet18() -> nn.Module:
+    """A residual network of 18 layers, with the names that it has elsewhere; 512 features."""
+    stages = [
+        nn.Sequential(_Basic(width // 2 if stage else width, width, 1 + bool(stage)), _Basic(width, width, 1))
+        for stage, width in enumerate((64, 128, 256, 512))
+    ]
+    named = [("conv1", _conv(3, 64, 7, 2)), ("relu", nn.ReLU()), ("maxpool", nn.MaxPool2d(3, 2, 1))]
+    named += [(f"layer{index}", stage) for index, stage in enumerate(stages, 1)]
+    return nn.Sequential(OrderedDict([*named, ("pool", nn.AdaptiveAvgPool2d(1)), ("flat", nn.Flatten())])).eval()
+
+
 def vit_small(image: int, patch: int) -> nn.Module:
     """A vision transformer of 12 layers, 384 features: the mean token."""
     return _VisionTransformer(image, patch, width=384, depth=12, heads=6).eval()
+
+
+class _Basic(nn.Module):
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(_conv(inputs, width, 3, stride), nn.ReLU(), _conv(width, width, 3, 1))
+        self.shortcut = _conv(inputs, width, 1, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.branch(x) + self.shortcut(x))
 
 
 class _Bottleneck(nn.Module):

@@ -31,9 +31,10 @@ from synbench_lightning import ProbePlan, evaluate
 from synbench_lightning.functional.gaussian.asymptotic import estimate_limit
 from synbench_lightning.functional.representation.information import information_error, instance_information
 from synbench_lightning.probe.probe import Probe
+from synbench_lightning.runtime.layer_reading import LayerReader
 from tests.encoders import encoder_a
 from tests.performance.accuracy import EPSILONS, THRESHOLDS, TOO_FEW, stored_limit
-from tests.performance.architectures import resnet50, vit_small
+from tests.performance.architectures import resnet18, resnet50, vit_small
 from tests.performance.encoders import made
 from tests.performance.official_recipe import FORWARDS, official_scores
 from tests.performance.tables import print_table
@@ -59,7 +60,9 @@ def main() -> None:
     parser.add_argument(
         "--steady-heap", action="store_true", help="memory that is freed stays with the process (glibc)"
     )
-    parser.add_argument("--only", choices=("probe", "information", "statistics", "official"), help="one of the tables")
+    parser.add_argument(
+        "--only", choices=("probe", "information", "layers", "statistics", "official"), help="one of the tables"
+    )
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.steady_heap:
@@ -78,6 +81,10 @@ def main() -> None:
         print("What information about 128 inputs in 16 views adds to a probe, over the bare forwards of as many\n")
         header = "encoder | input | D | bare forward of 2,048 | information adds | ratio"
         print_table(header, (cost_of_information(row, device) for row in settings(device, given.quick)))
+    if given.only in (None, "layers"):
+        print("A probe (512 forwards of one task, 2,048 of views of 128 inputs) that reads further layers besides\n")
+        header = "encoder | input | layers | probe of one layer | of all | ratio | of CPU seconds"
+        print_table(header, (cost_of_layers(row, device) for row in layer_settings(given.quick)))
     if given.only in (None, "statistics"):
         print("Statistics alone: a probe whose encoder looks its features up, 8,192 forwards, one task\n")
         print_table(
@@ -109,6 +116,7 @@ def encoder_of(setting: Setting, device: torch.device) -> nn.Module:
         image = setting.input_shape[-1]
         makers: dict[str, Callable[[], nn.Module]] = {
             "cnn": lambda: encoder_a().eval(),
+            "resnet18": resnet18,
             "resnet50": resnet50,
             "vit_small": lambda: vit_small(image, 16 if image == 224 else 8),
         }
@@ -190,6 +198,42 @@ def cost_of_information(setting: Setting, device: torch.device) -> Sequence[obje
     added = took["informed"] - took["plain"]
     shape = "x".join(map(str, setting.input_shape))
     return setting.name, shape, dim, took["bare"], added, f"{added / took['bare']:.2f}"
+
+
+LAYERS = {
+    "resnet18": ("layer1", "layer2", "layer3", "layer4.0"),
+    "vit_small": tuple(f"blocks.layers.{index}" for index in (2, 5, 8, 11)),
+}
+"""Four each; the encoder's output is the fifth."""
+
+
+def layer_settings(quick: bool) -> list[Setting]:
+    return [Setting(name, (3, 64, 64), 2 * BATCH, 2 if quick else 5) for name in LAYERS]
+
+
+@torch.no_grad()
+def cost_of_layers(setting: Setting, device: torch.device) -> Sequence[object]:
+    """A row: a later probe with layers over one without, in turn."""
+    encoder = encoder_of(setting, device)
+    inputs = torch.randn(128, *setting.input_shape, generator=torch.Generator().manual_seed(0))
+    one, several = (probe_of(setting.input_shape, setting.forwards, device, inputs) for _ in range(2))
+    several.layers = LayerReader(encoder, LAYERS[setting.name])
+    one(encoder)
+    found = several(encoder)
+    spent: dict[str, list[float]] = {"one": [], "several": []}
+
+    def timed(name: str, probe: Probe) -> None:
+        start = time.process_time()
+        probe(encoder)
+        spent[name].append(time.process_time() - start)
+
+    took = alternated(
+        setting.repeats, device, one=partial(timed, "one", one), several=partial(timed, "several", several)
+    )
+    shape = "x".join(map(str, setting.input_shape))
+    of_cpu = statistics.median(spent["several"]) / statistics.median(spent["one"])
+    ratio = took["several"] / took["one"]
+    return setting.name, shape, len(found.layers), took["one"], took["several"], f"{ratio:.2f}", f"{of_cpu:.2f}"
 
 
 def draw(probe: Probe) -> None:

@@ -41,10 +41,10 @@ def test_random_directions_are_the_same_in_each_call():
 
 
 def test_wrong_tasks_are_refused():
-    with pytest.raises(
-        ValueError, match=r"`tasks` must be 'default', 'dc', .* or a sequence of GaussianTask, got 'hard'"
-    ):
+    with pytest.raises(ValueError, match=r"`name` must be 'default', 'dc', .* got 'hard'"):
         task_family("hard", (3,))
+    with pytest.raises(ValueError, match=r"`tasks` must be 'default', .* or a sequence of GaussianTask, got 'hard'"):
+        resolve_tasks("hard", (3,))
     one = GaussianTask("one", torch.ones(3))
     with pytest.raises(ValueError, match=r"direction of task 'one' has shape \(3,\).*shape \(4,\)"):
         resolve_tasks([one], (4,))

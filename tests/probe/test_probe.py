@@ -127,7 +127,7 @@ def test_a_module_is_left_as_it_was():
         ({"seed": -1}, "`seed` must be an integer of at least 0, got -1"),
         ({"epsilons": [1.0]}, "`epsilons`"),
         ({"thresholds": [0.4]}, "`thresholds`"),
-        ({"plan": "official", "thresholds": [0.55]}, "official protocol starts at 0.6"),
+        ({"plan": "official", "thresholds": [0.55]}, "`grid` of the plan starts at 0.6"),
         ({"plan": "quick"}, "`plan`"),
         ({"tasks": "all"}, "`tasks`"),
         ({"normalize": (0.5, 0.0)}, "`normalize`: std must be positive"),

@@ -5,8 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from synbench_lightning.functional.benchmark.confidence_intervals import Estimate, check_values, estimate_of
-from synbench_lightning.functional.benchmark.curve_correlation import standardised
+from synbench_lightning.checks import check_integers
+from synbench_lightning.functional.benchmark.confidence_intervals import (
+    Estimate,
+    check_shares,
+    check_values,
+    estimate_of,
+)
+from synbench_lightning.functional.benchmark.curve_correlation import check_curves, standardised
 
 
 def anchor_estimate(curves: Tensor, anchors: Tensor, values: Tensor, importance: Tensor | None = None) -> Estimate:
@@ -30,9 +36,12 @@ def anchor_estimate(curves: Tensor, anchors: Tensor, values: Tensor, importance:
         >>> round(found.value.item(), 6), round(found.standard_error.item(), 6)
         (20.0, 0.0)
     """
-    weights = torch.ones(curves.shape[1]) if importance is None else importance
-    shares = weights.double() / weights.sum()
-    value = anchor_predictions(curves, anchors, values) @ shares
+    predicted = anchor_predictions(curves, anchors, values)
+    points = predicted.shape[-1]
+    weights = torch.ones(points) if importance is None else importance
+    shares = check_shares("importance", weights, points, "one for each point of `curves`")
+    shares = shares / shares.sum()
+    value = predicted @ shares
     half = len(curves) // 2
     if half < 2:
         return estimate_of(value, torch.full_like(value, torch.inf), 1)
@@ -64,9 +73,11 @@ def anchor_predictions(curves: Tensor, anchors: Tensor, values: Tensor) -> Tenso
         tensor([3., 6.], dtype=torch.float64)
     """
     values = check_values(values)
-    if anchors.shape != values.shape[-1:]:
+    curves = check_curves(curves, "curves")
+    check_integers("anchors", anchors, what="one for each of `values`", length=values.shape[-1])
+    if int(anchors.max()) >= curves.shape[1]:
         raise ValueError(
-            f"`anchors` must have shape {tuple(values.shape[-1:])}, one for each value, got {anchors.shape}."
+            f"`anchors` must be among the {curves.shape[1]} points of `curves`, got {anchors.tolist()[:8]}."
         )
     shape, mean = standardised(curves).nan_to_num(0.0), curves.double().nanmean(0)
     length = torch.where(torch.isnan(curves), 0.0, curves.double() - mean).norm(dim=0)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from synbench_lightning.checks import check_integer
+from synbench_lightning.checks import check_floats, check_integer, shown
 from synbench_lightning.functional.benchmark.curve_correlation import centred, check_curves
 
 
@@ -39,9 +39,11 @@ def cartography(curves: Tensor, correct: Tensor | None = None) -> Cartography:
         (tensor([0.6000, 0.9000], dtype=torch.float64), tensor([0.1000, 0.0000], dtype=torch.float64), tensor([0.5000, 1.0000], dtype=torch.float64))
     """  # noqa: E501 (one line, as it is printed)
     curves = check_curves(curves, "curves")
-    if correct is not None and correct.shape != curves.shape:
+    if correct is not None and not (
+        isinstance(correct, Tensor) and correct.dtype == torch.bool and correct.shape == curves.shape
+    ):
         raise ValueError(
-            f"`correct` must have the shape of `curves`, {tuple(curves.shape)}, got {tuple(correct.shape)}."
+            f"`correct` must be a boolean tensor of the shape of `curves`, {tuple(curves.shape)}, got {shown(correct)}."
         )
     seen = ~torch.isnan(curves)
     count = torch.where(seen.any(0), seen.sum(0).double(), torch.nan)
@@ -72,9 +74,9 @@ def multidimensional_scaling(distances: Tensor, dims: int = 2) -> Tensor:
         >>> torch.allclose(torch.cdist(found, found), torch.cdist(corners, corners).double(), atol=1e-6)
         True
     """
-    d = distances.double()
+    d = check_floats("distances", distances, "(points, points)", (None, None))
     dims = check_integer("dims", dims, 1)
-    if d.ndim != 2 or d.shape[0] != d.shape[1] or not bool(torch.isfinite(d).all()) or bool((d < 0).any()):
+    if d.shape[0] != d.shape[1] or bool((d < 0).any()):
         raise ValueError(
             f"`distances` must be a square matrix of finite numbers of at least 0, got shape {tuple(distances.shape)}."
         )

@@ -10,7 +10,7 @@ import torch
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-BLOCK = 2**24
+BLOCK = 2**24  # mutants: memory and time alone
 """Entries in a block of similarities: 128 MiB in float64, for any number of points. Not searched."""
 
 

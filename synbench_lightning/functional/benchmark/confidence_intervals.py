@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,9 @@ from scipy.stats import norm
 from scipy.stats import t as student
 from torch import Tensor
 
-from synbench_lightning.checks import check_integer, check_number
+from synbench_lightning.checks import check_floats, check_integer, check_number, shown
+
+BELOW_ONE = math.nextafter(1, 0)
 
 
 class Estimate(NamedTuple):
@@ -87,12 +90,7 @@ def weighted_mean(values: Tensor, weights: Tensor, population: int | None = None
     """
     values = check_values(values)
     count = values.shape[-1]
-    shares = weights.double()
-    if shares.shape != (count,) or not bool((shares >= 0).all()) or not bool(shares.sum() > 0):
-        raise ValueError(
-            f"`weights` must be {count} numbers of at least 0, one for each value and not all 0, got "
-            f"{tuple(weights.shape)}: {weights.tolist()[:8]}."
-        )
+    shares = check_shares("weights", weights, count, "one for each of `values`")
     left = 1.0 if population is None else 1 - count / check_population(population, count)
     shares = shares / shares.sum()
     mean = (shares * values).sum(-1)
@@ -119,8 +117,9 @@ def mean_of_tasks(estimates: Sequence[Estimate]) -> Estimate:
         >>> mean_of_tasks([easy, hard])
         Estimate(value=tensor(2.5000, dtype=torch.float64), standard_error=tensor(0.5000, dtype=torch.float64), degrees_of_freedom=tensor(1., dtype=torch.float64))
     """  # noqa: E501 (one line, as it is printed)
-    if not estimates:
-        raise ValueError("`estimates` must hold at least one, got none.")
+    listed = isinstance(estimates, Sequence) and all(isinstance(one, Estimate) for one in estimates)
+    if not listed or not estimates:
+        raise ValueError(f"`estimates` must be a sequence of Estimate, at least one, got {shown(estimates)}.")
     variances = torch.stack([estimate.standard_error.square() for estimate in estimates])
     freedom = torch.stack([estimate.degrees_of_freedom for estimate in estimates])
     total = variances.sum(0)
@@ -154,13 +153,15 @@ def minimum_detectable_difference(difference: Estimate, confidence: float = 0.95
         >>> [round(minimum_detectable_difference(found).item(), 4) for found in (alone, paired)]
         [0.12, 0.0041]
     """
-    power = check_number("power", power, "a probability in (0, 1)", 0, 1 - 1e-12, low_in=False)
+    if not isinstance(difference, Estimate):
+        raise ValueError(f"`difference` must be an Estimate, got {shown(difference)}.")
+    power = check_number("power", power, "a probability in (0, 1)", 0, BELOW_ONE, low_in=False)
     factor = _quantile(confidence, difference.degrees_of_freedom) + float(norm.ppf(power))
     return factor * difference.standard_error
 
 
 def _quantile(confidence: float, degrees_of_freedom: Tensor) -> Tensor:
-    confidence = check_number("confidence", confidence, "a probability in (0, 1)", 0, 1 - 1e-12, low_in=False)
+    confidence = check_number("confidence", confidence, "a probability in (0, 1)", 0, BELOW_ONE, low_in=False)
     freedom = np.maximum(degrees_of_freedom.numpy(), 1)
     return torch.as_tensor(student.ppf((1 + confidence) / 2, freedom), dtype=torch.float64)
 
@@ -172,14 +173,15 @@ def estimate_of(value: Tensor, error: Tensor, degrees_of_freedom: int) -> Estima
 
 def check_values(values: Tensor, name: str = "values") -> Tensor:
     """Values ``(..., m)`` as float64, after checks."""
-    if values.ndim == 0 or values.shape[-1] == 0 or not values.is_floating_point():
-        raise ValueError(
-            f"`{name}` must be a floating-point tensor (..., points) with at least one point, got {values.dtype} of "
-            f"shape {tuple(values.shape)}."
-        )
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError(f"`{name}` must be finite, got NaN or infinity for {int((~torch.isfinite(values)).sum())}.")
-    return values.double()
+    return check_floats(name, values, "(..., points) with at least one point", (..., None))
+
+
+def check_shares(name: str, shares: Tensor, count: int, what: str) -> Tensor:
+    """Weights ``(count,)`` as float64: not negative, not all 0."""
+    checked = check_floats(name, shares, f"of shape {(count,)}, {what}", (count,))
+    if bool((checked < 0).any()) or not bool(checked.sum() > 0):
+        raise ValueError(f"`{name}` must be numbers of at least 0, not all 0, got {checked.tolist()[:8]}.")
+    return checked
 
 
 def check_population(population: int, points: int) -> int:

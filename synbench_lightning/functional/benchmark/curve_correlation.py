@@ -9,6 +9,8 @@ import torch
 from scipy.special import betainc
 from torch import Tensor
 
+from synbench_lightning.checks import check_floats, check_integers
+
 CONSTANT = 1e-13
 """A curve that varies by less than this share of its mean is constant. A guard against rounding, not searched: 450
 times the precision of float64, so that the rounding of a constant curve correlates with nothing."""
@@ -89,11 +91,7 @@ def task_curves(curves: Tensor, tasks: Tensor) -> Tensor:
                 [2., 7.]], dtype=torch.float64)
     """
     curves = check_curves(curves, "curves")
-    if tasks.shape != curves.shape[1:] or tasks.is_floating_point():
-        raise ValueError(
-            f"`tasks` must be integers of shape {tuple(curves.shape[1:])}, one for each column of `curves`, got "
-            f"{tasks.dtype} of shape {tuple(tasks.shape)}."
-        )
+    check_tasks(tasks, curves.shape[1])
     member = torch.nn.functional.one_hot(tasks.long()).double()
     seen = (~torch.isnan(curves)).double()
     return (curves.nan_to_num(0.0) @ member) / (seen @ member)
@@ -127,7 +125,8 @@ def correlation_distance(r: Tensor) -> Tensor:
         tensor([[0., 2.],
                 [2., 0.]], dtype=torch.float64)
     """
-    distance = (2 * (1 - r.double().nan_to_num(0.0))).clamp_min(0).sqrt()
+    r = check_floats("r", r, "(curves, curves)", (None, None), finite=False)
+    distance = (2 * (1 - r.nan_to_num(0.0))).clamp_min(0).sqrt()
     return distance.fill_diagonal_(0.0)
 
 
@@ -141,14 +140,18 @@ def centred(curves: Tensor) -> Tensor:
 
 def check_curves(curves: Tensor, name: str) -> Tensor:
     """Curves ``(T, n)`` as float64, after checks of their shape and values."""
-    if curves.ndim != 2 or 0 in curves.shape or not curves.is_floating_point():
-        raise ValueError(
-            f"`{name}` must be a floating-point tensor (checkpoints, points), got {curves.dtype} of shape "
-            f"{tuple(curves.shape)}."
-        )
+    checked = check_floats(name, curves, "(checkpoints, points)", (None, None), finite=False)
     if bool(torch.isinf(curves).any()):
         raise ValueError(
             f"`{name}` must be finite or NaN (missing), got infinity in {int(torch.isinf(curves).any(0).sum())} of "
             f"{curves.shape[1]} curves. Bound log-likelihoods from below."
         )
-    return curves.double()
+    return checked
+
+
+def check_tasks(tasks: Tensor, points: int | None = None) -> None:
+    """The task of each point, integers from 0 on; with ``points``, one for each column of the curves."""
+    if points is None:
+        points = max(1, len(tasks)) if isinstance(tasks, Tensor) and tasks.ndim else 1
+    what = "the task of each point, of each column of `curves`"
+    check_integers("tasks", tasks, what=what, length=points, below=points)

@@ -10,14 +10,14 @@ from torch import Tensor
 from synbench_lightning.functional.benchmark.selection import task_sizes
 from synbench_lightning.functional.benchmark.task_shrinkage import correlations
 
-STEPS = 12
+STEPS = 12  # mutants: more steps change nothing
 """Newton steps; the penalised likelihoods are concave, and six are enough for a change below 1e-6."""
 
-SLOPE, SLOPE_SPREAD, EASINESS_SPREAD = 1.0, 0.5, 2.0
+SLOPE, SLOPE_SPREAD, EASINESS_SPREAD = 1.0, 0.5, 2.0  # mutants: a prior, alike over a range
 """Prior of an item: mean and standard deviation of its slope, and standard deviation of its easiness around the
 logit of its task's mean. A slope spread of .3 gives errors that are alike, an easiness spread of 1 or 4 too."""
 
-ABILITY_SPREAD = 1.5
+ABILITY_SPREAD = 1.5  # mutants: searched, alike over a range
 """Variance of a new model's abilities as a multiple of that of the known models, which it may lie outside of. Searched
 among 1, 1.5 and 4; all give errors that are alike."""
 

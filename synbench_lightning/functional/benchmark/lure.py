@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from synbench_lightning.checks import check_floats
 from synbench_lightning.functional.benchmark.confidence_intervals import (
     Estimate,
     check_population,
@@ -38,8 +39,7 @@ def lure(values: Tensor, proposal: Tensor, population: int) -> Estimate:
     """
     values = check_values(values)
     draws = values.shape[-1]
-    if proposal.shape != (draws,):
-        raise ValueError(f"`proposal` must have shape {(draws,)}, one for each value, got {tuple(proposal.shape)}.")
+    proposal = check_floats("proposal", proposal, f"of shape {(draws,)}, one for each of `values`", (draws,))
     weights = lure_weights(proposal, population)
     value = (weights * values).sum(-1)
     if draws == population:
@@ -47,7 +47,7 @@ def lure(values: Tensor, proposal: Tensor, population: int) -> Estimate:
     turn = torch.arange(1, draws + 1, dtype=torch.float64)
     level = population * (population - draws) / ((population - turn) * (population - turn + 1)) / draws
     before = values.cumsum(-1) - values
-    single = values / (population * proposal.double()) + before / population
+    single = values / (population * proposal) + before / population
     # Divided by its expectation under equal variances, so that the variance estimate is then unbiased.
     shrunk = 1 - 2 * level + level.square().sum()
     terms = (level * (single - value[..., None])).square() / shrunk
@@ -72,9 +72,9 @@ def lure_weights(proposal: Tensor, population: int) -> Tensor:
         >>> lure_weights(torch.tensor([1 / 10, 1 / 9]), population=10)  # all equally likely: the plain mean
         tensor([0.5000, 0.5000], dtype=torch.float64)
     """
-    q = proposal.double()
-    if q.ndim != 1 or len(q) == 0 or not bool(((q > 0) & (q <= 1)).all()):
-        raise ValueError(f"`proposal` must be probabilities in (0, 1], at least one, got {proposal.tolist()[:8]}.")
+    q = check_floats("proposal", proposal, "(draws,)", (None,))
+    if not bool(((q > 0) & (q <= 1)).all()):
+        raise ValueError(f"`proposal` must be probabilities in (0, 1], at least one, got {q.tolist()[:8]}.")
     draws = len(q)
     total = check_population(population, draws)
     if draws == total:

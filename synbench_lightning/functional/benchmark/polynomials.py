@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from synbench_lightning.checks import check_integer
+from synbench_lightning.checks import check_floats, check_integer, check_numbers
 from synbench_lightning.functional.benchmark.curve_correlation import check_curves, pearson
 
 
@@ -33,12 +33,12 @@ def polynomial_basis(positions: Tensor, degree: int) -> Tensor:
                 [0.5774, 0.0000, 0.8165],
                 [0.5774, 0.7071, 0.4082]], dtype=torch.float64)
     """
-    x = positions.double()
+    x = check_numbers("positions", positions, "a tensor of numbers (checkpoints,)")
     if x.ndim != 1 or not bool(torch.isfinite(x).all()) or len(x.unique()) < len(x):
-        raise ValueError(f"`positions` must be different finite numbers (checkpoints,), got {positions.tolist()}.")
+        raise ValueError(f"`positions` must be different finite numbers (checkpoints,), got {x.tolist()}.")
     degree = check_integer("degree", degree, 0)
     if degree >= len(x):
-        raise ValueError(f"`degree` must be below the number of checkpoints, {len(x)}, got {degree}.")
+        raise ValueError(f"`degree` must be below the number of `positions`, {len(x)} checkpoints, got {degree}.")
     x = (x - x.mean()) / (x - x.mean()).abs().max().clamp_min(torch.finfo(x.dtype).tiny)
     basis = x.new_full((len(x), degree + 1), len(x) ** -0.5)
     for power in range(1, degree + 1):
@@ -80,10 +80,13 @@ def polynomial_coefficients(curves: Tensor, degree: int, positions: Tensor | Non
         True
     """
     curves = check_curves(curves, "curves")
-    positions = torch.arange(len(curves)) if positions is None else positions
+    if positions is None:
+        positions = torch.arange(len(curves))
+    positions = check_numbers("positions", positions, "a tensor of numbers (checkpoints,)")
     if positions.shape != curves.shape[:1]:
         raise ValueError(
-            f"`positions` must have shape {(len(curves),)}, one for each checkpoint, got {tuple(positions.shape)}."
+            f"`positions` must have shape {(len(curves),)}, one for each checkpoint of `curves`, got "
+            f"{tuple(positions.shape)}."
         )
     basis = polynomial_basis(positions, degree)
     missing = torch.isnan(curves)
@@ -117,10 +120,10 @@ def agreement(coefficients: Tensor, r: Tensor) -> float:
         >>> agreement(polynomial_coefficients(standardised(curves), degree=11), pearson(curves).r) > 0.98
         True
     """
+    coefficients = check_floats("coefficients", coefficients, "(points, coefficients)", (None, None))
     n = len(coefficients)
-    if r.shape != (n, n):
-        raise ValueError(f"`r` must have shape {(n, n)}, a row for each of `coefficients`, got {tuple(r.shape)}.")
+    r = check_floats("r", r, f"of shape {(n, n)}, a row for each of `coefficients`", (n, n), finite=False)
     row, column = torch.triu_indices(n, n, offset=1)
-    distance = torch.nn.functional.pdist(coefficients.double())
-    pairs = torch.stack([-distance, r.double()[row, column]], 1)
+    distance = torch.nn.functional.pdist(coefficients)
+    pairs = torch.stack([-distance, r[row, column]], 1)
     return pearson(pairs[~torch.isnan(pairs).any(1)]).r[0, 1].item() if n > 2 else float("nan")

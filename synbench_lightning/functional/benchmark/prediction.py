@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from synbench_lightning.checks import check_choice, check_floats, shown
 from synbench_lightning.functional.benchmark.confidence_intervals import Estimate, mean_of_tasks, weighted_mean
-from synbench_lightning.functional.benchmark.curve_correlation import task_curves
+from synbench_lightning.functional.benchmark.curve_correlation import check_tasks, task_curves
 from synbench_lightning.functional.benchmark.item_response import (
     chances_from_other_tasks,
     fit_item_response,
@@ -17,7 +18,7 @@ from synbench_lightning.functional.benchmark.item_response import (
 from synbench_lightning.functional.benchmark.lure import lure
 from synbench_lightning.functional.benchmark.representatives import coefficient_clusters
 from synbench_lightning.functional.benchmark.residuals import aipw, weighted_residual
-from synbench_lightning.functional.benchmark.selection import Selection, proportional, stratified
+from synbench_lightning.functional.benchmark.selection import Selection, proportional, stratified, task_sizes
 from synbench_lightning.functional.benchmark.signal_to_noise import decision_accuracy
 from synbench_lightning.functional.benchmark.task_shrinkage import related_tasks
 
@@ -25,16 +26,16 @@ Method = Literal["residual", "clusters", "random"]
 """How points are chosen in each task: drawn in proportion to how far off their forecasts were; the centres of clusters
 of their curves; or drawn all alike."""
 
-WINDOWS = (1, 2, 5, 10)
+WINDOWS = (1, 2, 5, 10)  # mutants: a choice of candidates
 """Numbers of the latest evaluations whose mean may be the forecast, beside the mean of all of them."""
 
-PRIOR = 3.0
+PRIOR = 3.0  # mutants: searched, alike over a range
 """The mean squared residual of its task counts for each point like so many evaluations: a point that was never off in
 five of them may be off in the sixth. Searched among 0, 3 and 10 on matrices of ``python -m tests.performance.points``:
 with 0 the error is up to a quarter above that of random drawing where answers are right or wrong, with 10 drawing gains
 less where they are log-likelihoods."""
 
-EVEN = 0.3
+EVEN = 0.3  # mutants: searched, alike over a range
 """Share of the probability that is the same for all points of a task; .5 gives errors that are alike."""
 
 LEAST_MODELS = 4
@@ -60,13 +61,26 @@ def choose_points(curves: Tensor, tasks: Tensor, budget: int, method: Method = "
         >>> [round(share.item(), 2) for share in selection.inclusion]
         [0.24, 0.24, 0.29, 0.24]
     """
-    if method not in get_args(Method):
-        raise ValueError(f"`method` must be 'residual', 'clusters' or 'random', got {method!r}.")
+    check_choice("method", method, get_args(Method))
+    check_complete(curves, tasks)
     if method == "random":
         return stratified(tasks, budget, seed)
     if method == "residual":
         return proportional(forecast(curves, tasks).residual, tasks, budget, seed, floor=EVEN)
     return coefficient_clusters(curves, tasks, budget, len(curves) - 1, seed)
+
+
+def check_complete(curves: Tensor, tasks: Tensor) -> None:
+    """Complete evaluations ``(T, n)``, and the tasks ``(n,)`` of their points, none of them without a point."""
+    curves = check_floats("curves", curves, "(evaluations, points)", (None, None))
+    check_tasks(tasks, curves.shape[1])
+    task_sizes(tasks)
+
+
+def check_selection(selection: Selection, points: int) -> None:
+    """Points that were chosen among so many."""
+    if not isinstance(selection, Selection) or int(selection.indices.max()) >= points:
+        raise ValueError(f"`selection` must be a Selection among {points} points, got {shown(selection)}.")
 
 
 def exact_tasks(values: Tensor, tasks: Tensor) -> list[Estimate]:
@@ -172,6 +186,9 @@ def predict_tasks(values: Tensor, selection: Selection, curves: Tensor, tasks: T
         >>> [torch.allclose(e.value, expected[tasks == k].mean()) for k, e in enumerate(estimates)]
         [True, True]
     """
+    check_complete(curves, tasks)
+    check_selection(selection, len(tasks))
+    values = check_floats("values", values, "(..., selected points)", (..., len(selection.indices)))
     predictions = _expected(values, selection, curves, tasks)
     found = []
     for own, inside in _by_task(selection, tasks):
@@ -238,6 +255,9 @@ def change_of_benchmark(changes: Tensor, selection: Selection, tasks: Tensor) ->
         >>> round(change_of_benchmark(torch.full((10,), 0.5), selection, tasks).value.item(), 6)
         0.5
     """
+    check_tasks(tasks)
+    check_selection(selection, len(tasks))
+    changes = check_floats("changes", changes, "(..., selected points)", (..., len(selection.indices)))
     return mean_of_tasks(_changes_of_tasks(changes, selection, tasks))
 
 

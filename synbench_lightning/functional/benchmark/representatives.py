@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from synbench_lightning.checks import check_integer
 from synbench_lightning.functional.benchmark.clustering import BLOCK, k_means, k_medoids, nearest_medoid
-from synbench_lightning.functional.benchmark.curve_correlation import standardised
+from synbench_lightning.functional.benchmark.curve_correlation import check_tasks, standardised
 from synbench_lightning.functional.benchmark.polynomials import polynomial_coefficients
 from synbench_lightning.functional.benchmark.selection import Selection, allotment, check_budget, task_sizes
 
@@ -38,11 +39,11 @@ def anchor_points(curves: Tensor, tasks: Tensor, budget: int, seed: int = 0) -> 
         >>> sorted(selection.weights.tolist())
         [0.25, 0.75]
     """
-    vectors = _vectors(curves, tasks)
+    vectors, seed = _vectors(curves, tasks), check_integer("seed", seed, 0)
     found = []
     for task, count in enumerate(allotment(task_sizes(tasks), budget).tolist()):
         own = (tasks == task).nonzero()[:, 0]
-        medoids, cluster = k_medoids(vectors[own], count, seed + task)
+        medoids, cluster = k_medoids(vectors[own], count, seed + task)  # mutants: any seeds that differ
         found.append((own[medoids], torch.bincount(cluster, minlength=count) / len(own)))
     return _deterministic(found, len(tasks))
 
@@ -70,11 +71,12 @@ def coefficient_clusters(curves: Tensor, tasks: Tensor, budget: int, degree: int
         (tensor([1, 3]), tensor([0.2500, 0.7500], dtype=torch.float64))
     """
     _vectors(curves, tasks)
+    seed = check_integer("seed", seed, 0)
     coefficients = polynomial_coefficients(curves, degree)
     found = []
     for task, count in enumerate(allotment(task_sizes(tasks), budget).tolist()):
         own = (tasks == task).nonzero()[:, 0]
-        nearest, cluster = k_means(coefficients[own], count, seed + task)
+        nearest, cluster = k_means(coefficients[own], count, seed + task)  # mutants: any seeds that differ
         found.append((own[nearest], torch.bincount(cluster, minlength=count) / len(own)))
     return _deterministic(found, len(tasks))
 
@@ -104,7 +106,7 @@ def coverage(curves: Tensor, tasks: Tensor, budget: int, seed: int = 0) -> Selec
         tensor([1, 1, 2])
     """
     vectors, sizes = _vectors(curves, tasks), task_sizes(tasks)
-    budget = check_budget(budget, len(sizes), len(tasks))
+    budget, seed = check_budget(budget, len(sizes), len(tasks)), check_integer("seed", seed, 0)
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(tasks)))
     firsts = torch.stack([order[(tasks[order] == task).nonzero()[0, 0]] for task in range(len(sizes))])
     candidates = torch.cat([firsts, order[: max(MAX_CANDIDATES, 2 * budget)]]).unique()
@@ -146,8 +148,5 @@ def _deterministic(found: list[tuple[Tensor, Tensor]], points: int) -> Selection
 def _vectors(curves: Tensor, tasks: Tensor) -> Tensor:
     """Standardised curves ``(n, T)``; a missing value counts as the mean of its curve."""
     vectors = standardised(curves).nan_to_num(0.0).T.contiguous()
-    if tasks.shape != vectors.shape[:1]:
-        raise ValueError(
-            f"`tasks` must have shape {(len(vectors),)}, one for each column of `curves`, got {tuple(tasks.shape)}."
-        )
+    check_tasks(tasks, len(vectors))
     return vectors

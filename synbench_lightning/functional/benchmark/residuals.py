@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from synbench_lightning.checks import check_integers
 from synbench_lightning.functional.benchmark.confidence_intervals import (
     Estimate,
     check_values,
@@ -79,9 +81,11 @@ def weighted_residual(values: Tensor, predictions: Tensor, indices: Tensor, weig
 
 def _residual_parts(values: Tensor, predictions: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     values, predicted = check_values(values), check_values(predictions, "predictions")
-    if predicted.ndim not in (1, values.ndim) or indices.shape != values.shape[-1:]:
+    if predicted.shape[:-1] not in (torch.Size(), values.shape[:-1]):
         raise ValueError(
-            "`predictions` must be (points,) or have the dimensions of `values`, and `indices` of shape "
-            f"{tuple(values.shape[-1:])}, one for each value; got {tuple(predictions.shape)}, {tuple(indices.shape)}."
+            "`predictions` must be (points,) or have the dimensions of `values`, got "
+            f"{tuple(predictions.shape)} for {tuple(values.shape)}."
         )
+    points = predicted.shape[-1]
+    check_integers("indices", indices, what="one for each of `values`", length=values.shape[-1], below=points)
     return values, predicted

@@ -9,7 +9,8 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from synbench_lightning.checks import check_integer, check_number
+from synbench_lightning.checks import check_floats, check_integer, check_number
+from synbench_lightning.functional.benchmark.curve_correlation import check_tasks
 from synbench_lightning.functional.benchmark.lure import lure_weights
 
 
@@ -48,7 +49,7 @@ def uniform(tasks: Tensor, budget: int, seed: int = 0) -> Selection:
         (10, 0.1)
     """
     sizes = task_sizes(tasks)
-    budget = check_budget(budget, 1, len(tasks))
+    budget, seed = check_budget(budget, 1, len(tasks)), check_integer("seed", seed, 0)
     drawn = torch.from_numpy(np.random.default_rng(seed).permutation(len(tasks))[:budget])
     of_tasks = [drawn[tasks[drawn] == task] for task in range(len(sizes))]
     proposals = [1 / (size - torch.arange(len(own)).double()) for own, size in zip(of_tasks, sizes, strict=True)]
@@ -72,7 +73,7 @@ def stratified(tasks: Tensor, budget: int, seed: int = 0) -> Selection:
         >>> [round(selection.inclusion[point].item(), 4) for point in (0, 99)]
         [0.0833, 0.125]
     """
-    return proportional(torch.ones(len(tasks)), tasks, budget, seed)
+    return proportional(torch.ones(int(task_sizes(tasks).sum())), tasks, budget, seed)
 
 
 def proportional(sizes: Tensor, tasks: Tensor, budget: int, seed: int = 0, floor: float = 0.1) -> Selection:
@@ -105,18 +106,17 @@ def proportional(sizes: Tensor, tasks: Tensor, budget: int, seed: int = 0, floor
         >>> [round(selection.inclusion[point].item(), 2) for point in (0, 99)]
         [0.06, 0.34]
     """
-    if sizes.shape != tasks.shape or not bool(torch.isfinite(sizes).all()) or bool((sizes < 0).any()):
-        raise ValueError(
-            f"`sizes` must be finite numbers of at least 0, one for each of the {len(tasks)} points, got shape "
-            f"{tuple(sizes.shape)}, lowest {sizes.min() if sizes.numel() else None}."
-        )
-    floor = check_number("floor", floor, "a share in (0, 1]", 0, 1, low_in=False)
     counts = allotment(task_sizes(tasks), budget)
+    sizes = check_floats("sizes", sizes, f"of shape {(len(tasks),)}, one for each point", (len(tasks),))
+    if bool((sizes < 0).any()):
+        raise ValueError(f"`sizes` must be numbers of at least 0, got {float(sizes.min())}.")
+    floor = check_number("floor", floor, "a share in (0, 1]", 0, 1, low_in=False)
+    seed = check_integer("seed", seed, 0)
     generator = np.random.default_rng(seed)
     drawn, proposals, inclusion = [], [], torch.zeros(len(tasks), dtype=torch.float64)
     for task, count in enumerate(counts.tolist()):
         own = (tasks == task).nonzero()[:, 0]
-        size = sizes[own].double()
+        size = sizes[own]
         even = torch.full_like(size, 1 / len(own))
         share = (1 - floor) * size / size.sum() + floor * even if bool(size.sum() > 0) else even
         # Sorting exponential waiting times is equivalent to drawing without replacement.
@@ -170,10 +170,7 @@ def _random(tasks: Tensor, drawn: list[Tensor], proposals: list[Tensor], inclusi
 
 def task_sizes(tasks: Tensor) -> Tensor:
     """Points of each task ``(K,)``."""
-    if tasks.ndim != 1 or tasks.is_floating_point() or len(tasks) == 0 or int(tasks.min()) < 0:
-        raise ValueError(
-            f"`tasks` must be integers from 0 on, one for each point, got {tasks.dtype} of shape {tuple(tasks.shape)}."
-        )
+    check_tasks(tasks)
     sizes = torch.bincount(tasks)
     if bool((sizes == 0).any()):
         raise ValueError(

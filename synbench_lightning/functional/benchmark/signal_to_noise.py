@@ -45,10 +45,9 @@ def signal_and_noise(values: Tensor) -> SignalNoise:
         >>> round(signal.item(), 2), round(noise.item(), 2), p_value.item() < 0.05
         (1.87, 0.15, True)
     """
-    count = len(values) if values.ndim else 0
-    if count < LEAST:
+    if values.ndim == 0 or len(values) < LEAST:
         raise ValueError(f"`values` must be at least {LEAST} in order, got shape {tuple(values.shape)}.")
-    values = values.double()
+    values, count = values.double(), len(values)
     spread = values.var(0)
     noise = (values[:-2] - 2 * values[1:-1] + values[2:]).square().mean(0) / 6
     # The ratio has mean 2 and this variance for independent normal values.

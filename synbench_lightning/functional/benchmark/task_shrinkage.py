@@ -9,11 +9,11 @@ from torch import Tensor
 
 from synbench_lightning.functional.benchmark.confidence_intervals import Estimate
 
-FREE = 100.0
+FREE = 100.0  # mutants: searched, alike over a range
 """Variance of the shift that all tasks share, as a multiple of what complete evaluations had: it is left to the points.
 A run improves beyond all that its warm-up has seen; with 1 the tasks' error there is up to three quarters larger."""
 
-PRIOR = 4.0
+PRIOR = 4.0  # mutants: a convention
 """Degrees of freedom that the mean variance of all tasks has in the variance of each; a convention, not searched."""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from synbench_lightning.checks import check_number, check_numbers, shown
 from synbench_lightning.functional.minimax import smoothed_maximum, softmax_weights
 
 FRACTION = 0.5
@@ -48,7 +49,7 @@ def aggregate(
         >>> {name: round(value.item(), 3) for name, value in found.items()}
         {'worst': 0.2, 'cvar': 0.267, 'smoothed_worst': 0.254, 'mean': 0.467, 'gap': 0.267}
     """
-    values = torch.as_tensor(scores, dtype=torch.float64)
+    values = _checked(scores)
     weights = aggregate_weights(values, fraction, temperature)
     found = {name: (weight * values).sum(-1) for name, weight in weights.items()}
     shift = temperature * math.log(values.shape[-1])
@@ -79,11 +80,9 @@ def aggregate_weights(
         >>> aggregate_weights([0.2, 0.8, 0.4])["cvar"]
         tensor([0.6667, 0.0000, 0.3333], dtype=torch.float64)
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"`fraction` must be in (0, 1], got {fraction}.")
-    if not temperature > 0:
-        raise ValueError(f"`temperature` must be positive, got {temperature}.")
-    values = torch.as_tensor(scores, dtype=torch.float64)
+    fraction = check_number("fraction", fraction, "a number in (0, 1]", 0, 1, low_in=False)
+    temperature = check_number("temperature", temperature, "a positive number", 0, low_in=False)
+    values = _checked(scores)
     size = values.shape[-1]
     rank = values.argsort(dim=-1, stable=True).argsort(-1)
     worst = (rank == 0).double()
@@ -96,3 +95,10 @@ def aggregate_weights(
         "mean": mean,
         "gap": mean - worst,
     }
+
+
+def _checked(scores: Tensor | Sequence[float]) -> Tensor:
+    values = check_numbers("scores", scores, "numbers (..., tasks)")
+    if values.ndim == 0 or values.shape[-1] == 0:
+        raise ValueError(f"`scores` must be numbers (..., tasks), at least one, got {shown(scores)}.")
+    return values

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from synbench_lightning.checks import check_numbers, shown
+
 
 def optimal_accuracy(delta: Tensor | float) -> Tensor:
     r"""Accuracy of the Bayes classifier of two Gaussians at Mahalanobis half-distance ``delta``.
@@ -56,9 +58,9 @@ def optimal_bound(delta: Tensor | float) -> Tensor:
 
 
 def _positive(delta: Tensor | float) -> Tensor:
-    delta = torch.as_tensor(delta, dtype=torch.float64)
+    given, delta = delta, check_numbers("delta", delta, "a positive number or a tensor of them")
     if not bool(((delta > 0) & torch.isfinite(delta)).all()):
         raise ValueError(
-            f"`delta` must be positive and finite (a half-distance between two class means), got {delta.tolist()}."
+            f"`delta` must be positive and finite (a half-distance between two class means), got {shown(given)}."
         )
     return delta

@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from synbench_lightning.checks import numbers
+from synbench_lightning.checks import check_floats, numbers, shown
 
 EIGENVALUE_FLOOR = 1e-6
 """Directions in which the features vary less than this carry no information (official SynBench code)."""
@@ -77,8 +77,6 @@ def accuracy_and_bound(
             "`train_labels` must hold both classes, 0 and 1, and at least three samples in all, got "
             f"{int((~train_positive).sum())} of class 0 and {int(train_positive.sum())} of class 1."
         )
-    if len(test) == 0:
-        raise ValueError("`test_features` must hold at least one sample, got none.")
     (negative, positive), covariance = class_moments(train, train_positive.long(), 2)
     spectrum = covariance_spectrum(covariance, EIGENVALUE_FLOOR)
     weights = robust_weights(spectrum, (positive - negative) / 2, epsilons)
@@ -167,19 +165,12 @@ def check_epsilons(epsilons: Sequence[float]) -> tuple[float, ...]:
 
 def _checked(features: Tensor, labels: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Features as float64 and a mask of class 1, after checks that name the argument."""
-    if features.ndim != 2 or features.shape[1] == 0 or not features.is_floating_point():
+    checked = check_floats(f"{name}_features", features, "(samples, dimensions)", (None, None))
+    if not isinstance(labels, Tensor) or labels.shape != features.shape[:1]:
         raise ValueError(
-            f"`{name}_features` must be a floating-point tensor (samples, dimensions), got {features.dtype} of shape "
-            f"{tuple(features.shape)}."
-        )
-    if labels.shape != features.shape[:1]:
-        raise ValueError(
-            f"`{name}_labels` must have shape {(len(features),)}, one label for each row of `{name}_features`, got "
-            f"{tuple(labels.shape)}."
+            f"`{name}_labels` must be a tensor of shape {(len(features),)}, one label for each row of "
+            f"`{name}_features`, got {shown(labels)}."
         )
     if not bool(((labels == 0) | (labels == 1)).all()):
         raise ValueError(f"`{name}_labels` must be 0 or 1, got {labels.unique().tolist()[:8]}.")
-    if not bool(torch.isfinite(features).all()):
-        bad = int((~torch.isfinite(features)).any(1).sum())
-        raise ValueError(f"`{name}_features` must be finite, got NaN or infinity in {bad} of {len(features)} rows.")
-    return features.double(), labels == 1
+    return checked, labels == 1

@@ -165,7 +165,7 @@ def _resolved(spectrum: _Spectrum, pairs: int, dim: int, rounding: float) -> Poo
 
 
 def _spectrum(features: Tensor, means: Means, fitted: list[Tensor], dtype: torch.dtype) -> _Spectrum:
-    by_rows = features.shape[-1] > features[..., 0].numel()
+    by_rows = features.shape[-1] > features[..., 0].numel()  # mutants: either is right where both are equal
     return (_of_inner_products if by_rows else _of_covariance)(features, means, fitted, dtype)
 
 

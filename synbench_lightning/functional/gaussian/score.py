@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from synbench_lightning.checks import numbers
+from synbench_lightning.checks import check_numbers, numbers, shown
 from synbench_lightning.functional.gaussian.bayes_optimal import optimal_accuracy, optimal_bound
 
 
@@ -49,11 +49,13 @@ def synbench_score(
         >>> synbench_score(*half, scales, [0.6, 0.8])
         tensor([0.8299, 0.6377], dtype=torch.float64)
     """
-    scales = torch.as_tensor(scales, dtype=torch.float64)
-    accuracy = torch.as_tensor(accuracy, dtype=torch.float64)
-    bound = torch.as_tensor(bound, dtype=torch.float64)
-    quadrature = torch.ones_like(scales) if weights is None else torch.as_tensor(weights, dtype=torch.float64)
-    if scales.ndim != 1 or accuracy.shape != bound.shape or accuracy.shape[-1:] != scales.shape:
+    scales = check_numbers("scales", scales, "positive numbers (scales,)")
+    accuracy = check_numbers("accuracy", accuracy, "a tensor (..., scales)")
+    bound = check_numbers("bound", bound, "a tensor (..., scales)")
+    quadrature = torch.ones_like(scales) if weights is None else check_numbers("weights", weights, "numbers (scales,)")
+    if scales.ndim != 1 or not bool((torch.isfinite(scales) & (scales > 0)).all()):
+        raise ValueError(f"`scales` must be positive finite numbers (scales,), got {scales.tolist()}.")
+    if accuracy.shape != bound.shape or accuracy.shape[-1:] != scales.shape:
         raise ValueError(
             "`accuracy` and `bound` must have one shape whose last dimension is the number of `scales`, got "
             f"{tuple(accuracy.shape)}, {tuple(bound.shape)} and {tuple(scales.shape)}."
@@ -62,7 +64,9 @@ def synbench_score(
         raise ValueError(
             f"`weights` must have the shape of `scales`, {tuple(scales.shape)}, got {tuple(quadrature.shape)}."
         )
-    points = None if grid is None else torch.as_tensor(grid, dtype=torch.float64)
+    points = None if grid is None else check_numbers("grid", grid, "accuracies (points,)")
+    if points is not None and not (points.ndim == 1 and len(points) and bool(((points >= 0) & (points <= 1)).all())):
+        raise ValueError(f"`grid` must be accuracies in [0, 1] (points,), at least one, got {shown(grid)}.")
     limits = torch.tensor(
         check_thresholds(thresholds, 0.5 if points is None else float(points[0])), dtype=torch.float64
     )
@@ -93,6 +97,6 @@ def check_thresholds(thresholds: Tensor | Sequence[float], lowest: float = 0.5) 
     if not values or not all(lowest <= threshold < 1 for threshold in values):
         raise ValueError(
             f"`thresholds` must be accuracies in [{lowest:g}, 1), at least one, got {list(values)}. "
-            + ("The grid of the official protocol starts at 0.6." if lowest > 0.5 else "Chance is 0.5.")
+            + (f"The `grid` of the plan starts at {lowest:g}." if lowest > 0.5 else "Chance is 0.5.")
         )
     return values

@@ -8,6 +8,8 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from synbench_lightning.checks import check_floats, check_integers
+
 MAX_FOLDS = 10
 """Parts of the support set, each of which is scored by a discriminant of the others to find the temperature."""
 
@@ -49,7 +51,10 @@ def class_log_probabilities(support: Tensor, support_labels: Tensor, features: T
         >>> class_log_probabilities(support, labels, torch.tensor([[0.0]])).exp()
         tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
-    support, features = _checked(support, "support"), _checked(features, "features")
+    support, features = (
+        check_floats(name, values, "(examples, dimensions)", (None, None))
+        for name, values in (("support", support), ("features", features))
+    )
     if support.shape[1] != features.shape[1]:
         raise ValueError(
             f"`support` and `features` must have the same dimension, got {support.shape[1]} and {features.shape[1]}."
@@ -123,13 +128,8 @@ def _folds(labels: Tensor, classes: int, folds: int) -> Tensor:
 
 
 def _class_counts(labels: Tensor, examples: int) -> Tensor:
-    if labels.shape != (examples,) or labels.is_floating_point():
-        raise ValueError(
-            f"`support_labels` must be integers of shape {(examples,)}, one for each row of `support`, got "
-            f"{labels.dtype} of shape {tuple(labels.shape)}."
-        )
-    if examples == 0 or int(labels.min()) < 0:
-        raise ValueError(f"`support_labels` must be classes from 0 on, at least one, got {labels.unique().tolist()}.")
+    what = "one class for each row of `support`"
+    check_integers("support_labels", labels, what=what, length=examples)
     counts = torch.bincount(labels)
     if len(counts) < 2 or int(counts.min()) < 2:
         raise ValueError(
@@ -137,15 +137,3 @@ def _class_counts(labels: Tensor, examples: int) -> Tensor:
             f"numbers of examples are {counts.tolist()}. Give the support set more examples."
         )
     return counts.double()
-
-
-def _checked(features: Tensor, name: str) -> Tensor:
-    if features.ndim != 2 or not features.is_floating_point():
-        raise ValueError(
-            f"`{name}` must be a floating-point tensor (examples, dimensions), got {features.dtype} of shape "
-            f"{tuple(features.shape)}."
-        )
-    if not bool(torch.isfinite(features).all()):
-        bad = int((~torch.isfinite(features)).any(1).sum())
-        raise ValueError(f"`{name}` must be finite, got NaN or infinity in {bad} of {len(features)} rows.")
-    return features.double()

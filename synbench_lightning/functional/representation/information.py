@@ -75,23 +75,45 @@ def information_error(features: Tensor, floor: float = FLOOR, groups: int = 4) -
         floor: as there.
         groups: that are left out in turn, at least 2.
     """
+    return replicates_error(information_replicates(features, floor, groups))
+
+
+def information_replicates(features: Tensor, floor: float = FLOOR, groups: int = 4) -> Tensor:
+    """What :func:`information_error` is made of: the information without each group of inputs, and of noise vectors.
+
+    The difference of those of two layers, or two encoders, for the same inputs has the error of the difference.
+
+    Args:
+        features: ``(K, n, D)`` as there.
+        floor: as there.
+        groups: that are left out in turn, at least 2.
+
+    Returns:
+        ``(1 or 2, groups)``, by inputs and, where there are at least four noise vectors, by noise; float64.
+    """
     ridge = _readout_noise(features, floor)
+    dims = [dim for dim in (0, 1) if features.shape[dim] >= 4]
     if not bool(ridge):
-        return ridge
-    smaller, errors = _smaller(features), []
-    for dim in (0, 1):
-        if features.shape[dim] >= 4:
-            group = torch.arange(features.shape[dim]).to(features.device) % groups
-            kept = [(group != left).nonzero()[:, 0] for left in range(groups)]
-            without = torch.stack([_log_ratio(_of_some(smaller, dim, places), ridge) for places in kept])
-            errors.append(jackknife_error(without.mean(), without))
-    combined: Tensor = torch.stack(errors).square().sum().sqrt()
+        return ridge.new_zeros(len(dims), groups)
+    smaller, found = _smaller(features), []
+    for dim in dims:
+        group = torch.arange(features.shape[dim]).to(features.device) % groups
+        kept = [(group != left).nonzero()[:, 0] for left in range(groups)]
+        found.append(torch.stack([_log_ratio(_of_some(smaller, dim, places), ridge) for places in kept]))
+    return torch.stack(found)
+
+
+def replicates_error(replicates: Tensor) -> Tensor:
+    """The standard error from :func:`information_replicates`, or from the difference of two of them."""
+    combined: Tensor = jackknife_error(replicates.mean(1), replicates.T).norm()
     return combined
 
 
 def _readout_noise(features: Tensor, floor: float) -> Tensor:
     """The variance that stands for the readout's noise; 0 for constant features."""
-    if features.shape[-1] > COLUMNS:  # a few columns at a time, since it makes them float64
+    if (
+        features.shape[-1] > COLUMNS
+    ):  # a few columns at a time, since it makes them float64; mutants: both ways give the same numbers
         parts = features.split(COLUMNS, -1)
         variance = torch.stack([part.double().flatten(0, 1).var(0).sum() for part in parts]).sum() / features.shape[-1]
         square = torch.stack([part.double().square().sum() for part in parts]).sum() / features.numel()

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from synbench_lightning.checks import check_floats, check_integers
 from synbench_lightning.functional.tolerances import ROUNDING
 
-PENALTIES = tuple(10.0**exponent for exponent in range(-6, 3))
+PENALTIES = tuple(10.0**exponent for exponent in range(-6, 3))  # mutants: wide enough either way
 """Ridges among which the best is taken, as multiples of the variance of the features, summed over the dimensions."""
 
 
@@ -49,8 +50,11 @@ def few_label_readout(features: Tensor, labels: Tensor) -> Readout:
         >>> few_label_readout(features, labels).value > 0.9
         True
     """
-    features = features.double()
+    features = check_floats("features", features, "(examples, dimensions)", (None, None))
+    check_integers("labels", labels, what="one for each row of `features`", length=len(features))
     classes, place = labels.to(features.device).unique(return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"`labels` must hold at least two classes, got only {classes.tolist()}.")
     targets = torch.nn.functional.one_hot(place, len(classes)).double()
     n = len(features)
     centred, own = features - features.mean(0), targets - targets.mean(0)

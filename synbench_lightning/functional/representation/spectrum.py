@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from synbench_lightning.checks import check_floats
 from synbench_lightning.functional.tolerances import ROUNDING
 
 PUBLISHED_FLOOR = 1e-7
@@ -160,12 +161,7 @@ def spectrum_statistics(eigenvalues: Tensor, variances: Tensor) -> tuple[float, 
 
 def _checked(features: Tensor, least: int) -> Tensor:
     """Features as float64, after checks."""
-    if features.ndim != 2 or len(features) < least or features.shape[1] == 0 or not features.is_floating_point():
-        raise ValueError(
-            f"`features` must be a floating-point tensor (at least {least} samples, dimensions), got {features.dtype} "
-            f"of shape {tuple(features.shape)}."
-        )
-    if not bool(torch.isfinite(features).all()):
-        bad = int((~torch.isfinite(features)).any(1).sum())
-        raise ValueError(f"`features` must be finite, got NaN or infinity in {bad} of {len(features)} rows.")
-    return features.double()
+    checked = check_floats("features", features, f"(at least {least} samples, dimensions)", (None, None))
+    if len(checked) < least:
+        raise ValueError(f"`features` must hold at least {least} samples, got {len(checked)}.")
+    return checked

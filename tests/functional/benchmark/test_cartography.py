@@ -56,7 +56,10 @@ def test_scaling_has_as_many_dimensions_as_asked_for():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: cartography(torch.ones(3, 2), torch.ones(3)), "`correct` must have the shape of `curves`"),
+        (
+            lambda: cartography(torch.ones(3, 2), torch.ones(3)),
+            "`correct` must be a boolean tensor",
+        ),
         (lambda: multidimensional_scaling(torch.ones(2, 2)), "`distances` must be symmetric and 0 on the diagonal"),
         (lambda: multidimensional_scaling(torch.ones(2, 3)), "`distances` must be a square matrix"),
     ],

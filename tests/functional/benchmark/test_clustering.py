@@ -67,3 +67,10 @@ def test_doubles_do_not_leave_clusters_empty():
     nearest, cluster = k_means(features, 5, seed=0)
     assert len(nearest.unique()) == 5
     assert torch.equal(cluster[nearest], torch.arange(5))
+
+
+@pytest.mark.parametrize("method", [k_means, k_medoids])
+def test_points_that_are_all_the_same_have_as_many_representatives_as_were_asked_for(method):
+    places, cluster = method(torch.ones(6, 4).double() / 2, 3, 0)
+    assert len(places) == len(set(places.tolist())) == 3
+    assert len(cluster) == 6

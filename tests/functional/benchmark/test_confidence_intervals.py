@@ -176,13 +176,16 @@ def test_a_difference_as_large_as_the_detectable_one_is_seen_with_the_power():
     ("call", "message"),
     [
         (lambda: mean_estimate(torch.ones(0)), "`values` must be a floating-point tensor"),
-        (lambda: mean_estimate(torch.tensor([1.0, torch.nan])), "`values` must be finite, got NaN or infinity for 1"),
+        (
+            lambda: mean_estimate(torch.tensor([1.0, torch.nan])),
+            "`values` must be finite, got .* in 1 of 2",
+        ),
         (lambda: mean_estimate(torch.ones(3), 2), "`population` must be at least the number of evaluated points, 3"),
-        (lambda: weighted_mean(torch.ones(2), torch.tensor([0.0, 0.0])), "`weights` must be 2 numbers of at least 0"),
-        (lambda: lure(torch.ones(2), torch.ones(3), 5), r"`proposal` must have shape \(2,\)"),
+        (lambda: weighted_mean(torch.ones(2), torch.tensor([0.0, 0.0])), "`weights` must be numbers of at least 0"),
+        (lambda: lure(torch.ones(2), torch.ones(3), 5), r"`proposal` must be .* of shape \(2,\)"),
         (lambda: lure(torch.ones(2), torch.tensor([0.5, 0.0]), 5), r"`proposal` must be probabilities in \(0, 1\]"),
-        (lambda: aipw(torch.ones(2), torch.ones(5), torch.tensor([0])), r"`indices` of shape \(2,\)"),
-        (lambda: mean_of_tasks([]), "`estimates` must hold at least one"),
+        (lambda: aipw(torch.ones(2), torch.ones(5), torch.tensor([0])), r"`indices` must be .* of shape \(2,\)"),
+        (lambda: mean_of_tasks([]), "`estimates` must be .* at least one"),
         (lambda: mean_estimate(torch.ones(3)).interval(1.0), r"`confidence` must be a probability in \(0, 1\)"),
         (
             lambda: minimum_detectable_difference(mean_estimate(torch.ones(3)), power=0.0),
@@ -193,3 +196,36 @@ def test_a_difference_as_large_as_the_detectable_one_is_seen_with_the_power():
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_equal_weights_are_no_weights():
+    values = LOSSES[:20]
+    for population in (None, 100):
+        plain, weighted = mean_estimate(values, population), weighted_mean(values, torch.full((20,), 3.0), population)
+        for one, other in zip(plain, weighted, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_a_population_of_one_is_known_from_its_point():
+    found = mean_estimate(torch.tensor([3.0]), 1)
+    assert (found.value.item(), found.standard_error.item(), found.degrees_of_freedom.item()) == (3.0, 0.0, 0.0)
+
+
+def test_the_variance_that_lure_reports_is_the_mean_over_all_orders_of_drawing():
+    values, sizes = torch.linspace(0, 3, 40).double().square(), torch.linspace(1, 2, 40).double()
+    share, mean, second, reported = sizes / sizes.sum(), 0.0, 0.0, 0.0
+    for first in range(40):
+        for after in (place for place in range(40) if place != first):
+            proposal = torch.stack([share[first], share[after] / (1 - share[first])])
+            found = lure(values[[first, after]], proposal, 40)
+            chance = float(proposal.prod())
+            mean, second = mean + chance * float(found.value), second + chance * float(found.value) ** 2
+            reported += chance * float(found.standard_error) ** 2
+            assert found.degrees_of_freedom == 1
+    assert mean == pytest.approx(float(values.mean()))
+    assert reported == pytest.approx(second - mean**2, rel=0.03)
+
+
+def test_the_last_point_of_a_population_is_drawn_for_certain():
+    found = lure(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 1.0]), 2)
+    assert (found.value.item(), found.standard_error.item(), found.degrees_of_freedom.item()) == (2.0, 0.0, 1.0)

@@ -132,3 +132,28 @@ def test_answers_that_have_no_model_are_forecast_by_their_means():
 def test_what_is_no_matrix_of_answers_is_refused(right):
     with pytest.raises(ValueError, match=r"`right` must be 0 or 1 in shape \(models, items\) with at least two"):
         fit_item_response(right, TASKS)
+
+
+def test_the_items_and_the_abilities_are_where_the_slope_of_their_probability_vanishes():
+    _, _, _, right = simulated(12)
+    tasks = TASKS[::30]  # few items, so that the priors count
+    right = right[:, ::30]
+    model = fit_item_response(right, tasks)
+    own = torch.zeros(12, 4).double().index_add(1, tasks, right.double())
+    score = torch.logit((own + 0.5) / 6)
+    score = ((score - score.mean(0)) / score.std(0))[:, tasks]
+    usual = torch.logit((own.sum(0) + 0.5) / (12 * 5 + 1))[tasks]
+    slope, easiness = model.slope.clone().requires_grad_(), model.easiness.clone().requires_grad_()
+    logits = slope * score + easiness
+    likelihood = -torch.nn.functional.binary_cross_entropy_with_logits(logits, right.double(), reduction="sum")
+    prior = ((slope - SLOPE) / SLOPE_SPREAD).square() + ((easiness - usual) / EASINESS_SPREAD).square()
+    gradients = torch.autograd.grad(likelihood - prior.sum() / 2, [slope, easiness])
+    assert max(float(gradient.abs().max()) for gradient in gradients) < 1e-9
+
+    indices, answers = torch.tensor([0, 1, 5, 6, 12]), torch.tensor([[1.0, 0, 1, 1, 0], [0.0, 0, 1, 0, 1]])
+    found = abilities(model, answers, indices, tasks).requires_grad_()
+    logits = model.slope[indices] * found[:, tasks[indices]] + model.easiness[indices]
+    likelihood = -torch.nn.functional.binary_cross_entropy_with_logits(logits, answers.double(), reduction="sum")
+    prior = (found @ torch.linalg.inv(model.covariance) * found).sum()
+    (gradient,) = torch.autograd.grad(likelihood - prior / 2, found)
+    assert float(gradient.abs().max()) < 1e-9

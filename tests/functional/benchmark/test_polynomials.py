@@ -70,9 +70,9 @@ def test_a_curve_without_values_has_no_coefficients_and_one_value_the_shortest()
     ("call", "message"),
     [
         (lambda: polynomial_basis(torch.tensor([1.0, 1.0]), 1), "`positions` must be different finite numbers"),
-        (lambda: polynomial_coefficients(torch.ones(3, 2), 3), "`degree` must be below the number of checkpoints, 3"),
+        (lambda: polynomial_coefficients(torch.ones(3, 2), 3), "`degree` must be below the number of `positions`, 3"),
         (lambda: polynomial_coefficients(torch.ones(3, 2), 1, torch.ones(2)), r"`positions` must have shape \(3,\)"),
-        (lambda: agreement(torch.ones(3, 2), torch.ones(2, 2)), r"`r` must have shape \(3, 3\)"),
+        (lambda: agreement(torch.ones(3, 2), torch.ones(2, 2)), r"`r` must be .* of shape \(3, 3\)"),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):

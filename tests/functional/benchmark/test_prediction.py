@@ -111,3 +111,9 @@ def test_drawing_by_residual_is_not_worse_than_drawing_at_random(kind):
             found.append(predict_tasks(after[:, selection.indices], selection, before, tasks)[0].value)
         errors[method] = (torch.stack(found) - after.double().mean(1)).square().mean().sqrt()
     assert errors["residual"] < 1.02 * errors["random"]  # the precision of so many draws
+
+
+def test_a_single_evaluation_is_its_own_forecast_and_nothing_is_known_of_its_error():
+    found = forecast(torch.tensor([[1.0, 5.0, 2.0]]), torch.tensor([0, 0, 1]))
+    assert found.values.tolist() == [1.0, 5.0, 2.0]
+    assert found.residual.tolist() == [1.0, 1.0, 1.0]

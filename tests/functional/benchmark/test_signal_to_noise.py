@@ -1,8 +1,9 @@
 import math
 
+import numpy as np
 import pytest
 import torch
-from scipy.stats import kendalltau, kstest
+from scipy.stats import kendalltau, kstest, norm
 
 from synbench_lightning.functional.benchmark.prediction import decisions
 from synbench_lightning.functional.benchmark.selection import stratified
@@ -70,3 +71,11 @@ def test_decisions_from_all_points_are_right_and_from_points_of_noise_by_half():
     assert (float(whole), each.tolist()) == (1.0, [1.0, 1.0])
     few, _ = decisions(curves, stratified(tasks, 4), tasks)
     assert 0.45 < float(few) < 0.65
+
+
+def test_the_p_value_is_that_of_von_neumanns_ratio():
+    values = torch.tensor([0.3, 1.0, 0.2, 0.9, 1.4])
+    x = values.double().numpy()
+    ratio = np.square(np.diff(x)).sum() / np.square(x - x.mean()).sum()
+    expected = norm.cdf((ratio - 2) / np.sqrt(4 * (5 - 2) / ((5 - 1) * (5 + 1))))
+    assert signal_and_noise(values).p_value.item() == pytest.approx(expected)

@@ -51,7 +51,7 @@ def test_the_worst_of_equally_hard_tasks_reads_low_by_the_expected_minimum_of_no
 
 
 def test_settings_outside_their_range_are_refused():
-    with pytest.raises(ValueError, match=r"`fraction` must be in \(0, 1\], got 0"):
+    with pytest.raises(ValueError, match=r"`fraction` must be a number in \(0, 1\], got 0"):
         aggregate(SCORES, fraction=0)
-    with pytest.raises(ValueError, match="`temperature` must be positive, got 0"):
+    with pytest.raises(ValueError, match="`temperature` must be a positive number, got 0"):
         aggregate(SCORES, temperature=0)

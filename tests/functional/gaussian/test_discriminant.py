@@ -6,7 +6,12 @@ import torch
 from scipy.optimize import minimize
 
 from synbench_lightning.functional.gaussian.bayes_optimal import optimal_accuracy, optimal_bound
-from synbench_lightning.functional.gaussian.discriminant import accuracy_and_bound, covariance_spectrum, robust_weights
+from synbench_lightning.functional.gaussian.discriminant import (
+    accuracy_and_bound,
+    covariance_spectrum,
+    robust_weights,
+    summarise_margins,
+)
 from tests.encoders import DATA
 
 FEATURES = np.load(DATA / "features.npz")
@@ -100,13 +105,13 @@ X, Y = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.ara
         ((X, torch.zeros(20), X, Y), "`train_labels` must hold both classes.*20 of class 0 and 0 of class 1"),
         ((X[:2], Y[:2], X, Y), "at least three samples"),
         ((X, Y * 2 - 1, X, Y), "`train_labels` must be 0 or 1, got"),
-        ((X, Y[:5], X, Y), r"`train_labels` must have shape \(20,\)"),
+        ((X, Y[:5], X, Y), r"`train_labels` must be a tensor of shape \(20,\)"),
         ((X, Y, X[:, :2], Y), "same dimension, got 3 and 2"),
         ((X.long(), Y, X, Y), r"`train_features` must be a floating-point tensor.*int64"),
         ((X[:, :, None], Y, X, Y), r"`train_features` must be .* of shape \(20, 3, 1\)"),
         ((X.where(X < 1, torch.nan), Y, X, Y), "`train_features` must be finite, got NaN or infinity in"),
         ((X, Y, X.where(X < 1, torch.inf), Y), "`test_features` must be finite"),
-        ((X, Y, X[:0], Y[:0]), "`test_features` must hold at least one sample"),
+        ((X, Y, X[:0], Y[:0]), r"`test_features` must be .* of shape \(0, 3\)"),
     ],
 )
 def test_wrong_features_and_labels_are_refused_by_name(arguments, message):
@@ -118,3 +123,10 @@ def test_wrong_features_and_labels_are_refused_by_name(arguments, message):
 def test_epsilons_outside_their_range_are_refused(epsilons):
     with pytest.raises(ValueError, match=r"`epsilons` must be different numbers in \[0, 1\)"):
         accuracy_and_bound(X, Y, X, Y, epsilons)
+
+
+def test_margins_are_summed_up_over_their_last_dimension():
+    margins = torch.tensor([[[1.0, 3.0, -1.0, 0.0], [-1.0, -2.0, -3.0, -4.0]], [[0.0] * 4, [2.0] * 4]])
+    accuracy, bound = summarise_margins(margins)
+    assert accuracy.tolist() == [[0.5, 0.0], [0.5, 1.0]]
+    assert bound.tolist() == [[2.0, 0.0], [0.0, 2.0]]

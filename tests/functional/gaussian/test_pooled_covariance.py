@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from synbench_lightning.functional.gaussian.cross_fitting import TERMS
-from synbench_lightning.functional.gaussian.pooled_covariance import SHARE, fit_of_means, pooled
+from synbench_lightning.functional.gaussian.pooled_covariance import SHARE, expected_seconds, fit_of_means, pooled
 
 SCALES, VECTORS = torch.tensor([0.5, 1.5, 2.5, 3.5], dtype=torch.float64), 8
 
@@ -58,3 +58,9 @@ def test_eigenvalues_are_those_of_the_residual_rows():
     values = np.linalg.eigvalsh(rows.T @ rows)
     ratio = found.eigenvalues.numpy() / values
     assert ratio == pytest.approx(np.full(24, ratio.mean()), rel=1e-4), ratio
+
+
+def test_the_expected_time_grows_with_the_cube_of_the_smaller_side_and_with_the_rows():
+    assert expected_seconds(8192, 8192) == pytest.approx(8 * expected_seconds(4096, 4096))
+    for rows, dim in ((10_000, 512), (512, 10_000)):
+        assert expected_seconds(rows, dim) == pytest.approx(5e-12 * 512**2 * 10_000 + 8e-11 * 512**3)

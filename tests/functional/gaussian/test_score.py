@@ -66,7 +66,7 @@ def test_thresholds_outside_their_range_are_refused(threshold):
 
 
 def test_the_official_grid_refuses_thresholds_below_its_start():
-    with pytest.raises(ValueError, match=r"\[0.6, 1\).*official protocol starts at 0.6"):
+    with pytest.raises(ValueError, match=r"\[0.6, 1\).*`grid` of the plan starts at 0.6"):
         synbench_score(torch.ones(49), torch.ones(49), SCALES, [0.5], grid=official_grid())
 
 
@@ -75,3 +75,32 @@ def test_shapes_that_do_not_fit_are_refused():
         synbench_score(torch.ones(48), torch.ones(48), SCALES, [0.7])
     with pytest.raises(ValueError, match=r"`weights` must have the shape of `scales`"):
         synbench_score(torch.ones(49), torch.ones(49), SCALES, [0.7], weights=[1.0])
+
+
+def test_an_accuracy_that_equals_a_point_of_the_grid_does_not_exceed_it():
+    grid = torch.tensor([0.6, 0.7, 0.8], dtype=torch.float64)
+    at, above = (
+        synbench_score(torch.tensor([accuracy], dtype=torch.float64), torch.ones(1), [3.0], [0.6], grid=grid)
+        for accuracy in (0.7, 0.7 + 1e-9)
+    )
+    torch.testing.assert_close(above, 2 * at)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"scales": [0.0, 1.0]}, "scales"), ({"scales": [torch.inf, 1.0]}, "scales"),
+        ({"grid": []}, "grid"), ({"grid": [[0.6, 0.8]]}, "grid"), ({"grid": [0.6, 1.2]}, "grid"),
+        ({"grid": [-0.1, 0.8]}, "grid"), ({"grid": [0.6, torch.nan]}, "grid"),
+    ],
+)  # fmt: skip
+def test_scales_and_grids_that_are_none_are_refused(arguments, name):
+    right = {"accuracy": torch.ones(2), "bound": torch.ones(2), "scales": [1.0, 2.0], "thresholds": [0.7]}
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        synbench_score(**{**right, **arguments})
+
+
+def test_a_grid_may_begin_at_0_and_end_at_1():
+    scales = torch.tensor([1.0, 2.0])
+    optimum = optimal_accuracy(scales), optimal_bound(scales)
+    assert synbench_score(*optimum, scales, [0.7], grid=torch.linspace(0, 1, 101)).item() == pytest.approx(1)

@@ -49,3 +49,15 @@ def test_the_standard_error_is_the_scatter_over_examples():
     found = [few_label_readout(*examples(100, 10, seed)) for seed in range(60)]
     scatter = float(np.std([readout.value for readout in found]))
     assert np.mean([readout.error for readout in found]) == pytest.approx(scatter, rel=0.3)
+
+
+def test_features_that_are_zero_have_no_readout():
+    found = few_label_readout(torch.zeros(6, 2), torch.tensor([0, 0, 0, 0, 1, 1]))
+    assert (found.value, found.error) == (0.0, 0.0)
+    assert found.right.tolist() == [True] * 4 + [False] * 2  # the most frequent class is answered
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_which_ridge_is_best_does_not_depend_on_the_scale(scale):
+    x, y = examples()
+    assert few_label_readout(scale * x, y).value == pytest.approx(few_label_readout(x, y).value, abs=1e-6)

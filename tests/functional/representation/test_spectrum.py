@@ -86,5 +86,16 @@ def test_statistics_accept_half_precision_and_refuse_what_has_no_spectrum(statis
     for wrong in (torch.ones(4), torch.ones(4, 3, dtype=torch.int64), torch.ones(0, 3), torch.ones(4, 0)):
         with pytest.raises(ValueError, match=r"`features` must be a floating-point tensor \(at least"):
             statistic(wrong)
-    with pytest.raises(ValueError, match="NaN or infinity in 1 of 4 rows"):
+    with pytest.raises(ValueError, match="NaN or infinity in 1 of 8 places"):
         statistic(torch.tensor([[1.0, 2.0], [3.0, float("nan")], [1.0, 2.0], [1.0, 3.0]]))
+
+
+def test_the_effective_rank_does_not_depend_on_the_scale_and_two_examples_are_enough():
+    features = torch.tensor(draw())
+    for scale in (1e-6, 1e6):
+        assert effective_rank(scale * features).item() == pytest.approx(effective_rank(features).item())
+    two = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert effective_rank(two).item() == pytest.approx(2, abs=1e-4)
+    assert feature_std(two).item() == pytest.approx(0.5**0.5)
+    assert collapse_level(two).item() == pytest.approx(1 - 2**0.5 / 2)  # each dimension has the standard deviation 1/2
+    assert torch.isnan(alpha_req(two))  # two centred examples are on one line

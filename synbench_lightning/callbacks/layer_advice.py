@@ -1,0 +1,102 @@
+"""What the log says about layers: which ones are read, which is the best, and which to read in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from synbench_lightning.probe.layers import BestLayer
+from synbench_lightning.probe.result import ProbeResult
+
+CLEAR = 2.0
+"""Standard errors from which on a margin is one."""
+
+
+class LayerAdvice:
+    """Sentences for the log, each at most once or when the best layer has changed.
+
+    Args:
+        prefix: of the logged keys.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self._listed = False
+        self._best: str | None = None
+
+    def probed(self, result: ProbeResult) -> list[str]:
+        """What is to be said after a probe."""
+        if not result.layers:
+            return []
+        sentences, best = [], result.best_layer
+        if not self._listed:
+            self._listed = True
+            sentences.append(self._listing(result))
+        if best is not None and best.margin_in_errors > CLEAR and best.layer.name != self._best:
+            self._best = best.layer.name
+            sentences.append(
+                f"SynBench: of the layers, `{best.layer.name}` now has the highest {result.layer_key}, "
+                f"{_margin(result, best)}."
+            )
+        return sentences
+
+    def ended(self, history: Sequence[ProbeResult], encoder: str | None = None) -> str | None:
+        """Which layer of which step to read, at the end of a run; ``None`` where layers were not compared.
+
+        Args:
+            history: all probes of the run.
+            encoder: dotted name of the encoder, ``""`` for the whole module; ``None`` where it has no name.
+        """
+        compared = [result for result in history if result.best_layer is not None and result.compares(history[-1])]
+        if not compared:
+            return None
+        chosen = max(compared, key=_value)
+        best = chosen.best_layer
+        assert best is not None
+        where = f"at step {chosen.step or 0:,}"
+        if best.layer is chosen.layers[-1]:
+            return (
+                f"SynBench: of {len(chosen.layers)} layers at {len(compared)} probes, the encoder's output {where} has "
+                f"the highest {chosen.layer_key}: read it as it is."
+            )
+        if best.margin_in_errors <= CLEAR:
+            return (
+                f"SynBench: of {len(chosen.layers)} layers at {len(compared)} probes, none {where} can be "
+                f"distinguished from the encoder's output by its {chosen.layer_key}."
+            )
+        return (
+            f"SynBench: of {len(chosen.layers)} layers at {len(compared)} probes, `{best.layer.name}` {where} has the "
+            f"highest {chosen.layer_key}, {_margin(chosen, best)}.{_how(best.layer.name, encoder)}"
+        )
+
+    def _listing(self, result: ProbeResult) -> str:
+        layers, width = result.layers, result.layers[-1].width
+        names = ", ".join(f"`{layer.name}` ({layer.width})" for layer in layers)
+        alike = sum(layer.width == width for layer in layers)
+        sentence = f"SynBench reads {len(layers)} layers, with their widths: {names}, the last one being the output."
+        if alike == len(layers):
+            return sentence
+        ranked = f"only those of {width} are ranked" if alike > 1 else "none is ranked"
+        return (
+            f"{sentence} Values of layers of different width are not comparable: {ranked}; `{self.prefix}_layers/...` "
+            "show each over time."
+        )
+
+
+def _how(layer: str, encoder: str | None) -> str:
+    """What to write to read a layer."""
+    if encoder == "":
+        return f' To read it: `LayerEncoder(model, "{layer}")`.'
+    if encoder is not None and layer.startswith(f"{encoder}."):
+        return f' To read it: `LayerEncoder(model.{encoder}, "{layer.removeprefix(encoder)[1:]}")`.'
+    return ""
+
+
+def _margin(result: ProbeResult, best: BestLayer) -> str:
+    other = "the second best" if best.layer is result.layers[-1] else "the encoder's output"
+    return f"{best.margin:.2g} ({best.margin_in_errors:.1f} standard errors) above {other}"
+
+
+def _value(result: ProbeResult) -> float:
+    best = result.best_layer
+    value = None if best is None else best.layer.value(result.layer_key)
+    return -float("inf") if value is None else value

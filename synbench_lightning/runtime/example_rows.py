@@ -1,0 +1,111 @@
+"""Which rows of what an encoder is given belong to which examples of a batch."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from synbench_lightning.functional.representation.view_matching import (
+    Layout,
+    layout_of,
+    row_changes,
+    rows_of_examples,
+)
+from synbench_lightning.runtime.input_leaf import input_leaf
+from synbench_lightning.runtime.structures import at, replaced, taken, tensors_in
+
+
+class Exchanged(NamedTuple):
+    """A batch in which some examples were exchanged for each other; ``examples (N,)`` is true for these."""
+
+    batch: Any
+    examples: Tensor
+
+
+def exchanged(batch: Any, examples: int) -> Exchanged | None:
+    """Exchange every other example of a batch for another one; ``None`` where that cannot be done."""
+    if examples < 4:
+        return None
+    order, chosen = torch.arange(examples), torch.arange(0, examples, 2)
+    chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(examples))[: examples // 3 + 1]]
+    order[chosen] = chosen.roll(1)
+    other = taken(batch, order, examples)
+    changed = torch.zeros(examples, dtype=torch.bool)
+    for one, two in zip(tensors_in(batch), tensors_in(other), strict=True):
+        if one.ndim > 1 and len(one) == examples:
+            changed |= row_changes(one, two) > 0
+    return Exchanged(other, changed) if changed.any() else None
+
+
+class ExampleRows:
+    """Takes one view of each example from what an encoder is given in one call.
+
+    A call may be given several views of each, as blocks or in turns, or crops of several sizes in a list. Which rows
+    belong to which example shows in which of them change when examples of the batch are exchanged.
+    """
+
+    def __init__(self) -> None:
+        self.layout: Layout | None = None
+        self.column = 0
+
+    def trace(self, inputs: Any, others: Any, examples: Tensor) -> None:
+        """See which rows have changed with the examples that were exchanged."""
+        leaf, other = input_leaf(inputs), input_leaf(others)
+        if leaf is None or other is None or leaf.listed or (leaf.path, leaf.rows) != (other.path, other.rows):
+            return
+        one, two = at(inputs, leaf.path), at(others, leaf.path)
+        if one.shape == two.shape:
+            self.layout = layout_of(examples, row_changes(one, two))
+
+    def unknown(self, inputs: Any, examples: int) -> bool:
+        """Whether there are several rows for each example, and it is not known in which order."""
+        leaf = input_leaf(inputs)
+        several = leaf is not None and not leaf.listed and leaf.rows > examples and leaf.rows % examples == 0
+        return several and self.layout is None
+
+    def choose(self, one: Any, other: Any, examples: int) -> bool:
+        """Choose the view of each example to take, by what was given for two readings of a batch; whether they differ.
+
+        Of crops the largest that differs.
+        """
+        leaf = input_leaf(one)
+        if leaf is None:
+            return _differ(one, other)
+        columns = 1
+        if leaf.listed:
+            columns = len(at(one, leaf.path))
+        elif self.layout is not None:
+            columns = leaf.rows // examples
+        for self.column in range(columns):
+            if _differ(self.of(one, examples), self.of(other, examples)):
+                return True
+        self.column = 0
+        return False
+
+    def of(self, inputs: Any, examples: int) -> Any:
+        """One view of each example of a batch."""
+        leaf = input_leaf(inputs)
+        if leaf is None:
+            return inputs
+        if leaf.listed:
+            crops = sorted(at(inputs, leaf.path), key=lambda crop: -crop[0].numel())
+            return replaced(inputs, leaf.path, [crops[self.column]])
+        if self.layout is None or leaf.rows == examples or leaf.rows % examples:
+            return inputs
+        return taken(inputs, rows_of_examples(self.layout, examples, leaf.rows)[:, self.column], leaf.rows)
+
+
+def _differ(one: Any, other: Any) -> bool:
+    sides = [list(tensors_in(side)) for side in (one, other)]
+    return len(sides[0]) != len(sides[1]) or not all(_same(*pair) for pair in zip(*sides, strict=True))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    if not (one.is_floating_point() or one.is_complex()):
+        return torch.equal(one, other)
+    difference = (one - other).abs().double().square().mean()
+    return bool(difference <= 1e-6 * other.abs().double().square().mean())

@@ -1,0 +1,229 @@
+"""Features of several layers from one forward of an encoder, pooled where they arise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from synbench_lightning.runtime.collectives import Processes
+from synbench_lightning.runtime.features import FeatureReader
+from synbench_lightning.runtime.input_shape import tensors_in
+from synbench_lightning.runtime.layer_selection import CalledModule, select_layers
+from synbench_lightning.runtime.sharding import has_shards
+
+LayerSpec = str | Sequence[str] | None
+"""``"auto"``: the stages or blocks of the encoder · dotted names · ``None``: none."""
+OUTPUT = "output"
+"""What the encoder's output is called where the encoder has no name."""
+WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+"""Names that wrappers put into the path of a module."""
+
+
+def check_layers(layers: Any) -> LayerSpec:
+    """The argument ``layers``, names as a tuple.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    if layers is None or (isinstance(layers, str) and layers == "auto"):
+        return layers
+    if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
+        raise ValueError(
+            f"`layers` must be 'auto', dotted names of modules as ('backbone.layer2', 'backbone.layer4'), or None, got "
+            f"{layers!r}."
+        )
+    names = tuple(layers)
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"`layers` must be different names, got {list(names)}.")
+    return names
+
+
+class Layer(NamedTuple):
+    """A layer that is read: its name, its module, and how its output becomes features."""
+
+    name: str
+    module: nn.Module
+    read: FeatureReader
+
+
+class LayerReader:
+    """The layers of an encoder, chosen in one forward and then read in others.
+
+    Args:
+        root: the module that names start from.
+        layers: the argument; see :data:`LayerSpec`.
+        output: the name of the encoder's own output, ``""`` where it has none.
+    """
+
+    def __init__(self, root: nn.Module, layers: LayerSpec, output: str = "") -> None:
+        self.root, self.layers, self.output = root, check_layers(layers), output or OUTPUT
+        self._chosen: list[Layer] | None = None
+        self._repeats_output = False  # the last layer is what the encoder returns
+
+    @property
+    def automatic(self) -> bool:
+        """Whether nobody has named the layers."""
+        return isinstance(self.layers, str)
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the layers are known."""
+        return self._chosen is not None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the layers, in the order of their calls; the last one is what the encoder returns."""
+        names = [layer.name for layer in self._chosen or ()]
+        return tuple(names if self._repeats_output else [*names, self.output])
+
+    def choose(
+        self,
+        forward: Callable[[], Any],
+        read: FeatureReader,
+        size: int,
+        input_shape: Sequence[int],
+        processes: Processes,
+    ) -> None:
+        """Choose the layers, by two forwards of the same few examples. Every process makes this call.
+
+        Args:
+            forward: makes one.
+            read: of the encoder's own output.
+            size: number of the examples.
+            input_shape: of one of them.
+            processes: those that share the probe; the first one decides.
+
+        Raises:
+            ValueError: for a name that is no module's, or of one that the forward does not go through or that gives no
+                features.
+        """
+        failure: Exception | None = None
+        names: tuple[str, ...] = ()
+        try:
+            outputs: dict[str, Any] = {}
+            with _hooks(self.root, outputs):
+                forward()
+            names = self._selected([self._called(path, output, size) for path, output in outputs.items()])
+        except Exception as error:  # the other processes must hear of it before anybody leaves
+            failure = error
+        if processes.any(failure is not None):
+            raise failure or RuntimeError("Another process failed; its log has the reason.")
+        modules = {name: self.root.get_submodule(name) for name in processes.broadcast(names)}
+        # An activation has no widths of its own that would tell where its channels are.
+        readers = {
+            name: module if any(True for _ in module.parameters()) else self.root for name, module in modules.items()
+        }
+        self._chosen = [
+            Layer(name, module, FeatureReader(readers[name], announce=False)) for name, module in modules.items()
+        ]
+        with self.attached(read, input_shape) as layered:
+            *layers, own = layered.split(layered(forward(), size, input_shape))
+        repeats = bool(layers) and layers[-1].shape == own.shape and torch.allclose(layers[-1], own, rtol=1e-4)
+        self._repeats_output = processes.broadcast(repeats)
+
+    @contextmanager
+    def attached(self, read: FeatureReader, input_shape: Sequence[int] = ()) -> Iterator[LayeredFeatures]:
+        """Inside, the layers are read in each forward.
+
+        Args:
+            read: of the encoder's own output.
+            input_shape: of one example, where it is known.
+        """
+        found = LayeredFeatures(read, self._chosen or [], self._repeats_output, input_shape)
+        with ExitStack() as stack:
+            for index, layer in enumerate(self._chosen or ()):
+                handle = layer.module.register_forward_hook(partial(found.see, index))
+                stack.callback(handle.remove)
+            yield found
+
+    def _selected(self, calls: Sequence[CalledModule]) -> tuple[str, ...]:
+        """The names of the layers, without that of the encoder's own output."""
+        if self.automatic:
+            return tuple(name for name in select_layers(calls) if name != self.output)
+        usable = [call.path for call in calls if call.shape is not None]
+        self._check_named([call.path for call in calls], usable)
+        return tuple(path for path in usable if path in (self.layers or ()) and path != self.output)
+
+    def _called(self, path: str, output: Any, size: int) -> CalledModule:
+        module = self.root.get_submodule(path)
+        found = [x for x in tensors_in(output) if x.is_floating_point() and 2 <= x.ndim <= 5 and len(x) == size]
+        flattened = has_shards(module)  # by the first version of FSDP
+        weights = sum(p.numel() for p in module.parameters() if p.ndim > 1 or flattened)
+        return CalledModule(path, type(module).__name__, weights, tuple(found[0].shape) if found else None)
+
+    def _check_named(self, called: Sequence[str], usable: Sequence[str]) -> None:
+        for name in self.layers or ():
+            if name in usable or name == self.output:
+                continue
+            if name in called:
+                why = "gives no features (N, ...) of the examples that the encoder is given"
+            elif any(path == name for path, _ in self.root.named_modules()):
+                why = "is not called when the encoder is"
+            else:
+                why = f"is not the name of a module of {type(self.root).__name__}"
+            known = ", ".join(map(repr, usable[:20])) or "none"
+            raise ValueError(f"`layers`: {name!r} {why}. Names that can be read are {known}.")
+
+
+class LayeredFeatures:
+    """Reads the features of layers and of the encoder's output, one behind the other ``(N, D)``.
+
+    Args:
+        read: of the encoder's output.
+        layers: those that :meth:`see` is given outputs of, by index.
+        repeats_output: whether the last of them is the output.
+        input_shape: of one example, where it is known.
+    """
+
+    def __init__(
+        self, read: FeatureReader, layers: Sequence[Layer], repeats_output: bool, input_shape: Sequence[int] = ()
+    ) -> None:
+        self._read, self._repeats_output = read, repeats_output
+        self._layers, self._input_shape = layers, input_shape
+        self._seen: dict[int, Tensor] = {}
+        self.widths: tuple[int, ...] = ()
+        """Of the layers and, last, of the encoder's output; known after the first batch."""
+
+    def see(self, index: int, _module: nn.Module, _args: Any, output: Any) -> None:
+        """Forward hook of a layer. Of several calls in one forward the last one counts."""
+        size = len(next(x for x in tensors_in(output) if x.is_floating_point()))
+        self._seen[index] = self._layers[index].read(output, size, self._input_shape)
+
+    def __call__(self, output: Any, batch_size: int | None, input_shape: Sequence[int] = ()) -> Tensor:
+        """All features of a batch."""
+        seen, self._seen = self._seen, {}
+        for index, layer in enumerate(self._layers):
+            if index not in seen or batch_size not in (None, len(seen[index])):
+                raise ValueError(
+                    f"The layer {layer.name!r} was not called with the {batch_size} examples of a batch, and in the "
+                    "first probe it was: leave it out of `layers`."
+                )
+        parts = [*(seen[index] for index in range(len(self._layers))), self._read(output, batch_size, input_shape)]
+        self.widths = tuple(part.shape[1] for part in parts)
+        return torch.cat([part.to(parts[-1].device) for part in parts], 1)
+
+    def split(self, features: Tensor) -> list[Tensor]:
+        """Features ``(..., D)`` of each layer; the last one is what the encoder returns."""
+        *layers, output = features.split(self.widths, -1)
+        return [*(layers[:-1] if self._repeats_output else layers), output]
+
+
+@contextmanager
+def _hooks(root: nn.Module, outputs: dict[str, Any]) -> Iterator[None]:
+    """Inside, outputs of all modules are kept by path, in the order in which their last calls end."""
+
+    def see(path: str, _module: nn.Module, _args: Any, output: Any) -> None:
+        outputs.pop(path, None)
+        outputs[path] = output
+
+    with ExitStack() as stack:
+        for path, module in root.named_modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                name = ".".join(part for part in path.split(".") if part not in WRAPPERS)
+                stack.callback(module.register_forward_hook(partial(see, name)).remove)
+        yield

@@ -1,0 +1,124 @@
+"""Which modules of a network are its layers: the stages or blocks that one call of it went through, in their order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+MOST_LAYERS = 12
+FEWEST_ALIKE = 3
+"""So many modules of one class, called one after another, are the blocks of a network."""
+BEFORE = {"embed", "embedding", "embeddings", "embedder", "stem", "tokenizer", "patchify", "preprocess", "augment",
+          "augmentation", "wte", "wpe", "normalize", "pos"}  # fmt: skip
+"""Words in the name of what comes before the blocks."""
+BEHIND = {"head", "heads", "projector", "projection", "predictor", "classifier", "fc", "pooler", "logits", "decoder"}
+"""Words in the name of what comes after them. What such a network returns is compared as its output."""
+
+
+class CalledModule(NamedTuple):
+    """A module that was called in a forward of the encoder.
+
+    Args:
+        path: dotted name of the module, relative to one root.
+        kind: its class.
+        weights: numbers in its matrices and kernels, parts included; neither biases nor norms.
+        shape: of its output ``(N, ...)``; ``None`` where that is no tensor of features, one for each example.
+    """
+
+    path: str
+    kind: str
+    weights: int
+    shape: tuple[int, ...] | None = None
+
+
+def select_layers(calls: Sequence[CalledModule], most: int = MOST_LAYERS) -> tuple[str, ...]:
+    """The layers of a network, the first to be called first: at most ``most``, spread over its depth.
+
+    Blocks are modules of one class, at least three in one place of the module tree, that hold more than half of the
+    weights there. Where a module has none and one of its parts holds more than half of its weights, they are looked for
+    in that part. Where there is no such part, all parts with weights are layers. A part that is a single layer with
+    weights (a convolution) extends over the normalization and the activation behind it.
+
+    Args:
+        calls: the modules, each once, in the order in which their (last) calls ended.
+        most: how many layers at most.
+
+    Example:
+        >>> stage = [CalledModule(f"net.layer{n}", "Sequential", 4**n, (2, 8 * 2**n, 8, 8)) for n in range(1, 5)]
+        >>> calls = [CalledModule("net.conv1", "Conv2d", 1, (2, 8, 16, 16)), *stage, CalledModule("net", "ResNet", 341)]
+        >>> select_layers(calls)
+        ('net.layer1', 'net.layer2', 'net.layer3', 'net.layer4')
+    """
+    children = _children(calls)
+    node = children[None][0].path if len(children[None]) == 1 else None
+    while True:
+        blocks = _blocks(children.get(node, []), children)
+        blocks = [block for block in blocks if not _words(block.start) & BEHIND] or blocks
+        total = sum(block.weights for block in blocks)
+        largest = max(blocks, key=lambda block: block.weights, default=None)
+        alike = _alike(blocks, total)
+        if alike or largest is None or 2 * largest.weights <= total or not children.get(largest.start):
+            break
+        node = largest.start
+        while len(inner := _blocks(children.get(node, []), children)) == 1:  # a wrapper
+            node = inner[0].start
+        if not inner and len(blocks) > 1:
+            break
+    return _spread([block.path for block in alike or blocks if block.shape is not None], most)
+
+
+class _Block(NamedTuple):
+    """A part with weights: the module that has them, and the one whose output is that of the part."""
+
+    start: str
+    path: str
+    kind: str
+    weights: int
+    shape: tuple[int, ...] | None
+
+
+def _children(calls: Sequence[CalledModule]) -> dict[str | None, list[CalledModule]]:
+    """The called modules directly in each called one; under ``None`` the outermost. Containers that are not called
+    themselves (lists of modules) are passed over.
+    """
+    paths = {call.path for call in calls}
+    found: dict[str | None, list[CalledModule]] = {None: []}
+    for call in calls:
+        names = call.path.split(".")
+        owners = (".".join(names[:depth]) for depth in range(len(names) - 1, -1, -1))
+        owner = next((path for path in owners if path in paths and path != call.path), None)
+        found.setdefault(owner, []).append(call)
+    return found
+
+
+def _blocks(parts: Sequence[CalledModule], children: dict[str | None, list[CalledModule]]) -> list[_Block]:
+    """The parts that have weights, without what prepares their input."""
+    found: list[_Block] = []
+    for part in parts:
+        if part.weights:
+            found.append(_Block(part.path, part.path, part.kind, part.weights, part.shape))
+        elif found and part.shape is not None and part.shape == found[-1].shape and not children.get(found[-1].start):
+            found[-1] = found[-1]._replace(path=part.path)
+    return [block for block in found if not _words(block.start) & BEFORE] or found
+
+
+def _alike(blocks: Sequence[_Block], total: int) -> list[_Block]:
+    """Those of one class that hold more than half of the weights; none where they are too few."""
+    for kind in dict.fromkeys(block.kind for block in blocks):
+        alike = [block for block in blocks if block.kind == kind]
+        if len(alike) >= FEWEST_ALIKE and 2 * sum(block.weights for block in alike) > total:
+            return alike
+    return []
+
+
+def _spread(paths: Sequence[str], most: int) -> tuple[str, ...]:
+    """At most so many, the first and the last among them."""
+    if len(paths) <= most:
+        return tuple(paths)
+    return tuple(paths[round(index * (len(paths) - 1) / (most - 1))] for index in range(most))
+
+
+def _words(path: str) -> set[str]:
+    """The words of the last name of a path."""
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", path.rpartition(".")[2])}

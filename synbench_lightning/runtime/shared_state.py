@@ -1,0 +1,127 @@
+"""What a dataset shares with other processes, or with files: reading it in a process of its own could leave a trace."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import mmap
+import multiprocessing.connection
+import multiprocessing.managers
+import multiprocessing.queues
+import os
+import socket
+import sqlite3
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.shared_memory import SharedMemory
+from multiprocessing.sharedctypes import SynchronizedBase
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from synbench_lightning.runtime.seeded_calls import reached
+
+COPY_BYTES = 2**28
+"""Shared tensors, and datasets where no process can be started, are copied up to this size."""
+
+REFUSED: tuple[tuple[tuple[type, ...], str], ...] = (
+    ((SynchronizedBase,), "shares a counter or an array with other processes"),
+    ((multiprocessing.queues.Queue, multiprocessing.queues.SimpleQueue), "has a queue to other processes"),
+    ((multiprocessing.managers.BaseProxy, multiprocessing.managers.BaseManager), "uses an object of another process"),
+    ((SharedMemory,), "has memory that it shares with other processes"),
+    ((socket.socket, multiprocessing.connection.Connection), "has an open connection"),
+    ((sqlite3.Connection,), "has an open database"),
+    ((subprocess.Popen,), "has a process of its own"),
+)
+
+
+def trace_of_reading(values: tuple[Any, ...], workers: bool, spawned: bool = False) -> str | None:
+    """Why a process that reads with these objects might leave a trace; ``None`` if it does not.
+
+    Args:
+        values: a dataset and what belongs to it.
+        workers: whether training reads in processes of its own, with which files would be shared.
+        spawned: whether these are started anew: then the tensors that they were given are in shared memory.
+    """
+    shared = 0
+    for value in reached(*values):
+        for kinds, reason in REFUSED:
+            if isinstance(value, kinds):
+                return f"the dataset {reason}"
+        if isinstance(value, io.IOBase) and _is_open_file(value):
+            if value.writable():
+                return "the dataset has a file that is open for writing"
+            if workers:
+                return "the dataset has an open file that its workers read too"
+        if isinstance(value, (np.ndarray, mmap.mmap)) and _writes_through(value):
+            return "the dataset has an array that can be written to and is shared, or is a file"
+        if isinstance(value, Tensor) and value.device.type != "cpu":
+            return f"the dataset has tensors on {value.device}, which no other process can read"
+        if isinstance(value, Tensor) and value.is_shared():
+            shared += value.nbytes
+    if shared > COPY_BYTES and not spawned:
+        return "the dataset shares tensors with other processes, and they are too large to be copied"
+    return None
+
+
+def bytes_reached(*values: Any) -> int:
+    """Bytes of the tensors and arrays that objects lead to."""
+    return sum(value.nbytes for value in reached(*values) if isinstance(value, (np.ndarray, Tensor)))
+
+
+def make_private(*values: Any) -> None:
+    """Give tensors that are shared with other processes memory of their own, in this process."""
+    shared = [value for value in reached(*values) if isinstance(value, Tensor) and value.is_shared()]
+    if sum(value.nbytes for value in shared) <= COPY_BYTES:
+        for value in shared:
+            value.data = value.data.clone()
+
+
+@contextmanager
+def file_positions_kept() -> Iterator[None]:
+    """A forked process shares the positions in files that are open for reading: they are put back.
+
+    Those of other files move by what this process itself writes, to a log for example.
+    """
+    kept: dict[int, int] = {}
+    with suppress(OSError, ImportError):
+        import fcntl  # not on Windows
+
+        for name in os.listdir("/proc/self/fd"):
+            with suppress(OSError, ValueError):
+                descriptor = int(name)
+                read_only = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+                if read_only and stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    kept[descriptor] = os.lseek(descriptor, 0, os.SEEK_CUR)
+    try:
+        yield
+    finally:
+        for descriptor, position in kept.items():
+            with suppress(OSError):
+                if os.lseek(descriptor, 0, os.SEEK_CUR) != position:
+                    os.lseek(descriptor, position, os.SEEK_SET)
+
+
+def _is_open_file(value: io.IOBase) -> bool:
+    with suppress(Exception):
+        return not value.closed and value.fileno() >= 0
+    return False
+
+
+def _writes_through(value: Any) -> bool:
+    """Whether what is written to an array is seen by other processes, or is written to a file."""
+    if isinstance(value, np.ndarray):
+        if not value.flags.writeable:
+            return False
+        while isinstance(value, np.ndarray):
+            if isinstance(value, np.memmap) and value.mode == "c":  # written to memory alone
+                return False
+            value = value.base
+    value = value.obj if isinstance(value, memoryview) else value
+    if isinstance(value, mmap.mmap):
+        with memoryview(value) as view:
+            return not view.readonly
+    return isinstance(value, (ctypes.Array, ctypes.Structure)) and hasattr(value, "_wrapper")  # of multiprocessing

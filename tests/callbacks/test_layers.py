@@ -1,0 +1,180 @@
+"""`SynBenchCallback(layers=...)`: several layers of the encoder in one probe."""
+
+import pytest
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+from torch.utils.data import DataLoader
+
+from synbench_lightning import LayerEncoder, evaluate
+from synbench_lightning.callbacks.layer_advice import LayerAdvice
+from synbench_lightning.cli.main import main
+from tests.callbacks.runs import SMALL, curves, probing, steps, trainer
+from tests.callbacks.test_figure_logging import images, shown
+from tests.encoders import Autoencoder, Batches
+from tests.integration.test_resume import SaveBefore
+from tests.probe.test_layers import layer
+
+X = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
+def views(batch):
+    return batch + 0.5 * torch.randn_like(batch)
+
+
+class Deep(Autoencoder):
+    """An encoder whose layers are of one width, but for the last one where that is said."""
+
+    def __init__(self, last=16):
+        super().__init__()
+        blocks = [nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU()) for _ in range(3)]
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), *blocks, nn.Linear(16, last))
+        self.decoder = nn.Linear(last, 64)
+
+
+NAMES = [f"encoder.{index}" for index in range(1, 6)]
+
+
+def names(result):
+    return [found.name for found in result.layers]
+
+
+def layered(**arguments):
+    return probing(inputs=X, views=views, **arguments)
+
+
+def test_every_probe_has_the_layers_and_they_are_those_of_evaluate_on_the_same_weights():
+    model, callback = Deep(), layered()
+    trainer(callback, max_steps=10).fit(model)
+    assert [names(result) for result in callback.history] == [NAMES] * 3
+    offline = evaluate(model.encoder, (1, 8, 8), plan=SMALL, inputs=X, views=views, layers="auto")
+    for found, expected in zip(callback.history[-1].layers, offline.layers, strict=True):
+        assert (found.width, found.information) == (expected.width, expected.information)
+
+
+def test_they_are_logged_sorted_by_depth_with_the_best_one_and_its_margin():
+    logger, callback = TensorBoardLogger("runs"), layered()
+    run = trainer(callback, max_steps=10, logger=logger)
+    run.fit(Deep())
+    found, last = curves(logger), callback.history[-1]
+    keys = [f"synbench_layers/{index:02d}_{name}" for index, name in enumerate(NAMES)]
+    assert sorted(key for key in found if key.startswith("synbench_layers/")) == keys
+    for key, of_layer in zip(keys, last.layers, strict=True):
+        assert found[key][-1] == (10, pytest.approx(of_layer.information))
+    best = last.best_layer
+    for name, value in (("", best.place), ("_information", best.layer.information), ("_margin", best.margin_in_errors)):
+        assert found[f"synbench_details/best_layer{name}"][-1][1] == pytest.approx(value)
+    assert last.information == last.layers[-1].information
+
+
+def test_names_are_those_of_the_module_in_training_and_wrong_ones_end_the_run_at_its_start():
+    callback = layered(layers=("encoder.4", "encoder.2"))
+    trainer(callback, max_steps=1).fit(Deep())
+    assert names(callback.history[0]) == ["encoder.2", "encoder.4", "encoder"]
+    with pytest.raises(ValueError, match=r"`layers`: 'encoder.9' is not the name of a module of Deep.*'encoder.2'"):
+        trainer(layered(layers=("encoder.9",)), max_steps=1).fit(Deep())
+    with pytest.raises(ValueError, match=r"`layers`: 'decoder' is not called when the encoder is"):
+        trainer(layered(layers=("decoder",)), max_steps=1).fit(Deep())
+
+
+def test_without_inputs_and_labels_there_are_none_and_names_are_refused():
+    callback = probing()
+    trainer(callback, max_steps=1).fit(Deep())
+    assert callback.history[0].layers == ()
+    with pytest.raises(ValueError, match="`layers` needs `inputs`"):
+        probing(layers=("encoder.2",))
+    none = layered(layers=None)
+    trainer(none, max_steps=1).fit(Deep())
+    assert none.history[0].layers == ()
+
+
+def test_they_are_in_the_checkpoint_and_go_on_after_a_resume():
+    first, resumed = layered(), layered()
+    trainer(first, SaveBefore(7), max_steps=10).fit(Deep())
+    trainer(resumed, max_steps=15).fit(Deep(), ckpt_path="saved.ckpt")
+    assert steps(resumed) == [0, 5, 10, 15]
+    assert resumed.history[:2] == first.history[:2]
+    assert [names(result) for result in resumed.history] == [NAMES] * 4
+
+
+def test_views_from_the_batches_and_a_callable_encoder_have_layers_too():
+    class TwoViews(Deep):
+        def training_step(self, batch, batch_idx):
+            return super().training_step((batch[0][0], 0), batch_idx)
+
+        def train_dataloader(self):
+            return DataLoader(Batches(lambda g: ([torch.randn(1, 8, 8, generator=g)] * 2, 0)), batch_size=32)
+
+    given = {"inputs": X, "views": views, "encoder": lambda module, x: module.encoder(x), "input_shape": (1, 8, 8)}
+    callback = probing(**given)
+    trainer(callback, max_steps=1).fit(TwoViews())
+    assert names(callback.history[0]) == NAMES
+
+
+def test_the_end_of_a_run_says_which_layer_of_which_step_to_read_and_how(caplog):
+    class Forgetting(Deep):
+        """Its last layer keeps one direction only, from the third step on."""
+
+        def training_step(self, batch, batch_idx):
+            if self.global_step == 3:
+                with torch.no_grad():
+                    self.encoder[-1].weight[1:], self.encoder[-1].bias[1:] = 0, 0
+            return super().training_step(batch, batch_idx) * 0
+
+    callback = layered()
+    model = Forgetting()
+    with caplog.at_level("INFO"):
+        trainer(callback, max_steps=10).fit(model)
+    pairs = [(of.information, result.step, of.name) for result in callback.history for of in result.layers]
+    _, step, name = max(pairs, key=lambda pair: pair[0])
+    (last,) = [record.message for record in caplog.records if "layers at 3 probes" in record.message]
+    assert f"`{name}` at step {step:,} has the highest information" in last
+    inner = name.removeprefix("encoder.")
+    assert f'To read it: `LayerEncoder(model.encoder, "{inner}")`' in last
+    read = LayerEncoder(model.encoder, inner)
+    offline = evaluate(read, (1, 8, 8), plan=SMALL, inputs=X, views=views)
+    assert offline.information == next(of.information for of in callback.history[-1].layers if of.name == name)
+    said = [record.message for record in caplog.records if "now has the highest" in record.message]
+    assert said
+    assert len(said) <= 3
+
+
+def test_layers_of_other_widths_are_listed_as_not_comparable(caplog):
+    with caplog.at_level("INFO"):
+        trainer(layered(), max_steps=1).fit(Deep(last=8))
+    (said,) = [record.message for record in caplog.records if "SynBench reads" in record.message]
+    assert "`encoder.3` (16), `encoder.4` (16), `encoder.5` (8)" in said
+    assert "not comparable: none is ranked" in said
+
+
+def test_a_change_of_the_best_layer_is_said_where_it_is_clear_only():
+    class Result:
+        layer_key = "information"
+
+        def __init__(self, first, error):
+            noise = ((error, -error, error, -error),)
+            self.layers = (layer("a", 8, first, noise), layer("b", 8, 4.0))
+
+        @property
+        def best_layer(self):
+            from synbench_lightning.probe.layers import best_layer
+
+            return best_layer(self.layers, "information")
+
+    advice = LayerAdvice("synbench")
+    said = [advice.probed(Result(first, error)) for first, error in ((5, 9), (5, 0.01), (6, 0.01), (3, 9), (3, 0.01))]
+    assert [len(sentences) for sentences in said] == [1, 1, 0, 0, 1]
+    assert "`a` now has the highest information, 1 (" in said[1][0]
+    assert "`b` now has the highest information, 1 (" in said[4][0]
+
+
+def test_they_are_drawn_and_reported(capsys):
+    logger = TensorBoardLogger("runs")
+    trainer(layered(log_figures=True), SaveBefore(9), max_steps=10, logger=logger).fit(Deep())
+    assert images(shown(logger), "synbench_figures/layers")[-1] == 10
+    trainer(layered(), max_steps=5, logger=TensorBoardLogger("other"), enable_checkpointing=True).fit(Deep())
+    assert main(["report", "other", "--output", "page.html"]) == 0
+    with open("page.html") as file:
+        page = file.read()
+    assert "Layers of the encoder" in page
+    assert "encoder.3" in page

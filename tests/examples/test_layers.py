@@ -1,0 +1,77 @@
+"""The study of layers: what is read, and what follows from a table."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from validity.encoders import DIMENSIONS, LAYERS, build_encoder
+from validity.layer_answers import LayerRun, read_layers, report, runs_of, write_layers
+from validity.layer_measure import PREDICTORS, LayerMeasurement, measured_steps, outputs_of, pooled
+from validity.layer_widths import WIDTH_CANDIDATES
+from validity.runs import Run, pretrain
+
+ACCURACY = np.array([[0.5, 0.6, 0.4], [0.7, 0.9, 0.8], [0.6, 0.8, 0.85]])
+INFORMATION = np.array([[3.0, 1.0, 1.0], [4.0, 3.0, 2.5], [2.0, 6.0, 3.0]])
+
+
+def table():
+    return [
+        {"images": "digits", "regime": "rotation", "encoder": "conv-6", "seed": seed, "step": step, "layer": layer}
+        | {"width": 48, "accuracy:linear": float(ACCURACY[at, layer])}
+        | {"predictor:information": float(INFORMATION[at, layer])}
+        for seed in range(2)
+        for at, step in enumerate((0, 10, 100))
+        for layer in range(3)
+    ]
+
+
+def test_what_is_lost_by_a_layer_a_pair_and_the_last_layer():
+    run = LayerRun(table()[:9])
+    assert run.lost_by_layer("information") == pytest.approx([0.1, 0.2, 0.05])
+    assert run.lost_by_last() == pytest.approx([0.2, 0.1, 0])
+    assert run.lost_by_pair("information") == pytest.approx(0.1)  # the second layer at the last checkpoint
+    assert run.lost_by_last_of_chosen("information") == pytest.approx(0.05)
+    assert run.lost_by_layer_of_last("information") == pytest.approx(0.1)
+    assert run.rank_correlation("information") == pytest.approx(
+        spearmanr(INFORMATION.ravel(), ACCURACY.ravel()).statistic
+    )
+
+
+def test_a_table_comes_back_as_it_was_written_and_is_reported(tmp_path):
+    write_layers(table()[::-1], tmp_path / "one.csv.gz")
+    write_layers(table(), tmp_path / "two.csv.gz")
+    assert (tmp_path / "one.csv.gz").read_bytes() == (tmp_path / "two.csv.gz").read_bytes()
+    rows = read_layers(tmp_path / "one.csv.gz")
+    assert rows == table()
+    assert [run.seed for run in runs_of(rows)] == [0, 1]
+    assert "| digits | rotation | 3, 3 | 2, 2 | 0.100 | 0.050 |" in "\n".join(report(rows))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_layers_are_read_in_the_order_of_their_calls_and_the_last_one_is_the_output(name):
+    encoder, found = build_encoder(name, 1).eval(), {}
+    x = torch.randn(4, 1, 8, 8)
+    with torch.no_grad(), outputs_of(encoder, LAYERS[name], lambda layer, output: found.update({layer: output})):
+        features = encoder(x)
+    assert tuple(found) == LAYERS[name]
+    assert len(found) >= 6
+    torch.testing.assert_close(pooled(found[LAYERS[name][-1]]), features)
+    assert features.shape == (4, DIMENSIONS[name])
+
+
+def test_candidates_of_features_that_views_do_not_tell_apart_are_about_nothing():
+    generator = torch.Generator().manual_seed(0)
+    means, noise = torch.randn(64, 1, 48, generator=generator), torch.randn(64, 16, 48, generator=generator)
+    for name, candidate in WIDTH_CANDIDATES.items():
+        nothing, much = candidate(noise), candidate(means + 0.3 * noise)
+        assert abs(nothing) < 0.1 * much, name
+
+
+@pytest.mark.slow
+def test_a_run_is_measured(tmp_path):
+    run = Run("digits", "rotation", "conv-6", 0, 50)
+    pretrain(run, tmp_path)
+    rows = LayerMeasurement("digits").rows(run, tmp_path)
+    assert len(rows) == len(measured_steps(50)) * len(LAYERS["conv-6"])
+    assert all(np.isfinite(row[f"predictor:{name}"]) for row in rows for name in PREDICTORS)
+    assert all(0 < row["accuracy:linear"] <= 1 for row in rows)

@@ -1,0 +1,136 @@
+"""Ranks of partners and layouts of rows, against closed forms and sets that are known to belong together or not."""
+
+import math
+
+import pytest
+import torch
+
+from synbench_lightning.functional.representation.view_matching import (
+    belong_together,
+    layout_of,
+    mean_partner_rank,
+    row_changes,
+    rows_of_examples,
+)
+
+G = torch.Generator().manual_seed(0)
+
+
+def test_partners_that_are_the_nearest_have_rank_zero_and_the_farthest_rank_one():
+    x = torch.eye(8)
+    assert mean_partner_rank(x, x) == 0
+    assert mean_partner_rank(x, -x) == 1
+
+
+def test_ties_count_half():
+    x = torch.eye(4)
+    assert mean_partner_rank(x, torch.ones(4, 4)) == 0.5  # all similarities are 0
+
+
+def test_the_rank_is_the_fraction_of_strangers_that_are_nearer():
+    x, y = torch.randn(2, 20, 6, generator=G)
+    a, b = (rows.double() - rows.double().mean(0) for rows in (x, y))
+    cosines = torch.nn.functional.cosine_similarity(a[:, None], b[None], dim=2)
+    expected = sum(int((cosines[i] > cosines[i, i]).sum()) for i in range(20)) / (20 * 19)
+    assert mean_partner_rank(x, y) == pytest.approx(expected)
+
+
+def test_unrelated_rows_have_rank_one_half_with_the_stated_error():
+    ranks = torch.tensor([mean_partner_rank(*torch.randn(2, 64, 16, generator=G)) for _ in range(200)])
+    assert float(ranks.mean()) == pytest.approx(0.5, abs=4 / math.sqrt(200 * 12 * 64))
+    assert float(ranks.std()) == pytest.approx(1 / math.sqrt(12 * 64), rel=0.25)
+
+
+def test_unrelated_sets_rarely_belong_together():
+    found = [belong_together(tuple(torch.randn(2, 64, 3, 8, 8, generator=G))) for _ in range(200)]
+    assert sum(found) <= 6
+
+
+def smooth(number=64):
+    coarse = torch.randn(number, 3, 4, 4, generator=G)
+    return torch.nn.functional.interpolate(coarse, 16, mode="bilinear")
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x + torch.randn(x.shape, generator=G),
+        lambda x: x.flip(3),
+        lambda x: x.roll((5, 3), (2, 3)) * 1.2,
+        lambda x: torch.nn.functional.interpolate(x[..., 2:12, 4:14], 16, mode="bilinear"),
+        lambda x: x.half(),
+        lambda x: torch.view_as_complex(torch.stack([x, x.flip(2)], -1)),
+    ],
+    ids=["noise", "flip", "shift", "crop", "half precision", "complex"],
+)
+def test_views_of_images_belong_together_and_not_in_another_order(view):
+    x = smooth()
+    one = x.to(torch.complex64) if view(x).is_complex() else x
+    assert belong_together((one, view(x)))
+    assert not belong_together((one, view(x).roll(7, 0)))
+
+
+def test_windows_of_a_sound_belong_together():
+    time, pitch = torch.arange(4000) / 8000, 200 + 400 * torch.rand(64, 1, generator=G)
+
+    def window():
+        return torch.sin(2 * math.pi * (pitch * time + torch.rand(64, 1, generator=G)))[:, None]
+
+    one, other = window(), window()
+    assert mean_partner_rank(one, other) > 0.3  # their values have hardly anything in common
+    assert belong_together((one, other))
+    assert not belong_together((one, other.roll(7, 0)))
+
+
+def test_masked_tokens_belong_together():
+    ids = torch.randint(0, 10_000, (64, 30), generator=G)
+    masked = [torch.where(torch.rand(ids.shape, generator=G) < 0.5, 10_000, ids) for _ in range(2)]
+    assert belong_together(tuple(masked))
+    assert not belong_together((masked[0], masked[1].roll(1, 0)))
+
+
+def test_rows_are_compared_within_each_pair():
+    x = smooth()
+    pairs = [(x[:32], x[:32] + 0.1), (x[32:], x[32:] - 0.1)]
+    assert belong_together(*pairs)
+    assert not belong_together()
+
+
+def test_other_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"must be alike, of two rows at least, got torch.Size\(\[3, 2\]\)"):
+        mean_partner_rank(torch.ones(3, 2), torch.ones(4, 2))
+
+
+EXCHANGED = torch.rand(60, generator=G) < 0.4
+
+
+@pytest.mark.parametrize("layout", ["blocks", "turns"])
+@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize("mixed", [0.0, 0.3])
+def test_the_layout_is_found_also_where_examples_are_mixed(layout, views, mixed):
+    rows = rows_of_examples(layout, 60, 60 * views)
+    assert sorted(rows.flatten().tolist()) == list(range(60 * views))
+    changes = torch.zeros(60 * views)
+    for column in rows.T:
+        own = EXCHANGED.float() * (1 + torch.rand(60, generator=G))
+        changes[column] = (1 - mixed) * own + mixed * own[torch.randperm(60, generator=G)]
+    assert layout_of(EXCHANGED, changes) == layout
+    assert layout_of(EXCHANGED, changes[torch.randperm(60 * views, generator=G)]) is None
+
+
+def test_rows_of_which_some_are_no_views_have_no_layout():
+    changes = torch.cat([EXCHANGED.float(), torch.zeros(60)])
+    assert layout_of(EXCHANGED, changes) is None
+    assert layout_of(EXCHANGED, torch.ones(61)) is None
+    assert layout_of(torch.ones(60).bool(), torch.ones(120)) is None
+
+
+def test_rounding_is_no_change():
+    x = torch.randn(4, 5, generator=G)
+    other = x.clone()
+    other[1] *= 1 + 1e-6
+    other[2, 0] += 1
+    assert (row_changes(x, other) > 0).tolist() == [False, False, True, False]
+    assert (row_changes(torch.arange(4)[:, None], torch.tensor([[0], [1], [9], [3]])) > 0).tolist() == [
+        False, False, True, False
+    ]  # fmt: skip

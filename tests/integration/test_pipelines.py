@@ -1,0 +1,114 @@
+"""`SynBenchCallback()` in other people's pipelines: what information is measured on, and that nothing changes."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+
+from synbench_lightning import evaluate
+from tests.callbacks.runs import SMALL, probing, trainer
+from tests.integration import pipelines
+from tests.integration.pipelines import IMAGES, TOKENS, each, masked_tokens
+from tests.integration.test_training_unchanged import assert_identical
+
+DATA, STEP = "the dataset or the collate function", "the transfer hooks or the training step"
+STREAM = "examples cannot be read again: {} is a stream"
+READ = "128 training examples, each read 16 times (random in {})"
+PAIRS = "{} training examples in 2 views each, as training gave them to the encoder ({})"
+NOISE = "{} training examples with white noise, since {}"
+FIXED = "nothing is random on the way that training reads an example"
+
+KINDS: dict[type[pipelines.Pipeline], str] = {
+    pipelines.InDataset: READ.format(DATA),
+    pipelines.TwoViews: READ.format(DATA),
+    pipelines.MultiCrop: READ.format(DATA),
+    pipelines.MaskedWords: READ.format(DATA),
+    pipelines.InCollate: READ.format(DATA),
+    pipelines.InTransferHook: READ.format(STEP),
+    pipelines.InDataModule: READ.format(STEP),
+    pipelines.InStep: READ.format(STEP),
+    pipelines.InStepConcatenated: READ.format(STEP),
+    pipelines.Combined: READ.format(DATA),
+    pipelines.Supervised: READ.format(DATA),
+    pipelines.TwoViewStream: PAIRS.format(144, STREAM.format("Stream")),
+    pipelines.StreamInStep: PAIRS.format(144, STREAM.format("Stream")),
+    pipelines.ShardsInStep: PAIRS.format(144, STREAM.format("Shards")),
+    pipelines.PlainStream: NOISE.format(128, STREAM.format("Stream")),
+    pipelines.MaskBeside: NOISE.format(128, FIXED),
+    pipelines.UnrelatedStreams: NOISE.format(128, STREAM.format("Stream")),
+    pipelines.UnrelatedInOneCall: NOISE.format(128, STREAM.format("Stream")),
+}
+
+
+def fit(make: type[pipelines.Pipeline], *callbacks: Any, **arguments: Any) -> dict[str, Any]:
+    """Everything that training left behind."""
+    seed_everything(0)
+    model = make()
+    datamodule = None if make.datamodule is None else make.datamodule()
+    run = trainer(*callbacks, **{"max_steps": 12, **arguments})
+    run.fit(model, datamodule=datamodule)
+    loaders = run.train_dataloader
+    loaders = list(loaders.values()) if isinstance(loaders, dict) else [loaders]
+    return {
+        "weights": model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
+        "progress": run.fit_loop.epoch_loop.state_dict(),
+        "random": (random.random(), float(np.random.rand()), float(torch.rand(()))),
+        "data": [one.dataset.state() for one in loaders if hasattr(one.dataset, "state")],
+        "datamodule": None if datamodule is None else datamodule.state(),
+        "own": model.own() if hasattr(model, "own") else None,
+        "modes": [module.training for module in model.modules()],
+        "hooks": [len(module._forward_pre_hooks) for module in model.modules()],
+    }
+
+
+def both(make: Any, caplog: Any, callback: Any = None, **arguments: Any) -> tuple[Any, str]:
+    """A callback in a run that leaves behind what one without it does, and what it said of the information."""
+    callback = probing(every=4, inputs="auto", tasks="dc") if callback is None else callback
+    plain = fit(make, **arguments)
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        probed = fit(make, callback, **arguments)
+    assert_identical(plain, probed)
+    said = [message for message in caplog.messages if "`synbench/information`" in message]
+    return callback, "\n".join(said)
+
+
+@pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
+def test_the_views_of_the_run_are_found_and_training_is_identical_to_the_bit(make, caplog):
+    callback, said = both(make, caplog)
+    assert f"is measured on {KINDS[make]}" in said
+    assert callback.history[-1].information > 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pipelines.InDataset, pipelines.TwoViews, pipelines.MultiCrop, pipelines.InCollate, pipelines.InTransferHook,
+        pipelines.InDataModule, pipelines.InStep, pipelines.InStepConcatenated, pipelines.Combined,
+        pipelines.Supervised, pipelines.MaskedWords,
+    ],
+    ids=lambda make: make.__name__,
+)  # fmt: skip
+def test_information_is_that_of_the_same_augmentation_given_as_views(make):
+    callback = probing(every=4, inputs="auto", tasks="dc")
+    fit(make, callback, max_steps=1)
+    seed_everything(0)
+    model, arguments = make(), {"inputs": IMAGES[:128], "views": each}
+    shape = (3, 8, 8)
+    encoder = model.encoder
+    if make is pipelines.MaskedWords:
+        inputs = {"input_ids": TOKENS[:128], "attention_mask": torch.ones(128, 12).long()}
+        arguments = {
+            "inputs": inputs, "views": lambda batch: {**batch, "input_ids": masked_tokens(batch["input_ids"])}
+        }  # fmt: skip
+        shape = None
+    given = evaluate(encoder, shape, tasks="dc", plan=SMALL, **arguments)
+    found = callback.history[0]
+    error = np.hypot(found.information_error, given.information_error)
+    assert abs(found.information - given.information) <= 2 * error
+    assert given.information_error < 0.2 * given.information

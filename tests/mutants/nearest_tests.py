@@ -1,0 +1,89 @@
+"""Which tests are run for a file: those that import it, and of them those that reach the changed line."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import synbench_lightning
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = synbench_lightning.__name__
+LEFT_OUT = ("distributed", "test_argument_fuzz.py", "test_public_names.py")
+"""Tests that start processes of their own, in which the package is as it is on the disk; and those of all files."""
+
+
+def imports(path: Path) -> set[Path]:
+    """Files of the package and of the tests that a file imports; public names are traced to where they are defined."""
+    named: set[tuple[str, str]] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            named |= {(str(node.module), alias.name) for alias in node.names}
+        elif isinstance(node, ast.Import):
+            named |= {(alias.name, "") for alias in node.names}
+    found = set()
+    for module, name in named:
+        module = getattr(getattr(synbench_lightning, name, None), "__module__", module) if module == PACKAGE else module
+        inner = ROOT / (f"{module}.{name}".replace(".", "/") + ".py")
+        outer = ROOT / (module.replace(".", "/") + ".py")
+        found |= {one for one in (inner, outer) if one.is_file()}
+    return found
+
+
+def nearest_tests(path: Path, distance: int) -> list[Path]:
+    """The file itself (for its doctests), and the tests that may reach it.
+
+    Those that import it by the fewest steps and by at most so many more, and those in the folder of the tests of its
+    folder, whatever the number of steps.
+    """
+    graph = {one: imports(one) for folder in (PACKAGE, "tests") for one in sorted((ROOT / folder).rglob("*.py"))}
+    near, level = {path: 0}, 0
+    while new := {one for one, of in graph.items() if one not in near and of & near.keys()}:
+        near |= dict.fromkeys(new, level := level + 1)
+    tests = {one: steps for one, steps in near.items() if one.name.startswith("test_")}
+    tests = {one: steps for one, steps in tests.items() if not {one.name, one.parent.name} & {*LEFT_OUT}}
+    mirror = ROOT / "tests" / path.parent.relative_to(ROOT / PACKAGE) / f"test_{path.name}"
+    chosen = [one for one in tests if tests[one] <= min(tests.values()) + distance or one.parent == mirror.parent]
+    return [path, *sorted(chosen, key=lambda one: (one != mirror, tests[one], one))]
+
+
+@dataclass(eq=False)  # pytest keeps plugins in sets
+class Reached:
+    """A pytest plugin: how long each test takes, and which lines of a file it runs."""
+
+    path: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    lines: dict[str, set[int]] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        seen: set[int] = set()
+
+        def trace(frame: Any, event: str, _: Any) -> Any:
+            if frame.f_code.co_filename != self.path:
+                return None
+            seen.add(frame.f_lineno)
+            return trace
+
+        start = time.perf_counter()
+        threading.settrace(trace)
+        sys.settrace(trace)
+        result = yield
+        sys.settrace(None)
+        threading.settrace(None)  # type: ignore[arg-type]
+        if item.nodeid not in self.failed:
+            self.seconds[item.nodeid], self.lines[item.nodeid] = time.perf_counter() - start, seen
+        return result
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed.add(report.nodeid)

@@ -1,0 +1,131 @@
+"""Features of several layers from one forward."""
+
+import pytest
+import torch
+from torch import nn
+
+from synbench_lightning.runtime.collectives import SingleProcess
+from synbench_lightning.runtime.features import FeatureReader
+from synbench_lightning.runtime.layer_reading import LayerReader, check_layers
+from tests.runtime.test_layer_selection import VisionTransformer, block
+
+
+def chosen(module, layers, x, **arguments):
+    reader, read = LayerReader(module.eval(), layers, **arguments), FeatureReader(module)
+    with torch.no_grad():
+        reader.choose(lambda: module(x), read, len(x), tuple(x.shape[1:]), SingleProcess())
+    return reader, read
+
+
+@torch.no_grad()
+def features(module, layers, x, batch):
+    reader, read = chosen(module, layers, x[:3])
+    with reader.attached(read, tuple(x.shape[1:])) as layered:
+        whole = torch.cat([layered(module(part), len(part), tuple(x.shape[1:])) for part in x.split(batch)])
+    return dict(zip(reader.names, layered.split(whole), strict=True))
+
+
+def hooks(module):
+    return sum(len(part._forward_hooks) for part in module.modules())
+
+
+def test_the_features_are_those_of_the_network_cut_behind_each_layer_with_the_mean_over_space():
+    torch.manual_seed(0)
+    network = nn.Sequential(block(3, 4), block(4, 8), block(8, 8, 2), nn.AdaptiveMaxPool2d(1), nn.Flatten())
+    x = torch.randn(10, 3, 8, 8)
+    found = features(network, "auto", x, batch=4)
+    assert list(found) == ["0", "1", "2", "output"]
+    with torch.no_grad():
+        for depth in range(3):
+            torch.testing.assert_close(found[str(depth)], network[: depth + 1](x).mean((2, 3)))
+        torch.testing.assert_close(found["output"], network(x))
+
+
+def test_of_tokens_the_mean_is_taken_and_of_tuples_the_features():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(3, 8)
+
+        def forward(self, x):
+            return self.inner(x), {"attention": x}
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = Pair(), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.second(self.first(x)[0]).amax(1)
+
+    x, network = torch.randn(6, 5, 3), Two()
+    found = features(network, ("first", "second"), x, batch=6)
+    with torch.no_grad():
+        tokens = network.first(x)[0]
+        torch.testing.assert_close(found["first"], tokens.mean(1))
+        torch.testing.assert_close(found["second"], network.second(tokens).mean(1))
+
+
+def test_a_last_layer_that_is_the_output_is_not_read_twice():
+    network = nn.Sequential(block(3, 4), block(4, 4), block(4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    reader, _ = chosen(network, "auto", torch.randn(3, 3, 8, 8))
+    assert reader.names == ("0", "1", "2")
+
+
+def test_names_come_in_the_order_of_calls_and_the_output_has_the_name_that_it_was_given():
+    reader, _ = chosen(VisionTransformer(4), ("blocks.2", "blocks.0"), torch.randn(3, 3, 8, 8), output="backbone")
+    assert reader.names == ("blocks.0", "blocks.2", "backbone")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("blocks.9", "is not the name of a module of VisionTransformer"),
+        ("blocks.0.attn.out_proj", "is not called when the encoder is"),
+        ("pick", "gives no features"),
+    ],
+)
+def test_a_name_that_cannot_be_read_is_refused_with_those_that_can(name, why):
+    class Picking(VisionTransformer):
+        def __init__(self):
+            super().__init__(2)
+            self.pick = nn.Flatten(0)
+
+        def forward(self, x):
+            self.pick(x)
+            return super().forward(x)
+
+    Picking.__name__ = "VisionTransformer"
+    with pytest.raises(ValueError, match=rf"`layers`: '{name}' {why}.*'blocks.0'"):
+        chosen(Picking(), (name,), torch.randn(3, 3, 8, 8))
+
+
+@pytest.mark.parametrize("layers", ["layer3", [], ["a", "a"], 3, [1]])
+def test_other_values_are_refused(layers):
+    with pytest.raises(ValueError, match=r"`layers` must be"):
+        check_layers(layers)
+
+
+def test_no_hook_stays_also_where_a_forward_fails():
+    network = nn.Sequential(block(3, 4), block(4, 4), block(4, 4))
+    reader, read = chosen(network, "auto", torch.randn(3, 3, 8, 8))
+    assert hooks(network) == 0
+    found = []
+
+    def failing():
+        with reader.attached(read):
+            found.append(hooks(network))
+            network(torch.randn(3, 7, 8, 8))
+
+    with pytest.raises(RuntimeError):
+        failing()
+    assert found == [3]
+    assert hooks(network) == 0
+
+
+def test_layers_within_compiled_modules_are_read_and_named_without_the_wrapper():
+    network = nn.Sequential(nn.Sequential(block(3, 4), block(4, 4), block(4, 4)), nn.Flatten())
+    network[0] = torch.compile(network[0], backend="eager")
+    with torch.compiler.set_stance("force_eager"):
+        reader, _ = chosen(network, "auto", torch.randn(3, 3, 8, 8))
+    assert reader.names == ("0.0", "0.1", "0.2", "output")

@@ -1,0 +1,227 @@
+"""A step is run up to the encoder's call, on the way that training takes, and everything is as before afterwards."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from synbench_lightning.runtime.encoder_call import EncoderCall
+from synbench_lightning.runtime.input_leaf import InputLeaf
+from synbench_lightning.runtime.step_replay import NotReachedError, StepReplay
+from synbench_lightning.runtime.structures import at
+from tests.callbacks.runs import trainer
+from tests.encoders import Autoencoder
+from tests.integration.test_training_unchanged import assert_identical
+
+CALL = EncoderCall("encoder", input=InputLeaf(("args", 0), (1, 8, 8), 8))
+BATCH = [torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(8)]
+
+
+class Replaying(Callback):
+    """Calls a function in the third step, and keeps what it returns or raises."""
+
+    def __init__(self, function):
+        self.function, self.found, self.error = function, None, None
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == 2:
+            try:
+                self.found = self.function(trainer, pl_module)
+            except Exception as error:
+                self.error = error
+
+
+def given(trainer, pl_module, call=CALL, seeds=(1, 1, 2), **arguments):
+    replay = StepReplay(trainer, pl_module, call, **arguments)
+    with replay.ready():
+        return [replay.inputs(BATCH, seed)[0].args[0] for seed in seeds]
+
+
+def fit(make, function=given, datamodule=None):
+    """What the function gave, in a run that ends as it does without it."""
+    states = []
+    for callbacks in ([], [Replaying(function)]):
+        torch.manual_seed(0), random.seed(0), np.random.seed(0)
+        model = make()
+        run = trainer(*callbacks, max_steps=4)
+        data = None if datamodule is None else datamodule()
+        run.fit(model, datamodule=data)
+        own = [data.count if data else 0, getattr(model, "count", 0), getattr(model, "seen", [])]
+        progress = run.fit_loop.epoch_loop.state_dict()
+        states.append([model.state_dict(), [one.state_dict() for one in run.optimizers], own, progress])
+        states[-1].append([random.random(), np.random.rand(), torch.rand(())])
+    assert_identical(*states)
+    if callbacks[0].error is not None:
+        raise callbacks[0].error
+    return callbacks[0].found
+
+
+class Prepared(Autoencoder):
+    """Whatever comes before the encoder: a hook, noise, counters, layers and their statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.count, self.seen = nn.BatchNorm2d(1), 0, []
+        self.generator, self.rng = torch.Generator().manual_seed(2), np.random.default_rng(2)
+
+    def on_train_batch_start(self, batch, batch_idx):
+        self.scale = 2.0
+
+    def training_step(self, batch, batch_idx):
+        self.count += 1
+        self.seen.append(batch_idx)
+        x = self.norm(batch[0]) * self.scale + random.random() + np.random.rand() + self.rng.random()
+        x = x + torch.randn(x.shape, generator=self.generator) + nn.functional.dropout(x, 0.5, self.training)
+        return super().training_step([x], batch_idx)
+
+
+def test_what_is_random_depends_on_the_seed_alone_and_training_ends_as_without():
+    one, again, other = fit(Prepared)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert (one == 0).sum() == 0
+    assert one.shape == (8, 1, 8, 8)
+
+
+def test_the_encoder_is_given_what_comes_before_it_and_nothing_after_it_is_run():
+    class Failing(Autoencoder):
+        def training_step(self, batch, batch_idx):
+            found = super().training_step([2 * batch[0]], batch_idx)
+            assert torch.is_grad_enabled()
+            return found
+
+    one, *_ = fit(Failing)
+    assert torch.equal(one, 2 * BATCH[0])
+
+
+class WithHooks(LightningDataModule):
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.randn(80, 1, 8, 8), torch.zeros(80)), batch_size=8)
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        self.count += 1
+        return [batch[0] + 1, batch[1]]
+
+
+class Hooked(Autoencoder):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return [3 * batch[0], batch[1]]
+
+
+@pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`")
+def test_the_transfer_hooks_are_those_that_training_has():
+    assert torch.equal(fit(Hooked)[0], 3 * BATCH[0])
+    assert torch.equal(fit(Autoencoder, datamodule=WithHooks)[0], BATCH[0] + 1)
+    assert torch.equal(fit(Hooked, datamodule=WithHooks)[0], 3 * (BATCH[0] + 1))
+
+
+def test_an_encoder_that_was_not_seen_is_given_the_input_of_its_shape():
+    found = fit(Hooked, lambda *both: given(*both, call=None, shape=(1, 8, 8)))
+    assert torch.equal(found[0], 3 * BATCH[0])
+    with pytest.raises(NotReachedError, match=r"the batch holds no input of shape \(4,\)"):
+        fit(Hooked, lambda *both: given(*both, call=None, shape=(4,)))
+
+
+def test_a_method_and_a_later_call_are_seen():
+    class ByMethod(Autoencoder):
+        def embed(self, x, *, scale):
+            return self.encoder(x * scale)
+
+        def training_step(self, batch, batch_idx):
+            return (self.embed(batch[0], scale=1.0) - self.embed(batch[0], scale=2.0)).square().mean()
+
+    call = EncoderCall("", "embed", InputLeaf(("args", 0), (1, 8, 8), 8), calls=2)
+
+    def both(trainer, pl_module):
+        replay = StepReplay(trainer, pl_module, call)
+        with replay.ready():
+            found = replay.inputs(BATCH, 0, calls=2)
+            with pytest.raises(NotReachedError, match="`training_step` calls the encoder 2 times"):
+                replay.inputs(BATCH, 0, calls=3)
+        assert "embed" not in vars(pl_module)
+        return [at(one, ("kwargs", "scale")) for one in found]
+
+    assert fit(ByMethod, both) == [1.0, 2.0]
+
+
+class Manual(Autoencoder):
+    """Steps an optimizer before it calls the encoder."""
+
+    before = "step"
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        self.toggle_optimizer(optimizer)
+        optimizer.zero_grad()
+        if self.before == "backward":
+            self.manual_backward(self.decoder(torch.ones(2, 16)).mean())
+        if self.before == "step":
+            optimizer.step()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        optimizer.step()
+        self.untoggle_optimizer(optimizer)
+
+
+@pytest.mark.parametrize("before", ["step", "backward"])
+def test_a_step_of_an_optimizer_before_the_encoder_is_not_made(before):
+    with pytest.raises(NotReachedError, match="it makes a step before it calls the encoder"):
+        fit(type("Stepping", (Manual,), {"before": before}))
+
+
+def test_optimizers_by_hand_are_no_obstacle_after_the_encoder():
+    assert torch.equal(fit(type("After", (Manual,), {"before": ""}))[0], BATCH[0])
+
+
+def test_an_iterator_in_the_module_is_not_advanced():
+    class Iterating(Autoencoder):
+        def __init__(self):
+            super().__init__()
+            self.noise = iter(torch.randn(100, 1))
+
+        def training_step(self, batch, batch_idx):
+            return super().training_step([batch[0] + next(self.noise)], batch_idx)
+
+    with pytest.raises(ValueError, match=r"Iterating\.noise is an iterator"):
+        fit(Iterating)
+
+
+def test_a_step_that_fails_or_takes_an_iterator_says_so():
+    class Picky(Autoencoder):
+        def training_step(self, batch, batch_idx):
+            if not torch.is_grad_enabled():
+                raise KeyError("mask")
+            return super().training_step(batch, batch_idx)
+
+    with pytest.raises(NotReachedError, match="`training_step` failed before it: KeyError: 'mask'"):
+        fit(Picky)
+
+
+def test_a_generator_of_a_loader_that_the_module_holds_goes_on_where_it_was():
+    class Holding(Autoencoder):
+        def __init__(self):
+            super().__init__()
+            self.loader = super().train_dataloader()
+            self.loader = DataLoader(self.loader.dataset, 8, shuffle=True, generator=torch.Generator().manual_seed(4))
+
+        def train_dataloader(self):
+            return self.loader
+
+        @property
+        def count(self):
+            return self.loader.generator.get_state()
+
+    fit(Holding)
