@@ -1,114 +1,205 @@
-"""Which of the calls of a training step is the encoder's."""
+"""Which of the calls of a training step is the encoder's, and where in it the representation is."""
 
 import pytest
+import torch
+from lightning.pytorch import LightningModule
 from torch import nn
 
-from synbench_lightning.runtime.call_recorder import Call
+from synbench_lightning.runtime.call_recorder import CallRecorder
+from synbench_lightning.runtime.call_tree import CallTree
 from synbench_lightning.runtime.encoder_ranking import rank_encoders
+from synbench_lightning.runtime.module_names import is_head, named_like_encoder
 
 
-def tree(sizes):
-    """Modules by dotted path, each with so many parameters of its own; owners in between are containers."""
-    root = nn.Module()
-    for path, size in sizes.items():
-        *owners, name = path.split(".")
-        part = root
-        for owner in owners:
-            if not hasattr(part, owner):
-                part.add_module(owner, nn.Module())
-            part = getattr(part, owner)
-        part.add_module(name, nn.Linear(size, 1, bias=False))
-    return root
+def net(inputs=8, outputs=4, width=16):
+    return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, outputs))
 
 
-def order(*paths, sizes=None, **changed):
-    """Paths from the likeliest encoder on, of calls that were made in this order."""
-    calls = {path: Call(path, (8,), **changed.get(path.replace(".", "_"), {})) for path in paths}
-    return [call.path for call in rank_encoders(calls, tree({path: (sizes or {}).get(path, 100) for path in paths}))]
+class Of(nn.Module):
+    """Parts by name, and a forward over them."""
+
+    def __init__(self, forward, **parts):
+        super().__init__()
+        self.over = forward
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, *args):
+        return self.over(self, *args)
 
 
-@pytest.mark.parametrize("head", ["head", "projector", "student_head", "predictorNet", "decoder", "fc", "model.logits"])
+class Root(LightningModule):
+    pass
+
+
+def ranked(step, x=None, **parts):
+    """Names of the candidates in their order, each with where in it the representation is."""
+    root = Root()
+    for name, part in parts.items():
+        root.add_module(name, part)
+    recorder = CallRecorder(root)
+    step(root, torch.rand(6, 8) if x is None else x)
+    calls = recorder.end()
+    tree = CallTree(calls, root)
+    found = []
+    for call in rank_encoders(calls, root):
+        readout = tree.readout(call)
+        found.append((call.name, readout and (readout.head or readout.parts)))
+    return found
+
+
+def first(step, x=None, **parts):
+    return ranked(step, x, **parts)[0]
+
+
+@pytest.mark.parametrize("head", ["head", "projector", "student_head", "predictorNet", "decoder", "fc", "logits"])
 def test_a_head_is_no_encoder(head):
-    assert order("net", head) == ["net"]
-
-
-def test_an_encoder_in_a_head_is_one():
-    assert order("head.encoder", "head.last") == ["head.encoder"]
+    assert ranked(lambda m, x: getattr(m, head)(m.net(x)), net=net(), **{head: net(4)}) == [("net", None)]
 
 
 @pytest.mark.parametrize("name", ["encoder", "backbone", "trunk", "online_encoder", "visual", "patchEncoder"])
 def test_a_name_that_says_encoder_goes_before_one_that_says_nothing(name):
-    assert order("first", name, "last") == [name, "first", "last"]
+    found = ranked(lambda m, x: (m.first(x), getattr(m, name)(x)), first=net(), **{name: net()})
+    assert [path for path, _ in found] == [name, "first"]
 
 
-def test_what_says_nothing_is_in_the_order_of_the_calls():
-    assert order("b", "a", "c") == ["b", "a", "c"]
+@pytest.mark.parametrize(
+    ("path", "head", "encoder"),
+    [
+        ("encoder_q", False, True), ("encoder_head", True, False), ("head.encoder", False, True),
+        ("visual_projection", True, False), ("encoder_to_decoder", True, False), ("projector.0", True, False),
+        ("student", False, False), ("vision_model", False, True),
+    ],
+)  # fmt: skip
+def test_the_last_word_that_says_anything_counts(path, head, encoder):
+    assert (is_head(path), named_like_encoder(path)) == (head, encoder)
 
 
 @pytest.mark.parametrize("stem", ["embedding", "patch_embed", "stem", "norm", "tokenizer"])
 def test_what_stands_before_the_encoder_comes_after_it(stem):
-    assert order(stem, "net") == ["net", stem]
-    assert order(stem, "inner.blocks") == ["inner.blocks", stem]
+    found = ranked(lambda m, x: m.net(getattr(m, stem)(x)), net=net(), **{stem: net(8, 8)})
+    assert [path for path, _ in found] == ["net", stem]
 
 
 def test_what_is_trained_goes_before_its_average_and_before_what_is_not():
-    assert order("teacher_encoder", "student_encoder") == ["student_encoder", "teacher_encoder"]
-    assert order("encoder", "net", encoder={"trained": False}) == ["net", "encoder"]
+    def step(m, x):
+        return m.head(m.student_encoder(x)), m.teacher_encoder(x), m.frozen_encoder(x)
+
+    frozen = net().requires_grad_(False)
+    found = ranked(step, head=net(4), teacher_encoder=net(), student_encoder=net(), frozen_encoder=frozen)
+    assert [path for path, _ in found] == ["student_encoder", "teacher_encoder", "frozen_encoder"]
 
 
-def test_what_needs_more_than_an_input_comes_last():
-    assert order("encoder", "other", encoder={"missing": ("mask",)}, other={"trained": False}) == ["other", "encoder"]
+def test_of_a_small_and_a_large_module_without_names_the_small_one_comes_later():
+    found = ranked(lambda m, x: m.large(m.small(x)), small=nn.Linear(8, 8), large=net(8, 4, 400))
+    assert [path for path, _ in found] == ["large", "small"]
 
 
-def test_what_gives_no_features_is_no_encoder():
-    assert order("encoder", "net", encoder={"features": False}) == ["net"]
+def test_a_model_that_returns_features_is_one_and_its_encoder_a_part_of_it():
+    model = Of(lambda m, x: m.encoder(m.patches(x)), patches=nn.Linear(8, 8), encoder=net())
+    found = ranked(lambda m, x: m.head(m.model(x)), model=model, head=net(4))
+    assert [path for path, _ in found] == ["model", "model.encoder"]
 
 
-def test_the_outer_goes_before_the_inner():
-    assert order("inner.encoder", "encoder") == ["encoder", "inner.encoder"]
-    assert order("inner.net", "net") == ["net", "inner.net"]
+@pytest.mark.parametrize("ends", ["decoder", "up"])
+def test_a_model_that_reconstructs_is_none_and_its_narrowest_part_is(ends):
+    model = Of(lambda m, x: getattr(m, ends)(m.down(x)).view_as(x), down=net(8, 4), **{ends: net(4, 8)})
+    assert first(lambda m, x: m.model(x).square().mean(), model=model) == ("model.down", None)
 
 
-def test_a_documented_name_goes_before_another_that_says_encoder():
-    assert order("trunk", "backbone", "encoder") == ["encoder", "backbone", "trunk"]
+def test_of_a_network_with_skips_the_bottleneck_is_read():
+    def forward(m, x):
+        one = m.down(x)
+        return m.up(torch.cat([one, m.mid(one)], 1))
+
+    unet = Of(
+        forward, down=nn.Conv2d(3, 8, 2, 2), mid=nn.Conv2d(8, 8, 3, padding=1), up=nn.ConvTranspose2d(16, 3, 2, 2)
+    )
+    found = first(lambda m, x: m.unet(x).square().mean(), torch.rand(6, 3, 8, 8), unet=unet)
+    assert found[0] == "unet"
+    assert found[1][0] == "mid"
 
 
-@pytest.mark.parametrize(("size", "first"), [(2, "net"), (4, "small")])
-def test_a_module_of_less_than_three_hundredths_of_the_largest_beside_it_comes_after_it(size, first):
-    assert order("small", "net", sizes={"small": size})[0] == first
+def test_what_another_module_is_given_is_no_reconstruction():
+    model = Of(lambda m, x: m.two(m.one(x)), one=net(8, 2), two=net(2, 8))
+    assert first(lambda m, x: m.head(m.model(x)), model=model, head=net()) == ("model", None)
+    assert first(lambda m, x: m.loss(m.model(x)), model=model, loss=net())[0] == "model.one"
 
 
-def test_a_block_of_a_network_is_not_its_encoder_unless_its_name_says_so():
-    class Net(nn.Sequential):
+def test_the_features_before_a_head_are_read_with_a_telling_name_and_without():
+    for name in ("fc", "last"):
+        model = Of(
+            lambda m, x, name=name: getattr(m, name)(m.b(m.a(x))), a=net(8, 8), b=net(8, 8), **{name: nn.Linear(8, 3)}
+        )
+        assert first(lambda m, x: m.model(x).logsumexp(1).mean(), model=model) == ("model", name)
+
+
+def test_a_last_layer_that_another_module_is_given_is_no_head():
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    assert first(lambda m, x: m.model(x).logsumexp(1).mean(), model=model) == ("model", "2")
+    assert first(lambda m, x: m.after(m.model(x).relu()), model=model, after=net(4)) == ("model", None)
+
+
+def test_a_pooling_layer_by_the_name_of_a_head_is_none():
+    model = Of(lambda m, x: m.head(m.body(x)), body=net(8, 4), head=nn.LayerNorm(4))
+    assert first(lambda m, x: m.projector(m.model(x)), model=model, projector=net(4)) == ("model", None)
+
+
+def test_a_trunk_that_a_head_is_given_is_read_itself_and_one_stage_of_it_is_not():
+    whole = Of(lambda m, x: m.fc(m.body(x)), body=net(8, 8), fc=nn.Linear(8, 3))
+    assert first(lambda m, x: m.model(x).sum(), model=whole) == ("model.body", None)
+    staged = Of(lambda m, x: m.fc(m.late(m.early(x))), early=net(8, 8), late=net(8, 8), fc=nn.Linear(8, 3))
+    assert first(lambda m, x: m.model(x).sum(), model=staged) == ("model", "fc")
+
+
+def test_an_early_stage_by_the_name_of_an_encoder_is_none_before_a_larger_one():
+    model = Of(
+        lambda m, x: m.fc(m.context(m.feature_extractor(x))),
+        feature_extractor=net(8, 8), context=net(8, 8, 64), fc=nn.Linear(8, 3),
+    )  # fmt: skip
+    assert first(lambda m, x: m.model(x).sum(), model=model) == ("model", "fc")
+
+
+def test_a_module_that_compares_two_views_is_none_and_its_encoder_is():
+    def forward(m, one, other):
+        return m.net(one) @ m.net(other).T, torch.arange(len(one))
+
+    x = torch.rand(6, 2, 4)
+    pair = Of(forward, net=Of(lambda m, x: m.layer(x.flatten(1)), layer=nn.Linear(8, 4)))
+    assert first(lambda m, x: m.pair(x, x.flip(1))[0].sum(), x, pair=pair)[0] == "pair.net"
+
+
+def test_words_that_are_predicted_with_the_embedding_s_weights_are_no_features():
+    def forward(m, ids):
+        return m.blocks(m.words(ids)) @ m.words.weight.T
+
+    model = Of(forward, words=nn.Embedding(30, 8), blocks=net(8, 8))
+    found = first(lambda m, ids: m.model(ids).logsumexp(-1).mean(), torch.randint(30, (6, 5)), model=model)
+    assert found[0] == "model"
+    assert found[1][0] == "blocks"
+
+
+def test_a_method_that_returns_features_is_one_and_those_that_decode_are_not():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(8, 3), nn.Linear(3, 8)
+
+        def encode(self, x):
+            return self.one(x).relu()
+
+        def decode(self, z):
+            return self.two(z)
+
         def forward(self, x):
-            return super().forward(x)
+            return self.decode(self.encode(x))
 
-    root = nn.Module()
-    root.net = nn.Module()
-    root.net.block, root.net.encoder = nn.Linear(8, 8), nn.Linear(8, 8)
-    calls = {path: Call(path, (8,)) for path in ("net.block", "net.encoder")}
-    assert [call.path for call in rank_encoders(calls, root)] == ["net.encoder", "net.block"]  # in a container
-    root.net = Net()
-    root.net.block, root.net.encoder = nn.Linear(8, 8), nn.Linear(8, 8)
-    assert [call.path for call in rank_encoders(calls, root)] == ["net.encoder"]
+    assert first(lambda m, x: m.model(x).square().mean(), model=Both()) == ("model.encode", None)
 
 
-@pytest.mark.parametrize(
-    ("shape", "others", "first"),
-    [
-        ((4, 16), (), "vit"),  # tokens in: the blocks of a vision transformer
-        ((64,), (), "vit.encoder"),  # as large as the owner's input: an encoder of its own
-        ((4, 16), ("vit.decoder",), "vit.encoder"),  # as in a masked autoencoder
-    ],
-)
-def test_an_inner_encoder_is_a_part_of_one_where_its_input_is_another_and_nothing_decodes(shape, others, first):
-    class Owner(nn.Module):
-        def forward(self, x):
-            raise NotImplementedError
+def test_where_everything_has_the_name_of_a_head_what_judges_is_read_and_not_what_generates():
+    def step(m, x):
+        return m.discriminator(m.generator(x)).mean()
 
-    root = nn.Module()
-    root.vit = Owner()
-    root.vit.encoder, root.vit.decoder = nn.Linear(8, 8), nn.Linear(8, 8)
-    calls = {"vit.encoder": Call("vit.encoder", shape), **{path: Call(path, (8,)) for path in others}}
-    calls["vit"] = Call("vit", (1, 8, 8) if shape != (4, 16) else (1, 10, 10))
-    assert rank_encoders(calls, root)[0].path == first
+    found = ranked(step, generator=net(8, 8), discriminator=net(8, 1))
+    assert [path for path, _ in found] == ["discriminator"]
