@@ -306,6 +306,13 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             module=module_behind(self._encoder.forward), call=self._discovery.call,
             layers=self._layer_reader(pl_module),
         )  # fmt: skip
+        if not self._ready() and not self._view_collection.collecting:
+            rank_zero_warn(
+                f"SynBench: training calls {self._encoder.name}, and nothing in it takes real vectors of one shape, so "
+                "there is no score; without inputs or labels nothing else is measured, and no probes are made in this "
+                "run. Give `inputs` and `views`, or `labels`."
+            )
+            return
         about = "" if probe.with_labels is None else f" and {probe.with_labels.num_inputs} labelled inputs"
         rank_zero_info(
             f"SynBench probes {self._encoder.name}, with inputs of shape {shape}, every {self.schedule}: "

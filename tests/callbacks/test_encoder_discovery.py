@@ -7,9 +7,10 @@ from torch.utils.data import DataLoader
 
 from synbench_lightning import evaluate
 from tests.callbacks.runs import SMALL, probing, steps, trainer
-from tests.integration import user_modules
+from tests.integration import user_inputs, user_modules, user_wrappers
 from tests.integration.test_training_unchanged import assert_identical
 
+KINDS = [*user_modules.KINDS, *user_wrappers.KINDS, *user_inputs.KINDS]
 quiet = pytest.mark.filterwarnings("ignore:torch.utils.checkpoint:UserWarning", "ignore:.*[Ll]azy")
 
 
@@ -22,7 +23,7 @@ def fit(make, *callbacks, **arguments):
 
 
 @quiet
-@pytest.mark.parametrize("make", user_modules.KINDS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
 def test_a_run_without_arguments_takes_what_training_takes_and_changes_nothing(make, caplog):
     plain, its_run = fit(make)
     callback = probing(every=4, tasks="dc", inputs="auto")
@@ -31,8 +32,10 @@ def test_a_run_without_arguments_takes_what_training_takes_and_changes_nothing(m
     assert steps(callback)[0] == 0
     assert {result.input_shape for result in callback.history} == {make.shape}
     said = next(record.message for record in caplog.records if "SynBench probes" in record.message)
-    name = f"`{make.path}`, a " if make.path else "the `forward` of "
+    name = f"`{make.path}`, a" if make.path else "the `forward` of "
     assert said.startswith(f"SynBench probes {name}")
+    assert make.inside in said
+    assert make.inside or " its head " not in said
     assert_identical(plain.state_dict(), probed.state_dict())
     assert_identical([o.state_dict() for o in its_run.optimizers], [o.state_dict() for o in run.optimizers])
     assert getattr(plain, "graphs", 0) == getattr(probed, "graphs", 0)
@@ -51,8 +54,8 @@ def test_the_probe_of_step_0_is_that_of_the_weights_and_statistics_before_the_fi
 def test_the_others_that_training_calls_are_named(caplog):
     with caplog.at_level("INFO"):
         fit(user_modules.BYOL, probing())
-    [said] = [record.message for record in caplog.records if "training calls" in record.message]
-    assert said.startswith("Beside `online_encoder`, training calls `target_encoder`: `encoder=` names another")
+    [said] = [record.message for record in caplog.records if "training also calls" in record.message]
+    assert said.startswith("SynBench: training also calls `target_encoder`: `encoder=` names another")
 
 
 class Lengths(user_modules.Foreign):

@@ -100,11 +100,26 @@ def test_ddp_takes_the_shape_that_training_gives_the_encoder_on_the_first_proces
     assert_like_one_process(found[0]["history"][0], alone)
 
 
-def test_ddp_training_is_the_same_to_the_bit(tmp_path):
+@pytest.mark.parametrize(
+    ("user", "shape", "name"),
+    [
+        ("Text", [6, 16], "`text`, a Of, with"),
+        ("ForwardIsTheTeacher", [1, 8, 8], "`backbone.forward_student`, a method, with"),
+    ],
+)
+def test_ddp_makes_the_call_that_training_makes(tmp_path, user, shape, name):
+    found, log = run(tmp_path, user=user)
+    assert_same_on_every_process(found)
+    assert {tuple(result["input_shape"]) for result in found[0]["history"]} == {tuple(shape)}
+    assert log.count(f"SynBench probes {name}") == 1
+
+
+@pytest.mark.parametrize("user", [None, "Text", "ForwardIsTheTeacher"])
+def test_ddp_training_is_the_same_to_the_bit(tmp_path, user):
     plain, probed = tmp_path / "plain", tmp_path / "probed"
     plain.mkdir()
     probed.mkdir()
-    for one, other in zip(run(plain, probes=False)[0], run(probed)[0], strict=True):
+    for one, other in zip(run(plain, probes=False, user=user)[0], run(probed, user=user)[0], strict=True):
         assert one["weights"] == other["weights"]
 
 

@@ -21,6 +21,7 @@ from synbench_lightning import BenchmarkCallback, ProbePlan
 from tests.callbacks.runs import SMALL, probing, trainer
 from tests.distributed.leaving import leave
 from tests.encoders import Autoencoder
+from tests.integration import user_inputs, user_wrappers
 from tests.integration.user_modules import Foreign, patches, transformer
 
 HAS_FSDP = hasattr(strategies, "ModelParallelStrategy")
@@ -133,11 +134,12 @@ def train(
     inputs: bool = False,
     accelerator: str = "cpu",
     lengths_differ: bool = False,
+    user: str | None = None,
 ) -> None:
     """Train an autoencoder; with ``fails_on`` the encoder raises on that rank at step ``fails_at``.
 
     With ``benchmark`` a benchmark is evaluated in place of the score; with ``inputs`` batches are larger, and
-    information about the first one is measured.
+    information about the first one is measured. ``user`` names a module as users write them.
     """
     lengths: list[int] = []
 
@@ -150,6 +152,8 @@ def train(
 
     seed_everything(0)
     kind: Any = Noised if inputs else Lengths if lengths_differ else Skipping if skipping else Autoencoder
+    if user is not None:
+        kind = getattr(user_inputs, user, None) or getattr(user_wrappers, user)
     model: Any = Sharded(sharded) if sharded in PARTS else kind()
     strategy: Any = "ddp"
     if sharded in PARTS:
@@ -158,7 +162,7 @@ def train(
         of_lightning = FSDP1OnCPU if accelerator == "cpu" else FSDPStrategy
         strategy = of_lightning(auto_wrap_policy={nn.Linear} if sharded == "fsdp1, layers" else None)
     plan = ProbePlan(forwards=forwards, num_scales=num_scales)
-    through: Any = None if lengths_differ or inputs else "encoder" if sharded else encoder
+    through: Any = None if lengths_differ or inputs or user else "encoder" if sharded else encoder
     callback: Any = probing(
         every=5, encoder=through, on_error=on_error, plan=plan, batch_size=32, inputs="auto" if inputs else None
     )

@@ -17,6 +17,8 @@ from synbench_lightning.callbacks.run_state import FORMAT
 from tests.callbacks.runs import SMALL, probing, steps, trainer
 from tests.encoders import Autoencoder
 from tests.integration.test_resume import SaveBefore
+from tests.integration.user_inputs import Text
+from tests.integration.user_wrappers import Classifies, ForwardIsTheTeacher
 
 DATA = Path(__file__).parents[1] / "data"
 IMAGES = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -320,3 +322,31 @@ def test_patience_that_cannot_be_read_begins_anew_with_a_warning():
     with pytest.warns(UserWarning, match="SynBenchEarlyStopping cannot be read: it has no 'stopped_epoch'"):
         trainer(*found, max_steps=20).fit(Model(), ckpt_path="changed.ckpt")
     assert torch.isfinite(found[2].best_score)
+
+
+@pytest.mark.parametrize("make", [Text, ForwardIsTheTeacher, Classifies], ids=lambda make: make.__name__)
+def test_the_call_of_the_encoder_goes_on_with_the_run(make, caplog):
+    trainer(probing(), SaveBefore(7), max_steps=8).fit(make())
+    state = next(iter(torch.load("saved.ckpt", weights_only=True)["callbacks"].values()))
+    resumed = probing()
+    with caplog.at_level("INFO"):
+        trainer(resumed, max_steps=12).fit(make(), ckpt_path="saved.ckpt")
+    assert steps(resumed) == [0, 5, 10, 12]
+    assert {result.input_shape for result in resumed.history} == {make.shape}
+    said = next(record.message for record in caplog.records if "SynBench probes" in record.message)
+    assert f"`{make.path}`" in said
+    assert make.inside in said
+    assert (state["call"]["path"], state["call"]["method"]) == tuple(f"{make.path}.".split(".")[:2])
+    assert not any("training also calls" in record.message for record in caplog.records)  # nothing was looked for
+
+
+def test_a_state_that_does_not_hold_the_call_has_it_found_again():
+    trainer(probing(), SaveBefore(7), max_steps=8).fit(Text())
+    checkpoint = torch.load("saved.ckpt", weights_only=True)
+    for state in checkpoint["callbacks"].values():
+        state["call"] = {"path": "text", "listed": False}  # as before version 0.1
+    torch.save(checkpoint, "older.ckpt")
+    resumed = probing()
+    trainer(resumed, max_steps=12).fit(Text(), ckpt_path="older.ckpt")
+    assert steps(resumed) == [0, 5, 10, 12]
+    assert {result.input_shape for result in resumed.history} == {Text.shape}

@@ -46,6 +46,7 @@ class Foreign(LightningModule):
 
     path = "encoder"
     shape: tuple[int, ...] = (1, 8, 8)
+    inside = ""  # where in it the representation is, in the words of the log
 
     def loss(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -277,7 +278,7 @@ class MaskedOptional(Foreign):
 class MaskedRequired(Foreign):
     """The backbone needs a mask; the transformer in it does not."""
 
-    path, shape = "backbone.encoder", (4, 16)
+    path, shape = "backbone", (4, 16)
 
     def __init__(self) -> None:
         super().__init__()
@@ -434,7 +435,7 @@ class Silent(Foreign):
 class ByMethod(Foreign):
     """The backbone is called through a method of its."""
 
-    path = "backbone"
+    path = "backbone.forward_features"
 
     def __init__(self) -> None:
         super().__init__()
@@ -570,7 +571,7 @@ class ByHand(Foreign):
 class OwnForward(Foreign):
     """No part has a name; training calls the module itself."""
 
-    path = ""
+    path, inside = "", "before its head `l2`"
 
     def __init__(self) -> None:
         super().__init__()
@@ -585,7 +586,7 @@ class OwnForward(Foreign):
 
 
 class OwnForwardWithHead(OwnForward):
-    path = "trunk"
+    path, inside = "trunk", ""
 
     def __init__(self) -> None:
         super().__init__()
