@@ -95,7 +95,12 @@ class CallTree:
             same_shape = call.input is None or owner.input is None or call.input.shape == owner.input.shape
             if not (same_shape or self._passed_on(call, "given")):
                 return True
-            return head.key not in call.consumers and taken is not None and taken not in call.shapes
+            if head.key in call.consumers:
+                return False
+            later = [part for part in self.parts(owner) if part.key in call.consumers]
+            return any(_parameters(self.root, part.path) for part in later) or (
+                taken is not None and taken not in call.shapes
+            )
         narrowest = min(_narrowest(part) for part in self.parts(owner) if not is_head(part.path) and part.features)
         return _narrowest(call) > narrowest or self._predicts_words(owner)
 

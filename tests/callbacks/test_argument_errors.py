@@ -48,7 +48,7 @@ from tests.encoders import Autoencoder, Batches
         ({"prefix": "a/b"}, "`prefix` must be a non-empty text without '/'"),
         (
             {"inputs": np.zeros((40, 1, 8, 8))},
-            r"`inputs` must be a tensor .* got a ndarray \(float64\)",
+            r"`inputs` must be 'auto', a tensor .* got a ndarray \(float64\)",
         ),
         (
             {"batch_size": torch.zeros(500)},
@@ -145,37 +145,6 @@ def test_no_encoder_at_all():
 
     with pytest.raises(ValueError, match=r"No encoder was found in Nothing.*one of 'layer' or a callable"):
         trainer(SynBenchCallback(), limit_val_batches=0).fit(Nothing())
-
-
-class Unrepeatable(Autoencoder):
-    """Its encoder returns something else in each call, and nothing in it is an encoder by itself."""
-
-    def __init__(self):
-        super().__init__()
-
-        class Counting(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.weight, self.calls = nn.Parameter(torch.ones(8)), [0]
-
-            def forward(self, x):
-                Unrepeatable.calls += 1
-                return (x * self.weight * Unrepeatable.calls).flatten(1)
-
-        self.encoder = Counting()
-
-    calls = 0
-
-    def training_step(self, batch, batch_idx):
-        return self.decoder(self.encoder(batch[0])[:, :16]).square().mean()
-
-
-def test_an_encoder_that_does_not_do_again_what_it_did():
-    message = "No encoder was found: training called `encoder`, and a repetition of these calls returned something else"
-    model = Unrepeatable()
-    with pytest.raises(ValueError, match=message):
-        trainer(SynBenchCallback(inputs=None)).fit(model)
-    assert not any(part._forward_hooks for part in model.modules())
 
 
 def test_a_named_encoder_that_training_does_not_call_is_told_with_what_it_calls():

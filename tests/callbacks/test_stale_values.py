@@ -164,4 +164,4 @@ def test_an_average_that_is_kept_and_not_probed_is_warned_of_and_can_be_probed_a
     with pytest.warns(UserWarning, match="not the averages that StochasticWeightAveraging makes.*`evaluate\\(\\)`"):
         trainer(average, callback, max_steps=-1, max_epochs=4).fit(model)
     kept = evaluate(model.encoder, (1, 8, 8), plan=plan)
-    assert abs(kept.score() - callback.history[-1].score()) > 0.02
+    assert abs(kept.score() - callback.history[-1].score()) > 0.01

@@ -44,27 +44,6 @@ class Text(Foreign):
         return DataLoader([{"ids": i * m, "mask": m} for i, m in zip(ids, mask, strict=True)], batch_size=8)
 
 
-class Causal(Text):
-    """Its model returns logits and a loss."""
-
-    path, inside = "model", "before its head `model.lm_head`"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.text = None
-
-        def forward(m: Any, ids: Tensor, targets: Tensor) -> Any:
-            logits = m.lm_head(m.h(m.wte(ids) + m.wpe(torch.arange(ids.shape[1]))))
-            return logits, cross_entropy(logits.flatten(0, 1), targets.flatten())
-
-        self.model = Of(
-            forward, wte=nn.Embedding(WORDS, 16), wpe=nn.Embedding(6, 16), h=transformer(), lm_head=self.lm_head
-        )
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return self.model(batch["ids"], batch["ids"])[1]
-
-
 class Tied(Text):
     """Words are predicted with the weights of the embedding."""
 
@@ -129,19 +108,6 @@ class TakesBytes(Takes):
         return (x * 255).to(torch.uint8)
 
 
-class TakesHalfPrecision(TakesBytes):
-    def model(self) -> nn.Module:
-        def forward(m: Any, x: Tensor) -> Any:
-            if x.dtype != torch.float16:
-                raise TypeError(x.dtype)
-            return m.net(x.float())
-
-        return Of(forward, net=conv())
-
-    def given(self, x: Tensor) -> Any:
-        return x.half()
-
-
 @dataclass
 class Sample:
     image: Tensor
@@ -197,7 +163,7 @@ class KeepsAState(Takes):
 
 
 KINDS: list[type[Foreign]] = [
-    Text, Causal, Tied, OneMapping, WordsTimeFirst, TakesBytes, TakesHalfPrecision, TakesADataclass, TakesSpectra,
+    Text, Tied, OneMapping, WordsTimeFirst, TakesBytes, TakesADataclass, TakesSpectra,
     TakesTimeFirst, KeepsAState,
 ]  # fmt: skip
 """All of them."""
