@@ -99,6 +99,7 @@ CALLS = {
     public.GaussianTask: {"name": "one", "direction": torch.ones(4), "colour": None, "mean": None},
     public.LabelledTask: {"name": "one", "examples": FEATURES, "labels": LABELS},
     public.RobustLinearProbe: {"epsilon": 0.1},
+    public.LayerEncoder: {"encoder": nn.Sequential(nn.Linear(4, 2)), "layer": "0"},
     public.RobustLinearProbe(0.1).fit: {"X": FEATURES, "y": LABELS},
     public.TaskRobustLoss: LOSS,
     public.TaskRobustLoss(**LOSS).forward: {

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from synbench_lightning.checks import shown
 from synbench_lightning.runtime.features import FeatureReader
 from synbench_lightning.runtime.input_shape import tensors_in
 
@@ -32,6 +33,10 @@ class LayerEncoder(nn.Module):
 
     def __init__(self, encoder: nn.Module, layer: str) -> None:
         super().__init__()
+        if not isinstance(encoder, nn.Module):
+            raise ValueError(f"`encoder` must be a module, got {shown(encoder)}.")
+        if not isinstance(layer, str) or not layer:
+            raise ValueError(f"`layer` must be the dotted name of a module, got {shown(layer)}.")
         try:
             module = encoder.get_submodule(layer)
         except AttributeError as error:
