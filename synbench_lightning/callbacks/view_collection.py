@@ -181,7 +181,10 @@ class ViewCollection:
             how = f" in {views} views each, as training gave them to the encoder ({self._reason})"
         elif texts:
             assert self.inputs is not None
-            number, how = self.inputs.num_inputs, f" in two halves each, which share no token, since {self._reason}"
+            number, how = (
+                self.inputs.num_inputs,
+                f" in {self.inputs.draws} parts each, which share no token, since {self._reason}",
+            )
         elif kind == "noise":
             how = (
                 f" with white noise, since {self._reason}. Noise approximates nuisance variation; it misleads where "

@@ -1,4 +1,4 @@
-"""Two views of a text where nothing is random before the encoder: its first and its second half."""
+"""Views of a text that share no word: its parts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from synbench_lightning.runtime.encoder_call import token_mask
 from synbench_lightning.runtime.input_leaf import input_leaf
 from synbench_lightning.runtime.structures import Arguments, at, leaves, mapped, replaced, taken
 
-FEWEST_TOKENS = 8
-"""Shorter rows of integers are not halved: they may be categories as well as texts."""
+PARTS = 4
+"""Of each text; chosen in ``examples/text_study.py``."""
+FEWEST_TOKENS = 16
+"""Shorter rows of integers have no parts: they may be categories as well as texts."""
 PADDED = 0.05
 """Where no mask says what is padding: fraction of texts that have a run of one token at their end."""
 
 
 def viewed_texts(chunks: Sequence[Any]) -> ChunkedViews:
-    """The first 1,024 texts of at least 8 tokens in two views each, see :func:`text_halves`.
+    """The first 512 texts of at least 16 tokens, the parts of each as its views; see :func:`text_parts`.
 
     Args:
         chunks: batches of texts: token ids ``(N, T)``, or structures with them.
@@ -29,57 +31,55 @@ def viewed_texts(chunks: Sequence[Any]) -> ChunkedViews:
     Raises:
         ValueError: for a structure without token ids, or fewer than 32 texts.
     """
-    halves, left = list[tuple[Any, Any]](), INPUT_FORWARDS // 2
+    parts, left = list[list[Any]](), INPUT_FORWARDS // PARTS
     for chunk in chunks:
         counting = _Tokens(chunk).counting
         rows = (counting.sum(1) >= FEWEST_TOKENS).nonzero()[:left, 0]
         if len(rows):
-            halves.append(text_halves(mapped(taken(chunk, rows, len(counting)), lambda leaf: leaf.detach().cpu())))
+            parts.append(text_parts(mapped(taken(chunk, rows, len(counting)), lambda leaf: leaf.detach().cpu())))
             left -= len(rows)
-    check_enough("inputs", INPUT_FORWARDS // 2 - left)
-    return ChunkedViews("pairs", list(zip(*halves, strict=True)))
+    check_enough("inputs", INPUT_FORWARDS // PARTS - left)
+    return ChunkedViews("pairs", list(zip(*parts, strict=True)))
 
 
 def is_text(batch: Any) -> bool:
-    """Whether a structure has token ids ``(N, T)`` for its input, of at least 8 tokens."""
+    """Whether a structure has token ids ``(N, T)`` for its input, of at least 16 tokens."""
     leaf = input_leaf(batch)
     return leaf is not None and leaf.is_integer and len(leaf.shape) == 1 and leaf.shape[0] >= FEWEST_TOKENS
 
 
-def text_halves(batch: Any) -> tuple[Any, Any]:
-    """The first and the second half of each text.
+def text_parts(batch: Any) -> list[Any]:
+    """Each text in four parts, one after another.
 
-    The two share no token. Views that do (windows that overlap, masked, deleted or shuffled words) contain the same
-    words, by which even random word vectors recognize a text; information under them falls while a representation
-    improves. That about halves follows a linear probe's accuracy; see ``examples/text_study.py``.
+    They share no token of the text. Views that do (windows that overlap; masked, deleted or shuffled words) contain the
+    same words, by which even random word vectors recognize a text: information under such views falls while a
+    representation improves. Information about parts follows a linear probe's accuracy; see ``examples/text_study.py``.
 
-    A first token that all texts share (of the class, of the beginning) begins both halves, and a last one ends both.
-    Where a mask says which tokens count, these are halved, and padding stays on its side; without a mask, what several
-    texts end with (or begin with) again and again is padding. Rows become about half as
-    long. Of an odd number of tokens the middle one is in neither half.
+    A first token that all texts share (of the class, of the beginning) begins every part, and a last one ends it. Where
+    a mask says which tokens count, these are divided, and padding stays on its side; without a mask, what several texts
+    end with (or begin with) again and again is padding. Up to three tokens are in no part.
 
     Args:
         batch: token ids ``(N, T)``, or a structure with them as the first tensor of integers that is no mask. All
-            tensors ``(N, T)`` in it (masks, segments, positions) are halved like them.
+            tensors ``(N, T)`` in it (masks, segments, positions) are divided like them.
 
     Returns:
-        Two structures of the same kind.
+        Four structures of the same kind, with shorter rows.
 
     Raises:
         ValueError: for a structure without token ids.
 
     Example:
-        >>> first, second = text_halves({"input_ids": torch.tensor([range(8), range(10, 18)])})
-        >>> second["input_ids"].tolist()
-        [[4, 5, 6, 7], [14, 15, 16, 17]]
+        >>> parts = text_parts({"input_ids": torch.tensor([range(16), range(20, 36)])})
+        >>> parts[3]["input_ids"].tolist()
+        [[12, 13, 14, 15], [32, 33, 34, 35]]
     """
     tokens = _Tokens(batch)
     ends = tokens.shared_ends()
     between = tokens.counting & ~ends
     number, place = between.sum(1, keepdim=True), between.cumsum(1) - 1
-    size = number // 2
-    first, second = (tokens.only(ends | (between & half)) for half in (place < size, place >= number - size))
-    return first, second
+    starts = [number * part // PARTS for part in range(PARTS)]
+    return [tokens.only(ends | (between & (place >= start) & (place < start + number // PARTS))) for start in starts]
 
 
 class _Tokens:
@@ -87,7 +87,7 @@ class _Tokens:
 
     def __init__(self, batch: Any) -> None:
         if not is_text(batch):
-            raise ValueError(f"Halves of texts need token ids (N, T) of at least {FEWEST_TOKENS} tokens.")
+            raise ValueError(f"Parts of texts need token ids (N, T) of at least {FEWEST_TOKENS} tokens.")
         leaf = input_leaf(batch)
         assert leaf is not None
         self.batch, self.ids = batch, at(batch, leaf.path)

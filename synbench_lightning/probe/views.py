@@ -65,7 +65,7 @@ def viewed_inputs(
         inputs: what this has returned; or ``(N, *input_shape)``, at least 32, of which the first 128 are encoded with
             noise, or in ``views`` where that is given; or ``(N, V, *input_shape)``, V views of each, as many as 2,048
             forwards allow. Or integers of these shapes, or a structure of tensors with N rows each, or a list of
-            batches of another kind; token ids without ``views`` are encoded in halves, see :func:`.text_halves`.
+            batches of another kind; token ids without ``views`` are encoded in parts, see :func:`.text_parts`.
         views: see :data:`Views`.
         input_shape: shape of one input of the encoder; ``None`` where it has none.
         seed: of noise and views.

@@ -1,5 +1,9 @@
 """The study of views of text."""
 
+import gzip
+import re
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +85,20 @@ def test_docstrings_are_found_by_topic_and_no_document_is_in_two_parts():
     assert len(corpus.train.labels.unique()) == 10
     train, test = ({tuple(row) for row in part.ids.tolist()} for part in (corpus.train, corpus.test))
     assert len(train & test) < 0.01 * len(test)
+
+
+@pytest.mark.parametrize("corpus", ["docstrings", "reviews"])
+def test_in_the_kept_results_parts_of_texts_follow_and_masked_words_do_not(monkeypatch, capsys, corpus):
+    table = EXAMPLES / "validity" / f"text_{corpus}.csv.gz"
+    monkeypatch.setattr(sys, "argv", ["text_study.py", "--table", str(table)])
+    runpy.run_path(str(EXAMPLES / "text_study.py"), run_name="__main__")
+    out = capsys.readouterr().out
+    every = out.split("## All objectives, mean of the tokens: 18 runs")[1]
+
+    def median(name):
+        line = re.search(rf"^\| information, {re.escape(name)} \|.*$", every, re.MULTILINE)[0]
+        return float(re.findall(r"([-+]\d\.\d+) \[", line)[0])
+
+    assert median("quarters") > 0.5 > 0 > median("mask 15 %")
+    with gzip.open(table, "rt") as file:
+        assert sum(1 for _ in file) == 1 + 3 * 7 * text_measure.CHECKPOINTS
