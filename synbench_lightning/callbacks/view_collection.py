@@ -162,7 +162,9 @@ class ViewCollection:
             self.sentence = f"it is not measured: {number} examples were found, at least {FEWEST_INPUTS} are needed"
             self.sentence += f" ({self._reason})" if self._reason else ""
             return
-        texts = kind == "noise" and is_text(read.views[0][0])
+        # Masked, deleted or shuffled tokens leave others in both views, and information under them falls while a
+        # representation of texts improves: see `examples/text_study.py`.
+        texts = (kind == "noise" or read.random_in != "") and is_text(read.views[0][0])
         try:
             if texts:
                 self.inputs = viewed_texts(read.views[0])
