@@ -12,6 +12,7 @@ import torch
 collect_ignore = [  # looking for doctests imports every file; these register a device that stays
     "integration/pretended_device.py",
     "integration/training_on_a_pretended_device.py",
+    "integration/runs_of_a_package.py",  # a script, with arguments
 ]
 torch.set_num_threads(1)  # the tensors here are small: threads would wait for each other
 

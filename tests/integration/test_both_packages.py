@@ -69,7 +69,7 @@ def test_the_runs_are_those_that_were_meant(runs):
     assert found["averaging"] is None or "the averages that EMAWeightAveraging" in found["averaging"][0]
     assert [step for step, _ in found["TensorBoard"]["scores"]] == [0, 5, 10, 15, 20]
     assert found["TensorBoard"]["images"] == dict.fromkeys(
-        [f"synbench_figures/{name}" for name in ("curve", "scales", "task_map")], 20
+        [f"synbench_figures/{name}" for name in ("curve", "layers", "scales", "task_map")], 20
     )
     assert found["TQDMProgressBar"][0]
     assert any(found["RichProgressBar"])

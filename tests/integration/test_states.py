@@ -329,6 +329,7 @@ def test_the_call_of_the_encoder_goes_on_with_the_run(make, caplog):
     trainer(probing(), SaveBefore(7), max_steps=8).fit(make())
     state = next(iter(torch.load("saved.ckpt", weights_only=True)["callbacks"].values()))
     resumed = probing()
+    caplog.clear()
     with caplog.at_level("INFO"):
         trainer(resumed, max_steps=12).fit(make(), ckpt_path="saved.ckpt")
     assert steps(resumed) == [0, 5, 10, 12]
