@@ -201,13 +201,14 @@ class Probe:
         replicates = (torch.cat(curves, 1).cpu()[:, order] for curves in fields[2:4])
         uncorrected = (torch.cat(curves).cpu()[order] for curves in fields[4:6])
         value = scores(accuracy, bound)
+        of_noise = jackknife_error(value, scores(*replicates))
         of_correction = found[0].correction_error * (value - scores(*uncorrected)).abs()
         if encoding.processes.rank == 0 and not self._warned:
-            unresolved = [
-                (one.rank, len(rows)) for one, rows in zip(found, self._groups, strict=True) if not one.resolved
-            ]
-            self._warn_too_few(dim, unresolved, float(of_correction[:, 0, 0].max()))
-        errors = jackknife_error(value, scores(*replicates)).hypot(of_correction)
+            groups = zip(found, self._groups, strict=True)
+            unresolved = [(one.rank, len(rows)) for one, rows in groups if not one.resolved]
+            decides = torch.where(of_correction > of_noise, of_correction, 0.0)[:, 0, 0]
+            self._warn_too_few(dim, unresolved, float(decides.max()))
+        errors = of_noise.hypot(of_correction)
         return _Found(accuracy, bound, errors, dim, found[0].eigenvalues, found[0].variances)
 
     def _input_metrics(self, encoding: BatchedEncoding) -> tuple[dict[str, Any], Tensor | None]:
@@ -296,25 +297,27 @@ class Probe:
     def _warn_too_few(self, dim: int, unresolved: Sequence[tuple[int, int]], error: float) -> None:
         """Say so where the forwards are too few: for some groups' ranks and numbers of tasks, or by the scores' error.
 
-        That is the largest of the tasks' at epsilon 0 and the lowest threshold, where it is smallest.
+        That is the largest of the tasks' at epsilon 0 and the lowest threshold, where it is smallest; of those that
+        come from a correction, and not from the noise of the examples.
         """
         if not unresolved and error <= UNCLEAR:
             return
         self._warned = True
         # The error falls with the power 3/2 of the forwards: what is corrected, and how well it is known.
         needed = self.plan.forwards * (2 * error / UNCLEAR) ** (2 / 3)
-        made = f"{self.plan.num_forwards(len(self.samples.tasks))} forwards"
-        off = f"scores may be off by {error:.2f}, mostly upwards, as their standard errors say"
+        forwards = self.plan.num_forwards(len(self.samples.tasks))
+        by = f" by {error:.2f}" if error > UNCLEAR else ""
+        off = f"scores may be off{by}, as their standard errors say"
         if unresolved:
             rank, tasks = unresolved[0]
             needed = max(needed, 4 * dim * len(self.samples.tasks) / tasks)
             words = (
-                f"The representation varies in {rank} of its {dim} dimensions, more than {made} resolve: "
-                f"the discriminants have a ridge, and {off}."
+                f"The representation varies in {rank} of its {dim} dimensions, more than {forwards} forwards "
+                f"resolve: the discriminants have a ridge, and {off}."
             )
         else:
             words = (
-                f"{made} are too few for {len(self.samples.tasks)} tasks and this representation "
+                f"{forwards} forwards are too few for {len(self.samples.tasks)} tasks and this representation "
                 f"of {dim} dimensions: {off}."
             )
         enough = 256 * math.ceil(needed / 256)

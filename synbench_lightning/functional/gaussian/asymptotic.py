@@ -15,7 +15,8 @@ their midpoint :math:`E p`, the within-class covariance :math:`Cov\,p + Cov\,q`.
    closed form (Sherman-Morrison). Per scale the best combination of the four is taken under the covariance of
    neighbouring scales, since the pooled one need not be right for that scale.
 4. The variance of the left-out projections holds the noise of the fitted directions. It is estimated from the leverages
-   and subtracted; for Gaussian features of one covariance that is Wishart's factor :math:`1 - D / N`.
+   and subtracted; for Gaussian features of one covariance that is Wishart's factor :math:`1 - D / N`. At least its own
+   error is left, and where left-out pairs disagree about the sign of the means' difference, there is none.
 5. Accuracy and bound come from the left-out projections themselves, shrunk by that factor and shared by neighbouring
    scales: no Gaussian shape is assumed.
 6. Steps 4 and 5 are repeated without each of some blocks of pairs: a jackknife. What step 4 subtracts is held fixed in
@@ -36,13 +37,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from synbench_lightning.functional.gaussian.cross_fitting import Projections, accuracy_and_bound_curves, neighbourhood
+from synbench_lightning.functional.gaussian.cross_fitting import (
+    Projections,
+    accuracy_and_bound_curves,
+    correction_error,
+    neighbourhood,
+)
 from synbench_lightning.functional.gaussian.discriminant import check_epsilons
 from synbench_lightning.functional.gaussian.pooled_covariance import Means, Pool, fit_of_means, pooled, root
 
-CORRECTION = 10.0
-"""Relative error of a correction for noise, times the root of a task's pairs: from 5 to 13 where it could be measured,
-for 6 encoders of 64 to 512 dimensions and 85 to 512 pairs (64 to 4 noise vectors at each of 16 scales)."""
 MANY = 24
 """Directions from which on all candidates are used (measured: with 16 or fewer, noise among them reads too high)."""
 
@@ -121,7 +124,7 @@ def estimate_limit(
     plain_accuracy, plain_bound = torch.stack(uncorrected, 1)
     return LimitEstimate(
         accuracy[0], bound[0], accuracy[1:], bound[1:], plain_accuracy, plain_bound,
-        CORRECTION / math.sqrt(vectors * len(scales)), resolved, rank, eigenvalues, variances,
+        correction_error(vectors * len(scales)), resolved, rank, eigenvalues, variances,
     )  # fmt: skip
 
 
