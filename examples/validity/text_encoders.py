@@ -17,7 +17,7 @@ class TextEncoder(nn.Module):
 
     ``"transformer"`` and ``"causal"`` (where a token sees those before it) have two blocks and learned positions,
     ``"mixer"`` two layers that see the neighbors and the mean, ``"bag"`` one vector for a text, made of the mean of
-    its words. Without the embedding they have about 60,000 weights, and 7,000.
+    its words. Without the embedding they have 39,000 weights, 43,000 and 10,000.
     """
 
     def __init__(self, name: str) -> None:

@@ -146,5 +146,6 @@ OBJECTIVES: dict[str, type[Objective]] = {
 }
 
 DEVELOPMENT = ("windows", "causal", "bag")
-"""Those on which, on film reviews, a default for views was chosen. Decided before any result was seen."""
+"""Those on which sources of views were chosen, on both corpora. These halves and the random views were decided before
+any result; parts that share no word were tried when random views had failed on the first seed of these."""
 HELD_OUT = ("dropout", "masked", "over-training")
