@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -209,13 +210,17 @@ class ProbingCallback(RunStateCallback, Generic[R]):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the module, with no hook left on it."""
-        self._discovery.abandon()
+        self._release()
         super().teardown(trainer, pl_module, stage)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no hook on the module."""
-        self._discovery.abandon()
+        self._release()
         super().on_exception(trainer, pl_module, exception)
+
+    def _release(self) -> None:
+        """Leave no hook on the module."""
+        self._discovery.abandon()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the encoder, where it is named."""
@@ -336,14 +341,13 @@ class ProbingCallback(RunStateCallback, Generic[R]):
             self.schedule.settle(trainer)
             return
         self._read_deferred(trainer, pl_module)
-        start = time.perf_counter()
 
         def encoder(x: Any) -> Any:
             with precision.val_step_context():
                 return forward(precision.convert_input(x))
 
         try:
-            with isolated(pl_module), probe_progress(trainer, self.title) as progress:
+            with self._counted(), isolated(pl_module), probe_progress(trainer, self.title) as progress:
                 result = self._probe(trainer, pl_module, encoder, processes, progress)
         except Exception as error:
             if self.on_error == "raise" or not self.history:
@@ -351,8 +355,6 @@ class ProbingCallback(RunStateCallback, Generic[R]):
             self.schedule.settle(trainer)
             self._skip_probe(trainer, error)
             return
-        finally:
-            self._probe_seconds += time.perf_counter() - start
         self._failures = 0
         self._keep(result)
         self._leave_history(trainer)
@@ -363,10 +365,18 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         if len(self.history) == 1:
             for advice in unknown_key_warnings(trainer, self.prefix, [*metrics, *self.pending], ProbeListener):
                 rank_zero_warn(advice)
-        start = time.perf_counter()
-        self._after_logging(trainer, result, metrics, position)
-        self._probe_seconds += time.perf_counter() - start
+        with self._counted():
+            self._after_logging(trainer, result, metrics, position)
         notify_listeners(trainer, pl_module, metrics)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """What is done inside counts against `max_overhead`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._probe_seconds += time.perf_counter() - start
 
     def _leave_history(self, trainer: Trainer) -> None:
         if self._handover.is_started and trainer.is_global_zero:

@@ -276,15 +276,9 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         if self._view_collection.end(trainer):
             self._use_views()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no hook on the module."""
+    def _release(self) -> None:
         self._view_collection.release()
-        super().on_exception(trainer, pl_module, exception)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave no hook on the module."""
-        self._view_collection.release()
-        super().teardown(trainer, pl_module, stage)
+        super()._release()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the last weights where the end came unforeseen, and draw the last figures."""
@@ -371,19 +365,17 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         """The inputs for the information, the same on every process; ``None`` where there are none yet."""
         if not isinstance(self.inputs, str):
             return self.inputs
-        start = time.perf_counter()
         seconds = READ_SECONDS if self.max_overhead is None else None
-        self._view_collection.begin(trainer, pl_module, self._discovery.call, shape, seconds)
-        self._probe_seconds += time.perf_counter() - start
+        with self._counted():
+            self._view_collection.begin(trainer, pl_module, self._discovery.call, shape, seconds)
         return self._view_collection.inputs
 
     def _labels(self, trainer: Trainer, pl_module: LightningModule, shape: tuple[int, ...] | None) -> Labels | None:
         """The labels for the readout, the same on every process; ``None`` where there are none."""
         if not isinstance(self.labels, str):
             return self.labels
-        start = time.perf_counter()
-        found = held_out_labels(trainer, pl_module, self._discovery.call, shape, self.seed)
-        self._probe_seconds += time.perf_counter() - start
+        with self._counted():
+            found = held_out_labels(trainer, pl_module, self._discovery.call, shape, self.seed)
         measured = "is measured on" if found.pair else "is not measured:"
         rank_zero_info(f"SynBench: `{self.prefix}/readout` {measured} {found.sentence}.")
         return found.pair
@@ -436,10 +428,9 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         allowed = trainer.strategy.broadcast(self.max_overhead * elapsed - self._probe_seconds)
         if allowed < self._view_collection.least_seconds:
             return
-        start = time.perf_counter()
         call, shape = self._discovery.call, None if self._shown is None else self._shown.given_shape
-        self._view_collection.begin(trainer, pl_module, call, shape, min(allowed, READ_SECONDS))
-        self._probe_seconds += time.perf_counter() - start
+        with self._counted():
+            self._view_collection.begin(trainer, pl_module, call, shape, min(allowed, READ_SECONDS))
         self._use_views()
 
     def _probe(

@@ -76,14 +76,9 @@ class BatchedEncoding:
         self.processes, self.progress = processes, progress
         self.done, self.total = 0, total // processes.size
 
-    def features(self, examples: Examples, read: Reader | None = None) -> Tensor:
-        """Features ``(rows, signs, D)`` of all processes, on each of them, where their statistics are computed.
-
-        Args:
-            examples: what the encoder is given.
-            read: takes features from what it returns, in place of the reader of the whole pass.
-        """
-        rows, signs, read = examples.rows, examples.signs, read or self.read
+    def features(self, examples: Examples) -> Tensor:
+        """Features ``(rows, signs, D)`` of all processes, on each of them, where their statistics are computed."""
+        rows, signs = examples.rows, examples.signs
 
         def make() -> list[tuple[slice, Tensor]]:
             of_all = partition_blocks(examples.blocks, self.processes.size)

@@ -78,18 +78,18 @@ class Rehearsal:
             batch_size = self._only_batch_size(leaf, arguments)
             placement = self._placement(leaf, arguments)
         return EncoderCall(
-            self.call.path,
-            self.call.method,
-            leaf,
-            placement,
-            kept,
-            per_example,
-            defaults,
-            head,
-            part,
-            batch_size,
-            self.call.count,
-            interact,
+            path=self.call.path,
+            method=self.call.method,
+            input=leaf,
+            placement=placement,
+            arguments=kept,
+            per_example=per_example,
+            defaults=defaults,
+            head=head,
+            part=part,
+            batch_size=batch_size,
+            calls=self.call.count,
+            whole=interact,
         )
 
     def _repeated(self, random_state: Tensor | None) -> list[Tensor]:

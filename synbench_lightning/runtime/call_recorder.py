@@ -129,7 +129,7 @@ class CallRecorder:
         self._copies: list[dict[int, Any]] = []
         self._ends: list[Callable[[], None]] = []
         for path, part in seen:
-            self._ends += self._watch(path, part)
+            self._ends.append(self._watch(path, part))
         for kind, name in _methods(root, [part for _, part in seen]):
             self._ends.append(self._wrap(kind, name))
 
@@ -146,41 +146,19 @@ class CallRecorder:
         self._calls = []
         return {key: replace(call, consumers=frozenset(self._consumers.get(key, ()))) for key, call in found.items()}
 
-    def _watch(self, path: str, part: nn.Module) -> list[Callable[[], None]]:
-        compiled = part._compiled_call_impl
-        if compiled is None:
-            begin = _Hook(partial(self._begin, path, ""), self._copies)
-            finish = _Hook(partial(self._finish, path, "", part), self._copies)
-            handles = (
-                part.register_forward_pre_hook(begin, with_kwargs=True),
-                part.register_forward_hook(finish, with_kwargs=True),
-            )
-            return [partial(_remove_hook, part, handle, self._copies) for handle in handles]
-
-        def call(*args: Any, **kwargs: Any) -> Any:  # of a module that `compile()` was called on: hooks are within
-            self._begin(path, "", part, args, kwargs)
-            output = compiled(*args, **kwargs)
-            self._finish(path, "", part, part, args, kwargs, output)
-            return output
-
-        part._compiled_call_impl = call
-        return [partial(setattr, part, "_compiled_call_impl", compiled)]
+    def _watch(self, path: str, part: nn.Module) -> Callable[[], None]:
+        return _around_module(part, partial(self._begin, path, ""), partial(self._finish, path, ""), self._copies)
 
     def _wrap(self, kind: type, name: str) -> Callable[[], None]:
-        original = kind.__dict__[name]
+        def begin(module: Any, args: Any, kwargs: Any) -> None:
+            if (path := self.paths.get(id(module))) is not None:
+                self._begin(path, name, module, args, kwargs)
 
-        @functools.wraps(original)
-        def method(module: Any, *args: Any, **kwargs: Any) -> Any:
-            path = self.paths.get(id(module))
-            if path is None or torch.compiler.is_compiling():
-                return original(module, *args, **kwargs)
-            self._begin(path, name, module, args, kwargs)
-            output = original(module, *args, **kwargs)
-            self._finish(path, name, module, module, args, kwargs, output)
-            return output
+        def finish(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            if (path := self.paths.get(id(module))) is not None:
+                self._finish(path, name, module, args, kwargs, output)
 
-        setattr(kind, name, method)
-        return partial(setattr, kind, name, original)
+        return _around_method(kind, name, begin, finish)
 
     def _begin(self, path: str, method: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         if torch.compiler.is_compiling() or not self._root.training:  # in a probe, of another callback
@@ -192,9 +170,7 @@ class CallRecorder:
         self._open.append(((path, method), arguments, input_leaf(arguments), state, self._count))
         self._count += 1
 
-    def _finish(
-        self, path: str, method: str, module: nn.Module, _: nn.Module, args: Any, kwargs: Any, output: Any
-    ) -> None:
+    def _finish(self, path: str, method: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if torch.compiler.is_compiling() or not self._root.training:
             return
         while self._open and self._open[-1][0] != (path, method):  # calls that have raised
@@ -238,36 +214,65 @@ def watch_calls(root: nn.Module, key: Key, see: Callable[[Arguments], None]) -> 
     """
     path, method = key
     module = root.get_submodule(path)
-    copies: list[dict[int, Any]] = []
 
-    def told(*given: Any) -> None:
-        args, kwargs = given[-2:]
-        if root.training and not torch.compiler.is_compiling():
+    def begin(called: Any, args: Any, kwargs: Any) -> None:
+        if called is module and root.training and not torch.compiler.is_compiling():
             see(Arguments(tuple(args), dict(kwargs)))
 
     if method:
         kind = next(kind for kind in type(module).__mro__ if method in vars(kind))
-        original = vars(kind)[method]
+        return _around_method(kind, method, begin, _nothing)
+    return _around_module(module, begin, _nothing, [])
 
-        @functools.wraps(original)
-        def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if self is module:
-                told(args, kwargs)
-            return original(self, *args, **kwargs)
 
-        setattr(kind, method, wrapped)
-        return partial(setattr, kind, method, original)
-    compiled = module._compiled_call_impl
-    if compiled is not None:
+def _around_module(
+    part: nn.Module, begin: Callable[..., None], finish: Callable[..., None], copies: list[dict[int, Any]]
+) -> Callable[[], None]:
+    """Have ``begin(part, args, kwargs)`` and ``finish(part, args, kwargs, output)`` called around every call of it.
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            told(args, kwargs)
-            return compiled(*args, **kwargs)
+    Returns:
+        What ends it.
+    """
+    compiled = part._compiled_call_impl
+    if compiled is None:
+        handles = (
+            part.register_forward_pre_hook(_Hook(begin, copies), with_kwargs=True),
+            part.register_forward_hook(_Hook(finish, copies), with_kwargs=True),
+        )
 
-        module._compiled_call_impl = call
-        return partial(setattr, module, "_compiled_call_impl", compiled)
-    handle = module.register_forward_pre_hook(_Hook(told, copies), with_kwargs=True)
-    return partial(_remove_hook, module, handle, copies)
+        def remove() -> None:
+            for handle in handles:
+                _remove_hook(part, handle, copies)
+
+        return remove
+
+    def call(*args: Any, **kwargs: Any) -> Any:  # of a module that `compile()` was called on: hooks are within
+        begin(part, args, kwargs)
+        output = compiled(*args, **kwargs)
+        finish(part, args, kwargs, output)
+        return output
+
+    part._compiled_call_impl = call
+    return partial(setattr, part, "_compiled_call_impl", compiled)
+
+
+def _around_method(
+    kind: type, name: str, begin: Callable[..., None], finish: Callable[..., None]
+) -> Callable[[], None]:
+    """The same around a method that a class defines, for all of its instances."""
+    original = vars(kind)[name]
+
+    @functools.wraps(original)
+    def method(module: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return original(module, *args, **kwargs)
+        begin(module, args, kwargs)
+        output = original(module, *args, **kwargs)
+        finish(module, args, kwargs, output)
+        return output
+
+    setattr(kind, name, method)
+    return partial(setattr, kind, name, original)
 
 
 def _remove_hook(part: nn.Module, handle: RemovableHandle, copies: list[dict[int, Any]]) -> None:
@@ -296,7 +301,7 @@ class _Hook:
 
 
 def _nothing(*args: Any) -> None:
-    """What a copy of a module has in the place of a hook until the recorder ends."""
+    """What a copy of a module has in the place of a hook until the recorder ends; where nothing is to be called."""
 
 
 def _no_hook() -> Callable[..., None]:
