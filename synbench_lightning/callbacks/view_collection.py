@@ -179,14 +179,11 @@ class ViewCollection:
             self.sentence = f"it is not measured: {self._reason}, and no noise can be added to such inputs. {GIVE}"
             return
         how = f", each read {views} times (random in {read.random_in})"
-        if kind == "pairs":
+        if texts:
+            number, how = self.inputs.num_inputs, f" in {self.inputs.draws} parts each, which share no token"
+            how += f", since {self._reason}" if kind == "noise" else ""
+        elif kind == "pairs":
             how = f" in {views} views each, as training gave them to the encoder ({self._reason})"
-        elif texts:
-            assert self.inputs is not None
-            number, how = (
-                self.inputs.num_inputs,
-                f" in {self.inputs.draws} parts each, which share no token, since {self._reason}",
-            )
         elif kind == "noise":
             how = (
                 f" with white noise, since {self._reason}. Noise approximates nuisance variation; it misleads where "

@@ -4,7 +4,8 @@ import time
 
 import pytest
 import torch
-from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch import Callback, LightningModule, seed_everything
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from synbench_lightning import SynBenchEarlyStopping
@@ -178,3 +179,37 @@ def test_where_the_encoder_was_not_seen_and_nothing_can_be_read_it_is_said(log):
 
     trainer(auto(encoder=lambda module, x: module.encoder(x)), max_steps=2).fit(NotSeen())
     assert "it is not measured: examples cannot be read again: Stream is a stream" in log.text
+
+
+class Texts(LightningModule):
+    """A bag of words over texts of 32 tokens, a share of which are masked when a batch is made."""
+
+    masked = 0.0
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.EmbeddingBag(100, 16)
+
+    def train_dataloader(self):
+        ids = torch.randint(1, 100, (96, 32), generator=torch.Generator().manual_seed(0))
+        return DataLoader(ids, batch_size=8, collate_fn=self.batch)
+
+    def batch(self, examples):
+        ids = torch.stack(examples)
+        return torch.where(torch.rand(ids.shape) < self.masked, 0, ids)
+
+    def training_step(self, batch, batch_idx):
+        return self.encoder(batch).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+@pytest.mark.parametrize(
+    ("masked", "why"), [(0.3, ""), (0.0, ", since nothing is random on the way that training reads an example")]
+)
+def test_what_is_said_of_texts_gives_a_reason_only_where_nothing_is_random(log, masked, why):
+    callback = auto(encoder="encoder")
+    trainer(callback, max_steps=2).fit(type("Masked", (Texts,), {"masked": masked})())
+    assert f"training examples in 4 parts each, which share no token{why}." in log.text
+    assert callback.history[0].information is not None
