@@ -1,6 +1,7 @@
 """RankMe and LiDAR of stable-pretraining's callbacks are those of the studies.
 
-``python -m tests.clients.test_published_spectra``, which needs reptrix too, prints what is in ``tests/data/spectra.json``.
+``python -m tests.clients.test_published_spectra`` prints what is in ``tests/data/spectra.json``; for that it needs
+reptrix too.
 """
 
 from __future__ import annotations
