@@ -68,6 +68,13 @@ class Residual(nn.Module):
         return torch.relu(self.around(images) + self.inner(images))
 
 
+def conv_of_width(channels: int, size: int, width: int) -> nn.Sequential:
+    """Three convolutional blocks that end in so many features, for images of so many pixels a side; ``"conv"`` for
+    8 and 48."""
+    first, last = (1, 1) if size < 16 else (2, 2)
+    return _blocks([(channels, width // 3, first), (width // 3, 2 * width // 3, 2), (2 * width // 3, width, last)])
+
+
 def _cnn(channels: int) -> nn.Sequential:
     return _blocks([(channels, 32, 2), (32, 64, 2), (64, 128, 1)])
 

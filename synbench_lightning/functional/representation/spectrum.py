@@ -119,7 +119,7 @@ def entropy_rank(singular_values: Tensor) -> Tensor:
     return rank
 
 
-def power_law_exponent(eigenvalues: Tensor) -> Tensor:
+def power_law_exponent(eigenvalues: Tensor, first: int = 1) -> Tensor:
     r"""The exponent :math:`\alpha` of the power law :math:`\lambda_k \propto k^{-\alpha}` that fits a spectrum best.
 
     Least squares of :math:`\log \lambda_k` on :math:`\log k` with weights :math:`1/k`, so that every octave of ranks
@@ -127,6 +127,7 @@ def power_law_exponent(eigenvalues: Tensor) -> Tensor:
 
     Args:
         eigenvalues: ``(K,)`` eigenvalues of a covariance in any order.
+        first: the rank of the largest of them, where larger ones are not to be fitted.
 
     Returns:
         The exponent, float64 for float64 eigenvalues. NaN where fewer than two eigenvalues are left.
@@ -136,7 +137,7 @@ def power_law_exponent(eigenvalues: Tensor) -> Tensor:
         1.5
     """
     kept = eigenvalues[eigenvalues > ROUNDING * eigenvalues.max()].sort(descending=True).values
-    rank = torch.arange(1, len(kept) + 1, dtype=kept.dtype, device=kept.device)
+    rank = torch.arange(first, first + len(kept), dtype=kept.dtype, device=kept.device)
     weight = 1 / rank
     x, y = rank.log(), kept.log()
     x, y = x - (weight * x).sum() / weight.sum(), y - (weight * y).sum() / weight.sum()
