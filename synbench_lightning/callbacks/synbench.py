@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -29,6 +30,7 @@ from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, Probe
 from synbench_lightning.probe.proxy_samples import Normalize
 from synbench_lightning.probe.result import ProbeResult
+from synbench_lightning.probe.view_files import from_files, write_views
 from synbench_lightning.probe.view_sampling import Views
 from synbench_lightning.runtime.collectives import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
@@ -129,10 +131,15 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         views: a function from a batch of ``inputs``, on the CPU, to a random view of each, such as the augmentations of
             the pretraining; they must be label-preserving. It is called 16 times or more, with a seed of its own and
             without advancing any random generator. For a transform of single examples:
-            ``lambda batch: torch.stack([transform(x) for x in batch])``. ``None``: white noise.
+            ``lambda batch: torch.stack([transform(x) for x in batch])``. ``None``: white noise. Or a tensor
+            ``(N, V, *input_shape)`` of V views of each input, or a ``.pt`` or ``.npy`` file that holds one
+            (:func:`save_views`): to compare the runs of a sweep, give all of them one file, whatever each trains with.
         labels: a few labels for ``synbench/readout``: integers ``(N,)``, those of ``inputs``, or a pair (x, y) of
-            labelled inputs and their labels; at least 20, of which the first 512 are encoded. They must be of examples
-            that are not trained on. ``"auto"``: the classes beside the inputs of the first validation loader.
+            labelled inputs and their labels; at least 20, of which the first 512 are encoded. They must be of held-out
+            examples, and may be wrong as often as those of the training: the readout of labels that a run is memorizing
+            misleads. A warning says where the first batches of training hold these inputs as they are; inputs that
+            training changes (augmentations, another scale) are not recognized. ``"auto"``: the classes beside the
+            inputs of the first validation loader.
         layers: which layers are compared, by ``synbench/information`` or, without views and with labels, by
             ``synbench/readout``, from the same forwards. ``"auto"``: the stages or blocks of the encoder, at most
             twelve; or dotted names as ``("backbone.layer2", "backbone.layer4")``; ``None``: none. Without ``inputs``
@@ -182,7 +189,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         batch_size: int = 256,
         normalize: Normalize | None = None,
         inputs: Any = "auto",
-        views: Views | None = None,
+        views: Views | Tensor | str | None = None,
         labels: Labels | Literal["auto"] | None = None,
         layers: str | Sequence[str] | None = "auto",
         seed: int = 0,
@@ -208,10 +215,11 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             )
         check_thresholds((self.threshold,), self.plan.lowest_threshold)
         self.normalize = normalize
-        _check_inputs(inputs, views)
+        inputs, random_views = from_files(inputs, views)
+        _check_inputs(inputs, random_views)
         if labels is not None and not (isinstance(labels, str) and labels == "auto"):
             check_labels(labels, inputs)
-        self.inputs, self.views, self.labels = inputs, views, labels
+        self.inputs, self.views, self.labels = inputs, random_views, labels
         if isinstance(check_layers(layers), tuple) and inputs is None and labels is None:
             raise ValueError("`layers` needs `inputs`, with `views`, or `labels` to compare them by, got neither.")
         self.layers = layers
@@ -245,6 +253,28 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         shape = state.get("input_shape")
         self._shape = None if shape is None else check_input_shape(shape)
         self._discovery.restore(state.get("call"))
+
+    def save_views(self, path: str | PathLike[str]) -> Tensor:
+        """Write the views of training examples that this run was probed with to a file, for the other runs of a sweep.
+
+        For ``inputs="auto"``, from the first probe on; see also :func:`save_views`. Every other run then has
+        ``SynBenchCallback(views=path)``, whatever it trains with, so that their information is comparable.
+
+        Args:
+            path: of the file.
+
+        Returns:
+            What was written, ``(N, V, *input_shape)``.
+
+        Raises:
+            ValueError: where there are no views, or the encoder takes more than one tensor.
+        """
+        if self._view_collection.inputs is None:
+            raise ValueError(
+                "No views of training examples have been read: `inputs='auto'` reads them before the first probe. For "
+                "`inputs` and `views` of your own there is `synbench_lightning.save_views(path, inputs, views)`."
+            )
+        return write_views(path, self._view_collection.inputs)
 
     def metrics(self, result: ProbeResult) -> dict[str, float]:
         """The logged values of a result by key, but for the overhead."""
@@ -486,5 +516,8 @@ def _check_inputs(inputs: Any, views: Any) -> None:
         )
     if views is not None and (inputs is None or isinstance(inputs, str) or not callable(views)):
         needed = "needs `inputs` of which views are drawn, a tensor or a structure of tensors"
-        kind = f"must be a function from a batch of inputs to views of them, or None, got {shown(views)}"
+        kind = (
+            "must be a function from a batch of inputs to views of them, a tensor (N, V, *input_shape), a .pt or .npy "
+            f"file of one, or None, got {shown(views)}"
+        )
         raise ValueError(f"`views` {needed if callable(views) else kind}.")

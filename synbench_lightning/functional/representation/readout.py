@@ -12,17 +12,23 @@ from synbench_lightning.functional.tolerances import ROUNDING
 
 PENALTIES = tuple(10.0**exponent for exponent in range(-6, 3))  # mutants: wide enough either way
 """Ridges among which the best is taken, as multiples of the variance of the features, summed over the dimensions."""
+GROUPS = 16
+"""Of the examples that are left out in turn: enough for an error of a difference that is itself known to a fifth."""
 
 
 class Readout(NamedTuple):
     """The share of the labels' variance that is told, its standard error over the examples, and who was right.
 
     ``right`` is ``(n,)``, whether the class with the largest answer is that of the example which was left out.
+    ``replicates`` is ``(1, groups)``, the value without each group of the examples: the difference of those of two
+    encoders has the standard error of the difference for the same examples, by
+    :func:`~synbench_lightning.functional.representation.information.replicates_error`.
     """
 
     value: float
     error: float
     right: Tensor
+    replicates: Tensor
 
 
 def few_label_readout(features: Tensor, labels: Tensor) -> Readout:
@@ -62,7 +68,7 @@ def few_label_readout(features: Tensor, labels: Tensor) -> Readout:
     gram = centered @ centered.T  # (n, n)
     total = gram.diagonal().sum()
     if not bool(total > ROUNDING * features.square().sum()):
-        return Readout(0.0, 0.0, place.bincount().argmax() == place)
+        return Readout(0.0, 0.0, place.bincount().argmax() == place, gram.new_zeros(1, min(GROUPS, n)))
     values, vectors = torch.linalg.eigh(gram)
     values, along = values.clamp_min(0), vectors.T @ own
     errors = []
@@ -75,4 +81,7 @@ def few_label_readout(features: Tensor, labels: Tensor) -> Readout:
     ratio = squares.sum() / baseline.sum()
     influence = (squares - ratio * baseline) / baseline.mean()  # of each example on the ratio, to first order
     right = (targets - missed).argmax(1) == place
-    return Readout(float(1 - ratio), float(influence.std() / n**0.5), right)
+    group = torch.arange(n, device=squares.device) % GROUPS
+    kept = (group != torch.arange(min(GROUPS, n), device=squares.device)[:, None]).double()  # (groups, n)
+    replicates = 1 - (kept @ squares) / (kept @ baseline)
+    return Readout(float(1 - ratio), float(influence.std() / n**0.5), right, replicates[None])
