@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from synbench_lightning.runtime.collectives import Processes
+from synbench_lightning.runtime.encoder_call import masked
 from synbench_lightning.runtime.features import FeatureReader
 from synbench_lightning.runtime.input_shape import tensors_in
 from synbench_lightning.runtime.layer_selection import CalledModule, select_layers
@@ -192,7 +193,7 @@ class LayeredFeatures:
     def see(self, index: int, _module: nn.Module, _args: Any, output: Any) -> None:
         """Forward hook of a layer. Of several calls in one forward the last one counts."""
         size = len(next(x for x in tensors_in(output) if x.is_floating_point()))
-        self._seen[index] = self._layers[index].read(output, size, self._input_shape)
+        self._seen[index] = self._layers[index].read(masked(output), size, self._input_shape)
 
     def __call__(self, output: Any, batch_size: int | None, input_shape: Sequence[int] = ()) -> Tensor:
         """All features of a batch."""
