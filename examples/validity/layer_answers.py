@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby, product
 from pathlib import Path
 
@@ -212,8 +212,8 @@ def _by_rule(runs: Sequence[LayerRun]) -> Iterator[str]:
         worse = sum(_worse_by(run, rule) > 2 * run.error for run in own)
         worse_ways = sum(_is_worse_way(way, rule) for way in ways)
         yield (
-            f"| {rule} | {images} | {_spread(own, lambda run, rule=rule: run.lost_by_rule(rule))} | "
-            f"{_spread(own, lambda run, rule=rule: run.lost_across_halves(rule))} | "
+            f"| {rule} | {images} | {_spread(own, partial(LayerRun.lost_by_rule, rule=rule))} | "
+            f"{_spread(own, partial(LayerRun.lost_across_halves, rule=rule))} | "
             f"{lost / last if last else float('nan'):.2f} | {worse} of {len(own)} | {worse_ways} of {len(ways)} |"
         )
 

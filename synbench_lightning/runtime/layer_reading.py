@@ -145,7 +145,9 @@ class LayerReader:
     def _selected(self, calls: Sequence[CalledModule]) -> tuple[str, ...]:
         """The names of the layers, without that of the encoder's own output."""
         if self.automatic:
-            return tuple(name for name in select_layers(calls) if name != self.output)
+            paths = [call.path for call in calls]  # without what comes after an inner layer that is the encoder
+            until = paths.index(self.output) + 1 if self.output in paths else None
+            return tuple(name for name in select_layers(calls[:until]) if name != self.output)
         usable = [call.path for call in calls if call.shape is not None]
         self._check_named([call.path for call in calls], usable)
         return tuple(path for path in usable if path in (self.layers or ()) and path != self.output)
