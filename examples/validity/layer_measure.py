@@ -12,7 +12,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from synbench_lightning.functional.representation.information import instance_information
+from synbench_lightning.functional.representation.information import (
+    information_replicates,
+    instance_information,
+    replicates_error,
+)
 from synbench_lightning.functional.representation.readout import few_label_readout
 from synbench_lightning.functional.representation.spectrum import effective_rank
 from validity.answers import PREDICTOR_PREFIX, TARGET_PREFIX, Row
@@ -56,11 +60,15 @@ class LayerMeasurement:
         for step in measured_steps(run.steps):
             encoder.load_state_dict(weights[step][1])
             train, test, versions = (self._read(encoder, run.encoder, x) for x in self._shown)
+            last = versions[LAYERS[run.encoder][-1]].unflatten(0, self.versions.shape[:2])
             for index, layer in enumerate(LAYERS[run.encoder]):
                 row: Row = {"images": run.images, "regime": run.regime, "encoder": run.encoder, "seed": run.seed}
                 row |= {"step": step, "layer": index, "width": train[layer].shape[1]}
-                row[f"{TARGET_PREFIX}linear"] = self._linear(train[layer], test[layer])
+                correct = self._correct(train[layer], test[layer])
+                halves = {"linear": correct, "linear, even": correct[::2], "linear, odd": correct[1::2]}
+                row |= {TARGET_PREFIX + name: float(part.mean()) for name, part in halves.items()}
                 grouped = versions[layer].unflatten(0, self.versions.shape[:2])
+                row["margin"] = margin(grouped, last)
                 of = self._predictors(grouped, train[layer])
                 found.append(row | {PREDICTOR_PREFIX + name: of[name] for name in PREDICTORS})
         kept.write_text(json.dumps(found))
@@ -78,13 +86,13 @@ class LayerMeasurement:
                 encoder(batch)
         return {layer: torch.cat(parts) for layer, parts in found.items()}
 
-    def _linear(self, train: Tensor, test: Tensor) -> float:
-        """Accuracy of logistic regression on standardized features with all labels."""
+    def _correct(self, train: Tensor, test: Tensor) -> np.ndarray:
+        """Which test images logistic regression on standardized features with all labels has right."""
         centre, spread = train.mean(0), train.std(0) + 1e-6 * train.square().mean().sqrt() + 1e-12
         x, x_test = (((features - centre) / spread).numpy() for features in (train, test))
         y, y_test = (labels[self.first].numpy() for labels in (self.images.train_labels, self.images.test_labels))
-        probe = LogisticRegression(max_iter=200, tol=1e-3).fit(x, y)
-        return float(probe.score(x_test, y_test))
+        correct: np.ndarray = LogisticRegression(max_iter=200, tol=1e-3).fit(x, y).predict(x_test) == y_test
+        return correct
 
     def _predictors(self, versions: Tensor, train: Tensor) -> dict[str, float]:
         found = {"information": float(instance_information(versions)), "LiDAR": lidar(versions)}
@@ -101,6 +109,12 @@ def pooled(output: Tensor) -> Tensor:
     return output.mean((2, 3)) if output.ndim == 4 else output.mean(1)
 
 
+def margin(versions: Tensor, last: Tensor) -> float:
+    """By how many standard errors a layer has more information than the last one."""
+    error = float(replicates_error(information_replicates(versions) - information_replicates(last)))
+    return float(instance_information(versions) - instance_information(last)) / error if error else 0.0
+
+
 @contextmanager
 def outputs_of(encoder: nn.Module, layers: tuple[str, ...], give: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Inside, the outputs of some layers are handed on."""
@@ -114,8 +128,3 @@ def outputs_of(encoder: nn.Module, layers: tuple[str, ...], give: Callable[[str,
     finally:
         for handle in handles:
             handle.remove()
-
-
-def standard_error(accuracy: float, examples: int) -> float:
-    """Of an accuracy on so many test images."""
-    return float(np.sqrt(accuracy * (1 - accuracy) / examples))

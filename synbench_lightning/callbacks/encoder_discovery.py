@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -65,18 +66,27 @@ class EncoderDiscovery:
         self._recorder, self.batch = CallRecorder(pl_module), batch
         self._before = RunningStatistics(pl_module)
 
-    def end(self, trainer: Trainer, pl_module: LightningModule) -> Any:
-        """Take what was recorded, and return the batch. Every process makes this call."""
+    def end(self, trainer: Trainer, pl_module: LightningModule, input_shape: tuple[int, ...] | None = None) -> Any:
+        """Take what was recorded, and return the batch. Every process makes this call.
+
+        Args:
+            trainer: of the run.
+            pl_module: the module in training.
+            input_shape: of one example, where the user has given it: a layer of that input is called as it is.
+        """
         assert self._recorder is not None
         calls, batch, paths = self._recorder.end(), self.batch, self._recorder.paths
         self._recorder = self.batch = None
         if self.call is None:  # else it was probed before the step
+            part = ""
             if isinstance(self.named, str):
                 candidates = _named(pl_module, self.named, calls, paths)
+                candidates, part = _outer(candidates, CallTree(calls, pl_module), input_shape)
             else:
                 candidates = rank_encoders(calls, pl_module)
-            self.call = self._chosen(trainer, pl_module, calls, candidates)
-            if self.call is None and isinstance(self.named, str) and calls and _seen_as(pl_module, self.named, paths):
+            self.call = self._chosen(trainer, pl_module, calls, candidates, part)
+            seen = isinstance(self.named, str) and calls and _seen_as(pl_module, self.named, paths)
+            if self.call is None and seen and input_shape is None:
                 called = ", ".join(f"`{call.name}`" for call in rank_encoders(calls, pl_module)[:MOST_NAMES])
                 rank_zero_warn(
                     f"The first training step did not call `encoder={self.named!r}`. It called {called}: name what is "
@@ -115,6 +125,13 @@ class EncoderDiscovery:
             name = f"{name}, {'before its head' if self.call.head else 'after its part'} `{inside}`"
         return Encoder(name, partial(self.call, function, module), tuple(owners))
 
+    def read_module(self, module: nn.Module | None) -> nn.Module | None:
+        """The module whose output is read, which says where its channels are: the encoder's, or a part of it."""
+        if module is None or self.call is None or not self.call.part:
+            return module
+        part = module.get_submodule(self.call.part)
+        return part if any(True for _ in part.parameters()) else module
+
     def state(self) -> dict[str, Any] | None:
         """How training calls the encoder, as tensors and plain types; ``None`` where that cannot be written down."""
         return None if self.call is None else self.call.state()
@@ -124,14 +141,20 @@ class EncoderDiscovery:
         self.call = None if state is None or "args" not in state else EncoderCall.of_state(state)
 
     def _fits_name(self, call: EncoderCall) -> bool:
-        return self.named is None or self.named in (call.path, call.name)
+        part = ".".join(filter(None, (call.path, call.part)))
+        return self.named is None or self.named in (part, "" if call.part else call.name)
 
     def _chosen(
-        self, trainer: Trainer, pl_module: LightningModule, calls: Mapping[Key, Call], candidates: list[Call]
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        calls: Mapping[Key, Call],
+        candidates: list[Call],
+        part: str,
     ) -> EncoderCall | None:
         """The first candidate that does, when it is called again, what it did in training.
 
-        Every process repeats the same calls, since layers may communicate in them.
+        Every process repeats the same calls, since layers may communicate in them. A part of it that was named is read.
 
         Raises:
             ValueError: if none does.
@@ -161,6 +184,7 @@ class EncoderDiscovery:
                 if trainer.is_global_zero and rehearsal is not None:
                     readout = None if isinstance(self.named, str) else CallTree(calls, pl_module).readout(own[key])
                     found = rehearsal.encoder_call(readout or Readout())
+                    found = replace(found, part=part) if part else found
                     whole = [f"`{_name(key)}` (for all that it returns)"] if found.head or found.part else []
                     self._name_others(whole + [f"`{_name(other)}`" for other in keys[position + 1 :]])
                 return strategy.broadcast(found)
@@ -206,6 +230,14 @@ def _named(pl_module: LightningModule, path: str, calls: Mapping[Key, Call], pat
     method = "" if is_module else path.rsplit(".", 1)[-1]
     own = [call for (where, name), call in calls.items() if where == seen and (name == method or is_module)]
     return [call for call in own if call.features]
+
+
+def _outer(named: list[Call], tree: CallTree, input_shape: tuple[int, ...] | None) -> tuple[list[Call], str]:
+    """The calls to make for a module that was named, and the part of them that is read: itself, of an inner layer."""
+    if not named or (named[0].input is not None and named[0].input.shape == input_shape):
+        return named, ""
+    outer = tree.outer(named[0])
+    return ([outer], named[0].path.removeprefix(f"{outer.path}.")) if outer is not named[0] else (named, "")
 
 
 def _attempt(function: Any) -> tuple[bool, str]:

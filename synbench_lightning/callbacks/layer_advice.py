@@ -83,12 +83,11 @@ class LayerAdvice:
 
 
 def _how(layer: str, encoder: str | None) -> str:
-    """What to write to read a layer."""
-    if encoder == "":
-        return f' To read it: `LayerEncoder(model, "{layer}")`.'
-    if encoder is not None and layer.startswith(f"{encoder}."):
-        return f' To read it: `LayerEncoder(model.{encoder}, "{layer.removeprefix(encoder)[1:]}")`.'
-    return ""
+    """What to write to read a layer: in a callback, and outside of training."""
+    if encoder is None or not layer.startswith(f"{encoder}." if encoder else ""):
+        return ""
+    owner, inner = (f"model.{encoder}", layer.removeprefix(encoder)[1:]) if encoder else ("model", layer)
+    return f' To read it: `encoder="{layer}"`, or outside of training `LayerEncoder({owner}, "{inner}")`.'
 
 
 def _margin(result: ProbeResult, best: BestLayer) -> str:

@@ -275,6 +275,11 @@ class ProbingCallback(RunStateCallback, Generic[R]):
     def _read_deferred(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get what was too expensive until now."""
 
+    @property
+    def _given_shape(self) -> tuple[int, ...] | None:
+        """The shape of one example, where the user has given it."""
+        return None
+
     def _can_probe_unobserved(self) -> bool:
         """Whether a named encoder can be probed before it was seen what training gives it."""
         return True
@@ -283,7 +288,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         """Take what was seen in the first step, and probe."""
         if not self._discovery:
             return
-        batch = self._discovery.end(trainer, pl_module)
+        batch = self._discovery.end(trainer, pl_module, self._given_shape)
         if not self._prepared:
             self._resolve(pl_module)
             with self._discovery.as_before_the_step():

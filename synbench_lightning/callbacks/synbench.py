@@ -327,7 +327,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             self.tasks, self.plan, shape, epsilons=self.epsilons, thresholds=thresholds, batch_size=self.batch_size,
             normalize=self.normalize, inputs=self._inputs(trainer, pl_module, shape), views=self.views,
             labels=self._labels(trainer, pl_module, shape), seed=self.seed, device=trainer.strategy.root_device,
-            module=module_behind(self._encoder.forward), call=self._discovery.call,
+            module=self._discovery.read_module(module_behind(self._encoder.forward)), call=self._discovery.call,
             layers=self._layer_reader(pl_module),
         )  # fmt: skip
         if not self._ready() and not self._view_collection.collecting:
@@ -363,12 +363,17 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     @property
     def _encoder_path(self) -> str | None:
         """The dotted name of the encoder; ``None`` where it has none that is known."""
-        if self._discovery.call is not None:
-            return self._discovery.call.path
+        if (call := self._discovery.call) is not None:
+            return ".".join(filter(None, (call.path, call.part)))
         return self.encoder if isinstance(self.encoder, str) else None
 
+    @property
+    def _given_shape(self) -> tuple[int, ...] | None:
+        return self.input_shape
+
     def _can_probe_unobserved(self) -> bool:
-        return self.input_shape is not None or self._shape is not None
+        inner = isinstance(self.encoder, str) and "." in self.encoder  # which may be called within what is given this
+        return (self.input_shape is not None and not inner) or self._shape is not None
 
     def _decided_shape(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> tuple[int, ...] | None:
         """The shape of one Gaussian example, for the whole run: the first process decides; ``None`` for no examples."""

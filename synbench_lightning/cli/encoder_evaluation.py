@@ -32,6 +32,7 @@ from synbench_lightning.probe.result import ProbeResult
 from synbench_lightning.probe.view_sampling import Views
 from synbench_lightning.probe.views import SampledViews
 from synbench_lightning.runtime.devices import default_device
+from synbench_lightning.runtime.layer_encoder import layer_or_encoder
 from synbench_lightning.runtime.structures import checksum
 
 
@@ -198,6 +199,9 @@ def _evaluated(
             if (kept := cached_result(folder, key)) is not None:
                 return Evaluated(name, kept, shape, cached=True)
         loaded.module.eval().to(device)
+    encoder = loaded.encoder
+    if loaded.module is not None and loaded.attribute is not None:
+        encoder = layer_or_encoder(loaded.module, loaded.attribute, torch.zeros(2, *shape, device=device))
     with tqdm(desc=name, unit=" examples", leave=False, disable=None, dynamic_ncols=True) as bar:
 
         def advance(done: int, total: int) -> None:
@@ -205,7 +209,7 @@ def _evaluated(
             bar.update(done - bar.n)
 
         result = evaluate(
-            loaded.encoder, shape, batch_size=given.batch_size, device=device, progress=advance,
+            encoder, shape, batch_size=given.batch_size, device=device, progress=advance,
             inputs=about.inputs, views=about.views, labels=about.labels, **settings,
         )  # fmt: skip
     if key is not None:

@@ -41,12 +41,16 @@ class Source:
 
 
 class Loaded(NamedTuple):
-    """An encoder that is ready to be evaluated, the module with its weights, and what it says of its inputs."""
+    """An encoder that is ready to be evaluated, the module with its weights, and what it says of its inputs.
+
+    ``attribute`` is the dotted name of the encoder in the module, where it was named.
+    """
 
     encoder: Callable[[Tensor], Any]
     module: nn.Module | None
     input_shape: tuple[int, ...] | None = None
     normalize: Normalize | None = None
+    attribute: str | None = None
 
 
 class Candidate(NamedTuple):
@@ -122,7 +126,7 @@ def _from_checkpoint(source: Source, checkpoint: str | None, weights_only: bool)
     shape = None
     if module.example_input_array is not None:
         shape = example_shape(module.example_input_array, "`example_input_array`")
-    return Loaded(found.forward, module, shape)
+    return Loaded(found.forward, module, shape, attribute=source.attribute)
 
 
 def _timm(source: Source, checkpoint: str | None, weights_only: bool) -> Loaded:

@@ -139,7 +139,9 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", action=_Open, metavar="SPEC", help="an encoder, see above")
     parser.add_argument("--module", action=_Open, metavar="SPEC", help="a LightningModule, see above")
     parser.add_argument("--ckpt", action=_Attach, nargs="+", metavar="FILE", help="weights of the encoder or module")
-    parser.add_argument("--attribute", action=_Attach, nargs=1, metavar="NAME", help="where the module's encoder is")
+    parser.add_argument(
+        "--attribute", action=_Attach, nargs=1, metavar="NAME", help="the module's encoder, or a layer of it"
+    )
     parser.add_argument(ATTACHED, action=_Attach, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument(
         "--input-shape", nargs="+", type=integer, metavar="N", help="of one example, as in 3 224 224; of timm and "

@@ -104,6 +104,21 @@ class CallTree:
         narrowest = min(_narrowest(part) for part in self.parts(owner) if not is_head(part.path) and part.features)
         return _narrowest(call) > narrowest or self._predicts_words(owner)
 
+    def outer(self, call: Call) -> Call:
+        """The call that an inner layer was made in, where other parts of that make its input; else the call itself."""
+        found, inner, seen = call, call, {call.key}
+        while (owner := self._owner(inner)) is not None and owner.key not in seen:
+            seen.add(owner.key)
+            found = owner if self._is_fed(inner, owner) else found
+            inner = owner
+        return call if found.arguments is None else found
+
+    def _is_fed(self, call: Call, owner: Call) -> bool:
+        """Whether a part is given what other parts with parameters returned."""
+        others = (part for part in self.parts(owner) if call.key in part.consumers and part.key != call.key)
+        inside = call.path.startswith(f"{owner.path}.") if owner.path else not owner.method
+        return inside and any(_parameters(self.root, part.path) for part in others)
+
     def shares_input(self, call: Call) -> bool:
         """Whether the input is that of the module's call that a part was called in."""
         return self._passed_on(call, "shares_input")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -163,13 +165,13 @@ class EncoderCall:
         return self._output(function, module, self._as_called(filled))
 
     def _output(self, function: Callable[..., Any], module: nn.Module | None, arguments: Arguments) -> Any:
-        if (self.head or self.part) and module is not None:
-            output = _seen_at(module.get_submodule(self.head or self.part), bool(self.head), function, arguments)
-        else:
-            output = arguments.of(function)
+        with counting_tokens(token_mask(arguments)) as mask:
+            if (self.head or self.part) and module is not None:
+                output = _seen_at(module.get_submodule(self.head or self.part), bool(self.head), function, arguments)
+            else:
+                output = arguments.of(function)
         if self.input is not None and self.input.axis:
             output = examples_first(output, at(arguments, self.input.path).shape[self.input.axis])
-        mask = token_mask(arguments)
         return output if mask is None else Masked(output, mask)
 
     def state(self) -> dict[str, Any] | None:
@@ -273,7 +275,8 @@ def plain_call(function: Callable[..., Any], x: Any) -> Any:
     if isinstance(x, Proxy):
         return function(x.values)
     arguments = as_arguments(function, x)
-    output, mask = arguments.of(function), token_mask(arguments)
+    with counting_tokens(token_mask(arguments)) as mask:
+        output = arguments.of(function)
     return output if mask is None else Masked(output, mask)
 
 
@@ -293,6 +296,25 @@ def _takes(function: Callable[..., Any], names: list[str]) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+_tokens_that_count: ContextVar[Tensor | None] = ContextVar("tokens_that_count", default=None)
+
+
+@contextmanager
+def counting_tokens(mask: Tensor | None) -> Iterator[Tensor | None]:
+    """Inside, an encoder is called with this mask of its tokens, which :func:`masked` has for the outputs of layers."""
+    token = _tokens_that_count.set(mask)
+    try:
+        yield mask
+    finally:
+        _tokens_that_count.reset(token)
+
+
+def masked(output: Any) -> Any:
+    """The output of a layer, with the mask of the tokens that the encoder is being called with, where there is one."""
+    mask = _tokens_that_count.get()
+    return output if mask is None else Masked(output, mask)
 
 
 def token_mask(arguments: Arguments) -> Tensor | None:

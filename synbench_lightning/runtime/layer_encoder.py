@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from synbench_lightning.checks import shown
+from synbench_lightning.runtime.encoder_call import Masked, token_mask
 from synbench_lightning.runtime.features import FeatureReader
 from synbench_lightning.runtime.input_shape import tensors_in
+from synbench_lightning.runtime.isolation import isolated
+from synbench_lightning.runtime.structures import Arguments
 
 
 class LayerEncoder(nn.Module):
-    """The features of one layer of an encoder, pooled over space or tokens as a probe pools them.
+    """The features of one layer of an encoder, pooled over space or tokens (those of a mask) as a probe pools them.
 
     For whatever is done with the layer that a run has found to be the best: a linear probe, fine-tuning, ``evaluate``.
     The encoder runs as a whole, with what comes behind the layer.
@@ -58,6 +62,39 @@ class LayerEncoder(nn.Module):
             handle.remove()
         if not outputs:
             raise ValueError(f"`layer`: {self.layer!r} is not called when the encoder is.")
-        given = next(iter(tensors_in((args, kwargs))), None)
-        size = len(next(x for x in tensors_in(outputs[-1]) if x.is_floating_point()))
-        return self._read(outputs[-1], size, () if given is None else tuple(given.shape[1:]))
+        output, given = outputs[-1], next(iter(tensors_in((args, kwargs))), None)
+        size = len(next(x for x in tensors_in(output) if x.is_floating_point()))
+        mask = token_mask(Arguments(args, kwargs))
+        masked = output if mask is None else Masked(output, mask)
+        return self._read(masked, size, () if given is None else tuple(given.shape[1:]))
+
+
+def layer_or_encoder(module: nn.Module, path: str, x: Tensor) -> Callable[..., Any]:
+    """What a dotted name stands for: an encoder, or an inner layer, that is read in the innermost module that takes x.
+
+    Args:
+        module: that the name starts from; in evaluation mode.
+        path: of a module or a method.
+        x: inputs.
+    """
+    function: Any = module
+    for name in path.split("."):
+        function = getattr(function, name)
+    if not isinstance(function, nn.Module) or _takes(function, x):
+        return function  # type: ignore[no-any-return]
+    names = path.split(".")
+    for depth in range(len(names) - 1, -1, -1):
+        owner = module.get_submodule(".".join(names[:depth]))
+        reader = LayerEncoder(owner, ".".join(names[depth:]))
+        if _takes(reader, x):
+            return reader
+    return function
+
+
+def _takes(function: nn.Module, x: Tensor) -> bool:
+    try:
+        with isolated(function):
+            function(x)
+    except Exception:
+        return False
+    return True

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from synbench_lightning.runtime.collectives import Processes
+from synbench_lightning.runtime.encoder_call import masked
 from synbench_lightning.runtime.features import FeatureReader
 from synbench_lightning.runtime.input_shape import tensors_in
 from synbench_lightning.runtime.layer_selection import CalledModule, select_layers
@@ -144,7 +145,9 @@ class LayerReader:
     def _selected(self, calls: Sequence[CalledModule]) -> tuple[str, ...]:
         """The names of the layers, without that of the encoder's own output."""
         if self.automatic:
-            return tuple(name for name in select_layers(calls) if name != self.output)
+            paths = [call.path for call in calls]  # without what comes after an inner layer that is the encoder
+            until = paths.index(self.output) + 1 if self.output in paths else None
+            return tuple(name for name in select_layers(calls[:until]) if name != self.output)
         usable = [call.path for call in calls if call.shape is not None]
         self._check_named([call.path for call in calls], usable)
         return tuple(path for path in usable if path in (self.layers or ()) and path != self.output)
@@ -192,7 +195,7 @@ class LayeredFeatures:
     def see(self, index: int, _module: nn.Module, _args: Any, output: Any) -> None:
         """Forward hook of a layer. Of several calls in one forward the last one counts."""
         size = len(next(x for x in tensors_in(output) if x.is_floating_point()))
-        self._seen[index] = self._layers[index].read(output, size, self._input_shape)
+        self._seen[index] = self._layers[index].read(masked(output), size, self._input_shape)
 
     def __call__(self, output: Any, batch_size: int | None, input_shape: Sequence[int] = ()) -> Tensor:
         """All features of a batch."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils.data import DataLoader
@@ -130,13 +131,86 @@ def test_the_end_of_a_run_says_which_layer_of_which_step_to_read_and_how(caplog)
     (last,) = [record.message for record in caplog.records if "layers at 3 probes" in record.message]
     assert f"`{name}` at step {step:,} has the highest information" in last
     inner = name.removeprefix("encoder.")
-    assert f'To read it: `LayerEncoder(model.encoder, "{inner}")`' in last
+    assert f'To read it: `encoder="{name}"`, or outside of training `LayerEncoder(model.encoder, "{inner}")`' in last
     read = LayerEncoder(model.encoder, inner)
     offline = evaluate(read, (1, 8, 8), plan=SMALL, inputs=X, views=views)
     assert offline.information == next(of.information for of in callback.history[-1].layers if of.name == name)
     said = [record.message for record in caplog.records if "now has the highest" in record.message]
     assert said
     assert len(said) <= 3
+
+
+class Wrapped(Deep):
+    """The encoder is called by the `forward` of the module."""
+
+    def forward(self, x):
+        return self.encoder(x)
+
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.mse_loss(self.decoder(self(batch[0])), batch[0].flatten(1))
+
+
+class Itself(Deep):
+    """The module is the encoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, *self.blocks = self.encoder[:2], *self.encoder[2:]
+        self.blocks, self.encoder = nn.ModuleList(self.blocks), None
+
+    def forward(self, x):
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.mse_loss(self.decoder(self(batch[0])), batch[0].flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("make", "name"), [(Deep, "encoder.3"), (Deep, "encoder.4.0"), (Deep, "encoder.4.1"), (Wrapped, "encoder.2")]
+)
+@pytest.mark.parametrize("inputs", ["auto", "given"])
+def test_a_layer_that_is_named_as_the_encoder_has_the_values_that_it_had_as_a_layer(make, name, inputs, caplog):
+    given = {"inputs": X, "views": views} if inputs == "given" else {"inputs": "auto"}
+    as_layer, as_encoder = (
+        probing(**given, **arguments) for arguments in ({"layers": (name,)}, {"encoder": name, "layers": None})
+    )
+    for callback in (as_layer, as_encoder):
+        seed_everything(0)
+        with caplog.at_level("INFO"):
+            trainer(callback, max_steps=10).fit(make())
+    expected = [next(found for found in result.layers if found.name == name) for result in as_layer.history]
+    assert [result.feature_dim for result in as_encoder.history] == [found.width for found in expected]
+    assert [result.information for result in as_encoder.history] == pytest.approx(
+        [found.information for found in expected], rel=1e-5
+    )
+    assert [result.input_shape for result in as_encoder.history] == [(1, 8, 8)] * 3
+    assert f"after its part `{name}`" in caplog.text
+
+
+def test_a_layer_of_a_module_that_is_the_encoder_itself_is_read_in_its_forward():
+    model, callback = Itself(), layered(encoder="blocks.1")
+    trainer(callback, max_steps=5).fit(model)
+    alone = evaluate(LayerEncoder(model, "blocks.1"), (1, 8, 8), plan=SMALL, inputs=X, views=views)
+    assert callback.history[-1].information == alone.information
+
+
+def test_of_a_layer_that_is_the_encoder_the_layers_are_those_before_it_and_a_resume_reads_it_again():
+    first, resumed = (layered(encoder="encoder.3") for _ in range(2))
+    trainer(first, SaveBefore(7), max_steps=10).fit(Deep())
+    assert [names(result) for result in first.history] == [["encoder.1", "encoder.2", "encoder.3"]] * 3
+    trainer(resumed, max_steps=15).fit(Deep(), ckpt_path="saved.ckpt")
+    assert [names(result) for result in resumed.history] == [["encoder.1", "encoder.2", "encoder.3"]] * 4
+
+
+def test_a_layer_with_the_shape_of_its_own_input_is_called_as_it_stands():
+    callback = probing(encoder="encoder.3", input_shape=(16,), tasks="dc")
+    model = Deep()
+    trainer(callback, max_steps=5).fit(model)
+    alone = evaluate(model.encoder[3], (16,), tasks="dc", plan=SMALL)
+    assert callback.history[-1].scores == alone.scores
 
 
 def test_layers_of_other_widths_are_listed_as_not_comparable(caplog):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from synbench_lightning import ProbePlan, evaluate
-from tests.cli.commands import QUICK, run, scores
+from synbench_lightning import LayerEncoder, ProbePlan, evaluate
+from tests.cli.commands import QUICK, checkpoint, run, scores
 
 pytestmark = pytest.mark.usefixtures("a_folder_with_encoders")
 
@@ -36,6 +36,14 @@ def test_the_table_marks_the_best_and_the_cache_knows_which_layers_were_read(cap
     _, named, _ = run(capsys, *arguments, "--layers", "2")
     assert "cached" not in named
     assert [row.split()[0] for row in named[named.index("Layers of") :].splitlines()[2:4]] == ["2", "output"]
+
+
+def test_an_inner_layer_that_is_named_is_read_in_the_module_that_takes_the_inputs(capsys):
+    module = checkpoint()
+    found = scores(capsys, "--module", "encoders:Wide", "--ckpt", "wide.ckpt", "--attribute", "encoder.2", *QUICK)
+    result = evaluate(LayerEncoder(module.encoder, "2"), (1, 8, 8), tasks="default", plan=ProbePlan(forwards=768))
+    assert found["models"][0]["score"] == pytest.approx(result.score())
+    assert found["models"][0]["result"]["feature_dim"] == 32
 
 
 def test_layers_without_inputs_and_wrong_names_are_refused(capsys, arguments):

@@ -6,11 +6,12 @@ import torch
 from scipy.stats import spearmanr
 from validity.encoders import DIMENSIONS, LAYERS, build_encoder
 from validity.layer_answers import LayerRun, read_layers, report, runs_of, write_layers
-from validity.layer_measure import PREDICTORS, LayerMeasurement, measured_steps, outputs_of, pooled
+from validity.layer_measure import PREDICTORS, LayerMeasurement, margin, measured_steps, outputs_of, pooled
 from validity.layer_widths import WIDTH_CANDIDATES
 from validity.runs import Run, pretrain
 
 ACCURACY = np.array([[0.5, 0.6, 0.4], [0.7, 0.9, 0.8], [0.6, 0.8, 0.85]])
+EVEN = np.array([[0.0, 0.0, 0.0], [0.0, 0.02, 0.0], [0.0, 0.0, -0.08]])
 INFORMATION = np.array([[3.0, 1.0, 1.0], [4.0, 3.0, 2.5], [2.0, 6.0, 3.0]])
 
 
@@ -18,6 +19,9 @@ def table():
     return [
         {"images": "digits", "regime": "rotation", "encoder": "conv-6", "seed": seed, "step": step, "layer": layer}
         | {"width": 48, "accuracy:linear": float(ACCURACY[at, layer])}
+        | {"accuracy:linear, even": float(ACCURACY[at, layer] + EVEN[at, layer])}
+        | {"accuracy:linear, odd": float(ACCURACY[at, layer] - EVEN[at, layer])}
+        | {"margin": float(INFORMATION[at, layer] - INFORMATION[at, 2])}
         | {"predictor:information": float(INFORMATION[at, layer])}
         for seed in range(2)
         for at, step in enumerate((0, 10, 100))
@@ -35,6 +39,26 @@ def test_what_is_lost_by_a_layer_a_pair_and_the_last_layer():
     assert run.rank_correlation("information") == pytest.approx(
         spearmanr(INFORMATION.ravel(), ACCURACY.ravel()).statistic
     )
+
+
+def test_what_is_lost_by_the_rules_for_a_pair():
+    run = LayerRun(table()[:9])
+    assert [run.chosen_by(rule) for rule in ("most", "clear", "late")] == [(2, 1)] * 3  # above the last layer by 3
+    assert run.lost_by_rule("most") == pytest.approx(0.1)
+    # best on even images: 0.92, 0.88 on odd ones, chosen 0.8; on odd ones: 0.93, 0.77 on even ones, chosen 0.8
+    assert run.lost_across_halves("most") == pytest.approx((0.08 - 0.03) / 2)
+    run.margins[2, 1] = 1.5
+    assert (run.chosen_by("clear"), run.chosen_by("late, clear")) == ((2, 2), (2, 2))
+    assert run.lost_by_rule("clear") == pytest.approx(0.05)
+
+
+def test_the_margin_of_a_layer_is_in_standard_errors_of_the_difference():
+    generator = torch.Generator().manual_seed(0)
+    views = torch.randn(64, 1, 8, generator=generator) + 0.5 * torch.randn(64, 16, 8, generator=generator)
+    noisy = views + torch.randn(64, 16, 8, generator=generator)
+    assert margin(views, views) == 0
+    assert margin(views, noisy) > 5
+    assert margin(noisy, views) == pytest.approx(-margin(views, noisy))
 
 
 def test_a_table_comes_back_as_it_was_written_and_is_reported(tmp_path):

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from synbench_lightning import ProbePlan, ProbeResult, evaluate
+from synbench_lightning import LayerEncoder, ProbePlan, ProbeResult, evaluate
 from synbench_lightning.functional.representation.information import (
     information_error,
     information_replicates,
     replicates_error,
 )
+from synbench_lightning.functional.representation.readout import few_label_readout
 from synbench_lightning.probe.layers import LayerResult, best_layer
 
 SMALL = ProbePlan(forwards=768)
@@ -37,6 +38,40 @@ def test_each_layer_has_the_values_of_the_network_that_ends_with_it():
         assert layer.width == alone.feature_dim
         for name in ("information", "information_error", "readout", "readout_error"):
             assert getattr(layer, name) == pytest.approx(getattr(alone, name), rel=1e-5), name
+
+
+def test_of_inner_layers_the_mean_is_over_the_tokens_that_the_mask_leaves():
+    class Text(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.embedding = nn.Embedding(30, 8)
+            self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(3))
+
+        def forward(self, ids, attention_mask):
+            x = self.embedding(ids)
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    generator, text = torch.Generator().manual_seed(1), Text().eval()
+    ids = torch.randint(30, (48, 6), generator=generator)
+    mask = (torch.arange(6) < torch.randint(1, 7, (48, 1), generator=generator)).long()
+    given = {"ids": ids, "attention_mask": mask}
+
+    def masked(batch):
+        return {**batch, "ids": torch.where(torch.rand(ids.shape) < 0.2, 0, batch["ids"])}
+
+    found = evaluate(text, None, plan=SMALL, inputs=given, views=masked, labels=Y, layers="auto").layers
+    assert [layer.name for layer in found] == ["blocks.0", "blocks.1", "blocks.2"]
+    with torch.no_grad():
+        tokens = text.embedding(ids)
+        for layer, block in zip(found, text.blocks, strict=True):
+            tokens = block(tokens)
+            mean = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+            assert layer.readout == pytest.approx(few_label_readout(mean, Y).value, rel=1e-4)
+            alone = LayerEncoder(text, layer.name)(ids, attention_mask=mask)
+            torch.testing.assert_close(alone, mean)
 
 
 def test_all_else_is_as_without_layers():
