@@ -29,6 +29,8 @@ from synbench_lightning.runtime.sharding import is_sharded
 
 MOST_NAMES = 4
 """Other modules that a message names."""
+MOST_PARTS = 2
+"""Parts of a module without an encoder that a message names besides the one that is read."""
 MOST_CANDIDATES = 8
 """Calls that are compared with a repetition of them, one after another until one is the same."""
 
@@ -172,6 +174,9 @@ class EncoderDiscovery:
                     assert rehearsal is not None
                     differs, why = _attempt(rehearsal.differs)
                     differs = strategy.reduce_boolean_decision(differs, all=False)
+                    if differs and not strategy.reduce_boolean_decision(why != "", all=False):
+                        varies, why = _attempt(rehearsal.varies)
+                        differs = strategy.reduce_boolean_decision(why != "" or not varies, all=False)
                 if differs and isinstance(self.named, str):
                     rank_zero_warn(
                         f"`encoder={self.named!r}` does not return the same when the call of it in the first training "
@@ -183,10 +188,12 @@ class EncoderDiscovery:
                 found = None
                 if trainer.is_global_zero and rehearsal is not None:
                     readout = None if isinstance(self.named, str) else CallTree(calls, pl_module).readout(own[key])
-                    found = rehearsal.encoder_call(readout or Readout())
+                    readout = rehearsal.depending(readout or Readout())
+                    found = rehearsal.encoder_call(readout)
                     found = replace(found, part=part) if part else found
-                    whole = [f"`{_name(key)}` (for all that it returns)"] if found.head or found.part else []
-                    self._name_others(whole + [f"`{_name(other)}`" for other in keys[position + 1 :]])
+                    within = [f"`{_name(key)}` (for all that it returns)"] if found.head or found.part else []
+                    within += [f"`{_within(key, other)}`" for other in readout.parts[1 : 1 + MOST_PARTS]]
+                    self._name_others(within + [f"`{_name(other)}`" for other in keys[position + 1 :]])
                 return strategy.broadcast(found)
         if tried:
             raise ValueError(
@@ -212,6 +219,10 @@ def _rehearsal(trainer: Trainer, pl_module: LightningModule, call: Call, flags: 
 
 def _name(key: Key) -> str:
     return ".".join(filter(None, key)) or "forward"
+
+
+def _within(key: Key, part: str) -> str:
+    return ".".join(filter(None, (key[0], part)))
 
 
 def _seen_as(pl_module: LightningModule, path: str, paths: Mapping[int, str]) -> str | None:

@@ -9,8 +9,12 @@ from typing import NamedTuple
 from torch import nn
 
 from synbench_lightning.runtime.call_recorder import Call, Key
+from synbench_lightning.runtime.channel_layout import Widths, channel_axis
 from synbench_lightning.runtime.module_names import LOSSES, is_head, named_like_encoder, words
 from synbench_lightning.runtime.structures import leaves
+
+SMALL = 0.03
+"""A module with a smaller fraction of the parameters of the largest one beside it is not the encoder."""
 
 
 class Readout(NamedTuple):
@@ -35,6 +39,10 @@ class CallTree:
     def __init__(self, calls: Mapping[Key, Call], root: nn.Module) -> None:
         self.calls, self.root = calls, root
         self._returns: dict[Key, bool] = {}
+        self._feeders: dict[Key, list[Key]] = {key: [] for key in calls}
+        for call in calls.values():
+            for consumer in call.consumers & calls.keys():
+                self._feeders[consumer].append(call.key)
 
     def represents(self, call: Call) -> bool:
         """Whether what a call returns is a representation, as far as can be seen.
@@ -58,7 +66,7 @@ class CallTree:
         if self._predicts_words(call):
             found = [part for part in reversed(parts) if not self._predicts_words(part, of=call)]
         elif self._reconstructs(call):
-            found = sorted(parts, key=lambda part: (_narrowest(part), -part.order[1]))
+            found = self._narrowest_first(call, parts)
         else:
             return None
         return Readout(parts=tuple(part.path.removeprefix(prefix) for part in found)) if found else None
@@ -67,8 +75,17 @@ class CallTree:
         """The head that a call ends in: the last part with parameters, where it has the name of a head.
 
         A part without such a name is one where it is a linear layer that makes fewer numbers of the features, and
-        nothing but the loss is given them.
+        nothing but the loss is given them. Of several heads behind each other it is the first.
         """
+        found, seen = self._last_head(call), set[Key]()
+        while found is not None and found.key not in seen:
+            seen.add(found.key)
+            before = [self.calls[key] for key in self._feeders[found.key] if self._is_within(self.calls[key], call)]
+            before = [other for other in before if self._has_matrix(other) and not self._is_within(other, found)]
+            found = next((other for other in before if is_head(_relative(other, call))), found)
+        return found
+
+    def _last_head(self, call: Call) -> Call | None:
         prefix = f"{call.path}." if call.path else ""
         parts = [part for part in self.parts(call) if self._has_matrix(part)]
         last = max(parts, key=lambda part: part.order[1], default=None)
@@ -83,7 +100,9 @@ class CallTree:
         """Whether a part is one stage of a pipeline whose later stages make the representation."""
         owner = self._owner(call)
         readout = None if owner is None else self.readout(owner)
-        if owner is None or readout is None:
+        if owner is None:
+            return not named_like_encoder(call.path) and self._is_small_beside(call)
+        if readout is None:
             return False
         if named_like_encoder(call.path):
             later = [part for part in self.parts(owner) if part.key in call.consumers and part.features]
@@ -91,13 +110,16 @@ class CallTree:
         if readout.head:
             head = self.head(owner)
             assert head is not None
+            size = _parameters(self.root, call.path)
             taken = None if head.input is None else (head.input.rows, *head.input.shape)
             same_shape = call.input is None or owner.input is None or call.input.shape == owner.input.shape
             if not (same_shape or self._passed_on(call, "given")):
                 return True
-            if head.key in call.consumers:
-                return False
             later = [part for part in self.parts(owner) if part.key in call.consumers]
+            heads = [part for part in later if part.key == head.key or is_head(_relative(part, owner))]
+            later = [part for part in later if part not in heads]
+            if heads and not any(_parameters(self.root, part.path) > size for part in later):
+                return False
             return any(_parameters(self.root, part.path) for part in later) or (
                 taken is not None and taken not in call.shapes
             )
@@ -215,8 +237,32 @@ class CallTree:
     def _continues(self, part: Call, stage: Call, owner: Call) -> bool:
         """Whether a part that is given what a stage returned is more of an encoder than the stage, and no decoder."""
         larger = _parameters(self.root, part.path) > _parameters(self.root, stage.path)
-        decodes = owner.input is not None and any(prod(shape[1:]) == owner.input.numel for shape in part.shapes)
+        decodes = self.head(owner) is None and _is_as_large(part, owner)
         return larger and not decodes and not is_head(part.path)
+
+    def _is_small_beside(self, call: Call) -> bool:
+        """Whether a much larger module, no head and no decoder, is given what a call returned."""
+        size = _parameters(self.root, call.path)
+        others = [self.calls[key] for key in call.consumers & self.calls.keys() if key[0] not in ("", call.path)]
+        others = [other for other in others if not (is_head(other.path) or _is_as_large(other, call))]
+        return any(size < SMALL * _parameters(self.root, other.path) for other in others)
+
+    def _narrowest_first(self, call: Call, parts: list[Call]) -> list[Call]:
+        """Parts of a call that reconstructs, but for its output layer: those with the fewest positions first.
+
+        Of vectors the narrowest are, of maps of one size the last.
+        """
+        assert call.input is not None
+        shape, widths = call.input.shape, Widths.of(self._module(call))
+
+        def key(part: Call) -> tuple[int, int, int]:
+            def positions(own: tuple[int, ...]) -> int:
+                return prod(own[1:]) // own[channel_axis(own, shape, widths).axis] if len(own) > 2 else 1
+
+            fewest = min(positions(own) for own in part.shapes if len(own) >= 2)
+            return fewest, _narrowest(part) if fewest == 1 else 0, -part.order[1]
+
+        return sorted((part for part in parts if all(own[1:] != shape for own in part.shapes)), key=key)
 
     def _is_used(self, call: Call) -> bool:
         """Whether another module is given what a call returned, but for one that judges it."""
@@ -236,9 +282,19 @@ class CallTree:
         return self.root.get_submodule(call.path)
 
 
+def _relative(call: Call, outer: Call) -> str:
+    """The path of a part in the module that it is a part of."""
+    return call.path.removeprefix(f"{outer.path}.") if outer.path else call.path
+
+
 def _narrowest(call: Call) -> int:
     """Numbers for each example in the smallest output."""
     return min(prod(shape[1:]) for shape in call.shapes if len(shape) >= 2)
+
+
+def _is_as_large(part: Call, whole: Call) -> bool:
+    """Whether a part returns as many numbers for each example as the whole is given."""
+    return whole.input is not None and any(prod(shape[1:]) == whole.input.numel for shape in part.shapes)
 
 
 def _parameters(root: nn.Module, path: str) -> int:

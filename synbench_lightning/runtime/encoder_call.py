@@ -139,6 +139,8 @@ class EncoderCall:
         needed = set(self.per_example) - {path for path, _ in self.defaults}
         if self.input is None:
             return Arguments(tuple(x) if isinstance(x, (tuple, list)) else (x,))
+        if isinstance(x, Tensor) and x.dtype == torch.float32 and self.input.dtype.is_floating_point:
+            x = x.to(self.input.dtype)  # else the trainer's precision has decided
         if not isinstance(x, Mapping):
             needed.discard(self.input.path)
             arguments = replaced(rest, self.input.path, [x] if self.input.listed else x)

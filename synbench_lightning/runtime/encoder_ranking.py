@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from torch import nn
 
 from synbench_lightning.runtime.call_recorder import Call, Key
-from synbench_lightning.runtime.call_tree import CallTree
+from synbench_lightning.runtime.call_tree import SMALL, CallTree
 from synbench_lightning.runtime.encoder import CANDIDATES
 from synbench_lightning.runtime.module_names import AVERAGES, STEMS, is_head, last_words, named_like_encoder, words
 
-SMALL = 0.03
-"""A module with a smaller fraction of the parameters of the largest one beside it is not the encoder."""
 MAKERS = {"generator", "generate", "decoder", "decode", "reconstruct"}
 """Words in the name of what makes inputs."""
 

@@ -60,15 +60,21 @@ def isolated(module: nn.Module | None, also: Sequence[Any] = (), refuse_iterator
         yield
 
 
+def seed_generators(seed: int) -> None:
+    """Seed the global generators of Python, numpy and torch; inside :func:`isolated`, which puts them back."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    seed_accelerator(seed)
+
+
 @contextmanager
 def _random_states() -> Iterator[None]:
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=()):
-        restore = seed_accelerator(PROBE_SEED)
+        restore = seed_accelerator(PROBE_SEED)  # which is in use from here on, or is not
         try:
-            random.seed(PROBE_SEED)
-            np.random.seed(PROBE_SEED)
-            torch.default_generator.manual_seed(PROBE_SEED)
+            seed_generators(PROBE_SEED)
             yield
         finally:
             restore()

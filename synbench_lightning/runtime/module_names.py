@@ -9,7 +9,7 @@ TRUNKS = {"encoder", "backbone", "trunk", "body", "features", "extractor", "visu
 HEADS = {
     "head", "heads", "projector", "projection", "proj", "project", "predictor", "prediction", "predictions", "decoder",
     "classifier", "fc", "cls", "loss", "criterion", "discriminator", "prototypes", "logits", "readout", "decode",
-    "predict", "classify", "reconstruct", "generate", "generator",
+    "predict", "classify", "reconstruct", "generate", "generator", "quantizer", "quantize", "codebook", "vq",
 }  # fmt: skip
 """Words in the name of what training puts behind it."""
 LOSSES = {"loss", "losses", "criterion", "discriminator", "critic", "perceptual", "lpips"}

@@ -120,6 +120,48 @@ class ReconstructsWithoutAName(Foreign):
         return mse_loss(self.net(x), x)
 
 
+class UNet(Foreign):
+    path, inside = "unet", "after its part `unet.mid`"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def forward(m: Any, x: Tensor) -> Any:
+            one = m.down(x)
+            two = m.mid(one.relu())
+            return m.out(torch.cat([m.up(two.relu()), one], 1))
+
+        self.unet = Of(
+            forward, down=nn.Conv2d(1, 8, 2, 2), mid=nn.Conv2d(8, 16, 2, 2), up=nn.ConvTranspose2d(16, 8, 2, 2),
+            out=nn.ConvTranspose2d(16, 1, 2, 2),
+        )  # fmt: skip
+
+    def loss(self, x: Tensor) -> Tensor:
+        return mse_loss(self.unet(x), x)
+
+
+class Denoises(Foreign):
+    """A diffusion model; the embedding of time steps is the narrowest part, and is none."""
+
+    path, inside = "model", "after its part `model.mid`"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def forward(m: Any, x: Tensor, steps: Tensor) -> Any:
+            z = m.down(x).relu() + m.time(steps[:, None] / 100)[..., None, None]
+            return m.up(m.mid(z).relu())
+
+        self.model = Of(
+            forward, time=nn.Linear(1, 8), down=nn.Conv2d(1, 8, 2, 2), mid=nn.Conv2d(8, 8, 3, 1, 1),
+            up=nn.ConvTranspose2d(8, 1, 2, 2),
+        )  # fmt: skip
+
+    def loss(self, x: Tensor) -> Tensor:
+        steps, noise = torch.randint(100, (len(x),)), torch.randn_like(x)
+        return mse_loss(self.model(x + noise * steps[:, None, None, None] / 100, steps), noise)
+
+
 class VAE(Foreign):
     path = "vae.encoder"
 
@@ -241,6 +283,26 @@ class ClassifiesItself(Foreign):
         return cross_entropy(self(x), torch.arange(len(x)) % 4)
 
 
+class ProjectsInAHook(Foreign):
+    """The projector is called by a hook on a layer of the model, as in torchgeo's BYOL."""
+
+    path, inside = "backbone", "before its head `backbone.projector`"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def forward(m: Any, x: Tensor) -> Any:
+            m.model(x)
+            return m.kept
+
+        self.backbone = Of(forward, model=nn.Sequential(*conv(), nn.Linear(16, 4)), projector=nn.Linear(16, 12))
+        backbone: Any = self.backbone
+        backbone.model[-2].register_forward_hook(lambda _, args, z: setattr(backbone, "kept", backbone.projector(z)))
+
+    def loss(self, x: Tensor) -> Tensor:
+        return self.backbone(x).square().mean()  # type: ignore[no-any-return]
+
+
 class Adversarial(Foreign):
     """Nothing but a generator and a discriminator."""
 
@@ -295,8 +357,8 @@ class Copies(Foreign):
 
 
 KINDS: list[type[Foreign]] = [
-    ForwardIsTheTeacher, TeacherAndStudent, Averaged, Distilled, Reconstructs, ReconstructsWithoutAName,
+    ForwardIsTheTeacher, TeacherAndStudent, Averaged, Distilled, Reconstructs, ReconstructsWithoutAName, UNet, Denoises,
     VAE, EncodesAndDecodes, Siamese, Similarities, Classifies, ClassifiesWithoutAName, ClassifiesItself,
-    Adversarial, InADict, Copies,
+    ProjectsInAHook, Adversarial, InADict, Copies,
 ]  # fmt: skip
 """All of them."""
