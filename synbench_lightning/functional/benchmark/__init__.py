@@ -1,1 +1,1 @@
-"""A benchmark from few of its items: correlation of training curves, selection, prediction, confidence intervals."""
+"""A benchmark from few of its items: correlation of training curves, selection, prediction, intervals."""

@@ -24,8 +24,8 @@ def class_log_probabilities(support: Tensor, support_labels: Tensor, features: T
     shrinkage), and with the class frequencies of the support set as prior. Such a discriminant is over-confident where
     features are many and examples few. So its scores are divided by a temperature, which maximizes the likelihood of
     the support set in a cross-fit (each fold is scored by a discriminant of the other folds). The result is mixed with
-    the prior, with weight :math:`1 / (n + 1)`, in the search for the temperature too, because n examples cannot rule out
-    an event of that probability. So a support set that is separated without an error does not lead to probabilities of 1,
+    the prior, with weight :math:`1 / (n + 1)`, in the search for the temperature too: n examples cannot rule out an
+    event of that probability. So a support set that is separated without an error does not lead to probabilities of 1,
     and no log-likelihood is below :math:`\log(\text{prior} / (n + 1))`. The log-likelihood of the right labels is
     ``class_log_probabilities(...).gather(1, labels[:, None])[:, 0]``.
 

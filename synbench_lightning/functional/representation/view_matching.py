@@ -122,6 +122,7 @@ def row_changes(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _mean_rank(one: Tensor, other: Tensor) -> float:
+    """Compute the mean rank of partners from descriptions ``(N, D)`` of both sets; ties count half."""
     similarity = _directions(one) @ _directions(other).T
     own = similarity.diagonal()[:, None]
     above = (similarity > own).double().sum(1) + ((similarity == own).double().sum(1) - 1) / 2
