@@ -153,7 +153,10 @@ class NoisyLabels(SimCLR):
 
 METHODS: dict[str, type[SimCLR]] = {"noisy-labels": NoisyLabels, "contrastive": SimCLR}
 """In the first the last checkpoint is not the best one, in the second it nearly is."""
-TITLES = {"noisy-labels": "Labels, 40 % of which were replaced at random", "contrastive": "Contrastive (SimCLR)"}
+TITLES = {
+    "noisy-labels": "Scanned digits, 40 % of their labels replaced at random",
+    "contrastive": "Scanned digits, contrastive (SimCLR)",
+}
 STEPS = {"noisy-labels": 1500, "contrastive": 600}
 
 
@@ -391,7 +394,7 @@ def outcome_figure(method: str, outcome: Outcome, patience: int, pixels: float) 
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     rows[0].legend(loc="upper right")
-    rows[0].set_title(f"{TITLES[method]}, scanned digits")
+    rows[0].set_title(TITLES[method])
     return figure
 
 
