@@ -17,6 +17,7 @@ from synbench_lightning.runtime.call_tree import CallTree, Readout
 from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder, walk
 from synbench_lightning.runtime.encoder_call import EncoderCall
 from synbench_lightning.runtime.encoder_ranking import rank_encoders
+from synbench_lightning.runtime.heads import heads_behind
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.lightning_packages import (
     LightningModule,
@@ -87,8 +88,8 @@ class EncoderDiscovery:
             else:
                 candidates = rank_encoders(calls, pl_module)
             self.call = self._chosen(trainer, pl_module, calls, candidates, part)
-            seen = isinstance(self.named, str) and calls and _seen_as(pl_module, self.named, paths)
-            if self.call is None and seen and input_shape is None:
+            missed = isinstance(self.named, str) and calls and not candidates
+            if missed and _seen_as(pl_module, str(self.named), paths):
                 called = ", ".join(f"`{call.name}`" for call in rank_encoders(calls, pl_module)[:MOST_NAMES])
                 rank_zero_warn(
                     f"The first training step did not call `encoder={self.named!r}`. It called {called}: name what is "
@@ -191,6 +192,8 @@ class EncoderDiscovery:
                     readout = rehearsal.depending(readout or Readout())
                     found = rehearsal.encoder_call(readout)
                     found = replace(found, part=part) if part else found
+                    if not (found.head or found.part):
+                        found = replace(found, heads=heads_behind(own[key], calls))
                     within = [f"`{_name(key)}` (for all that it returns)"] if found.head or found.part else []
                     within += [f"`{_within(key, other)}`" for other in readout.parts[1 : 1 + MOST_PARTS]]
                     self._name_others(within + [f"`{_name(other)}`" for other in keys[position + 1 :]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from synbench_lightning.probe.layers import BestLayer
+from synbench_lightning.probe.layers import BestLayer, output_layer
 from synbench_lightning.probe.result import ProbeResult
 
 CLEAR = 2.0
@@ -53,7 +53,7 @@ class LayerAdvice:
         best = chosen.best_layer
         assert best is not None
         where = f"at step {chosen.step or 0:,}"
-        if best.layer is chosen.layers[-1]:
+        if best.layer is output_layer(chosen.layers):
             return (
                 f"SynBench: of {len(chosen.layers)} layers at {len(compared)} probes, the encoder's output {where} has "
                 f"the highest {chosen.layer_key}: read it as it is."
@@ -69,10 +69,15 @@ class LayerAdvice:
         )
 
     def _listing(self, result: ProbeResult) -> str:
-        layers, width = result.layers, result.layers[-1].width
-        names = ", ".join(f"`{layer.name}` ({layer.width})" for layer in layers)
-        alike = sum(layer.width == width for layer in layers)
+        layers, output = [layer for layer in result.layers if not layer.head], output_layer(result.layers)
+        names, heads = (
+            ", ".join(f"`{layer.name}` ({layer.width})" for layer in result.layers if layer.head == head)
+            for head in (False, True)
+        )
+        width, alike = output.width, sum(layer.width == output.width for layer in layers)
         sentence = f"SynBench reads {len(layers)} layers, with their widths: {names}, the last one being the output."
+        if heads:
+            sentence += f" Of heads, which are not ranked, it reads {heads}."
         if alike == len(layers):
             return sentence
         ranked = f"only those of {width} are ranked" if alike > 1 else "none is ranked"
@@ -91,7 +96,7 @@ def _how(layer: str, encoder: str | None) -> str:
 
 
 def _margin(result: ProbeResult, best: BestLayer) -> str:
-    other = "the second best" if best.layer is result.layers[-1] else "the encoder's output"
+    other = "the second best" if best.layer is output_layer(result.layers) else "the encoder's output"
     return f"{best.margin:.2g} ({best.margin_in_errors:.1f} standard errors) above {other}"
 
 

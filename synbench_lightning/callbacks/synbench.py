@@ -39,6 +39,7 @@ from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.input_shape import example_shape
 from synbench_lightning.runtime.layer_reading import LayerReader, check_layers
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer, rank_zero_info, rank_zero_warn
+from synbench_lightning.runtime.sharding import is_sharded
 
 
 class SynBenchCallback(ProbingCallback[ProbeResult]):
@@ -142,9 +143,10 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             inputs of the first validation loader.
         layers: which layers are compared, by ``synbench/information`` or, without views and with labels, by
             ``synbench/readout``, from the same forwards. ``"auto"``: the stages or blocks of the encoder, at most
-            twelve; or dotted names as ``("backbone.layer2", "backbone.layer4")``; ``None``: none. Without ``inputs``
-            and ``labels`` there is nothing to compare them by. Layers of different width are not ranked against each
-            other.
+            twelve, and the head that training puts on it; or dotted names, as ``("backbone.layer2", "projector.0")``;
+            ``None``: none. A head is read where it is given what the encoder returns, as it is, flattened or averaged.
+            Without ``inputs`` and ``labels`` there is nothing to compare layers by. Heads and layers of different width
+            are shown and not ranked.
         seed: of the examples, which are the same in every probe of a run.
         prefix: of the logged keys; two callbacks in one trainer need two.
         log_figures: give TensorBoard, Wandb and MLflow figures of the probes (the robustness-accuracy curve, accuracy
@@ -328,7 +330,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             normalize=self.normalize, inputs=self._inputs(trainer, pl_module, shape), views=self.views,
             labels=self._labels(trainer, pl_module, shape), seed=self.seed, device=trainer.strategy.root_device,
             module=self._discovery.read_module(module_behind(self._encoder.forward)), call=self._discovery.call,
-            layers=self._layer_reader(pl_module),
+            layers=self._layer_reader(trainer, pl_module),
         )  # fmt: skip
         if not self._ready() and not self._view_collection.collecting:
             rank_zero_warn(
@@ -355,10 +357,12 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     def _ready(self) -> bool:
         return self._shown is not None and self._shown.num_forwards > 0
 
-    def _layer_reader(self, pl_module: LightningModule) -> LayerReader | None:
+    def _layer_reader(self, trainer: Trainer, pl_module: LightningModule) -> LayerReader | None:
         if self.layers is None:
             return None
-        return LayerReader(pl_module, self.layers, self._encoder_path or "")
+        call, precision = self._discovery.call, trainer.precision_plugin.val_step_context
+        heads = () if call is None or is_sharded(trainer.strategy, pl_module) else call.heads
+        return LayerReader(pl_module, self.layers, self._encoder_path or "", heads, precision)
 
     @property
     def _encoder_path(self) -> str | None:

@@ -25,6 +25,7 @@ from synbench_lightning.functional.gaussian.discriminant import check_epsilons
 from synbench_lightning.functional.gaussian.score import check_thresholds
 from synbench_lightning.probe.evaluate import evaluate
 from synbench_lightning.probe.labelled_inputs import check_labels
+from synbench_lightning.probe.layers import output_layer
 from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS
 from synbench_lightning.probe.proxy_samples import Normalize
@@ -261,7 +262,7 @@ def _layers_as_text(found: Evaluated) -> list[str]:
         mark = "best" if best is not None and best.place == index else ""
         if best is not None and mark:
             mark += f", by {best.margin:.2g} ± {best.error:.1g}"
-        elif layer.width != result.layers[-1].width:
+        elif layer.width != output_layer(result.layers).width:
             mark = "not ranked: of another width than the output"
         rows.append([layer.name, str(layer.width), f"{layer.value(key):.3f} ± {error:.3f}", mark])
     return ["", f"Layers of {found.name}:", *aligned(rows, left={0, 3})]

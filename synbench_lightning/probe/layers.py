@@ -47,6 +47,7 @@ class LayerResult:
             standard error that follows from the differences of these.
         readout: leave-one-out R² of a ridge regression of a few labels; ``None`` without labels.
         readout_error: its standard error over the labelled examples.
+        head: whether it is in a head behind the encoder.
     """
 
     name: str
@@ -56,6 +57,7 @@ class LayerResult:
     replicates: tuple[tuple[float, ...], ...] = ()
     readout: float | None = None
     readout_error: float | None = None
+    head: bool = False
 
     def value(self, key: str) -> float | None:
         """The ``"information"`` or the ``"readout"``."""
@@ -63,7 +65,7 @@ class LayerResult:
 
 
 class BestLayer(NamedTuple):
-    """The layer with the highest value among those as wide as the encoder's output.
+    """The layer with the highest value among the encoder's as wide as its output.
 
     ``margin`` is how far its value is above that of the encoder's output, where it is that, above the second best;
     ``error`` is the standard error of the margin.
@@ -85,33 +87,58 @@ def layer_results(
     widths: Sequence[int],
     information: Sequence[Information] | None,
     readouts: Sequence[Readout] | None,
+    in_heads: int = 0,
 ) -> tuple[LayerResult, ...]:
-    """Of all layers, the first to be called first."""
+    """Of all layers, the first to be called first: of those that come last, one is the output and some are in heads.
+
+    Args:
+        names: of the layers of the encoder, of those in heads, and of the output.
+        widths: of their features, in this order, as below.
+        information: in them.
+        readouts: of them.
+        in_heads: how many are in heads.
+    """
+    first_head, output = len(names) - 1 - in_heads, len(names) - 1
     found = []
-    for index, (name, width) in enumerate(zip(names, widths, strict=True)):
-        informed = (None, None, ()) if information is None else information[index]
-        read = (None, None) if readouts is None else readouts[index][:2]
-        found.append(LayerResult(name, width, *informed, *read))
+    for index in (*range(first_head), output, *range(first_head, output)):
+        told, read = information and information[index], readouts and readouts[index]
+        found.append(
+            LayerResult(
+                names[index], widths[index],
+                information=told[0] if told else None, information_error=told[1] if told else None,
+                replicates=told[2] if told else (),
+                readout=read[0] if read else None, readout_error=read[1] if read else None,
+                head=first_head <= index < output,
+            )
+        )  # fmt: skip
     return tuple(found)
 
 
+def output_layer(layers: Sequence[LayerResult]) -> LayerResult:
+    """The one that is the encoder's output: the last one that is not in a head."""
+    return [layer for layer in layers if not layer.head][-1]
+
+
 def best_layer(layers: Sequence[LayerResult], key: str) -> BestLayer | None:
-    """The best of the layers that compare with the encoder's output, the last one; ``None`` where there is no other.
+    """The best of the layers that compare with the encoder's output; ``None`` where there is no other.
 
     Args:
         layers: of one probe.
         key: ``"information"`` or ``"readout"``.
     """
+    if not layers:
+        return None
+    output = output_layer(layers)
     ranked = [
         (value, index, layer)
         for index, layer in enumerate(layers)
-        if layer.width == layers[-1].width and (value := layer.value(key)) is not None
+        if not layer.head and layer.width == output.width and (value := layer.value(key)) is not None
     ]
     if len(ranked) < 2:
         return None
     ranked.sort(key=lambda one: -one[0])
     (value, index, best), (_, _, second) = ranked[:2]
-    other = second if best is layers[-1] else layers[-1]
+    other = second if best is output else output
     return BestLayer(index, best, value - (other.value(key) or 0.0), _difference_error(best, other, key))
 
 

@@ -237,7 +237,8 @@ class Probe:
                     warnings.warn(words, stacklevel=4)
         if self.layers is not None and features:
             widths = [of_layer.shape[-1] for of_layer in features]
-            told["layers"] = layer_results(self.layers.names, widths, information, readouts)
+            names, in_heads = self.layers.names, self.layers.in_heads
+            told["layers"] = layer_results(names, widths, information, readouts, in_heads)
         return told, features[-1].flatten(0, -2) if features else None
 
     def _of_layers(self, encoding: BatchedEncoding, source: ViewedInputs | LabelledInputs) -> list[Tensor]:

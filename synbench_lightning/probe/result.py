@@ -62,8 +62,8 @@ class ProbeResult:
         seed: of the examples.
         seconds: wall-clock time of the probe.
         step: optimizer steps before the probe, or batches where Lightning counts no steps; ``None`` outside training.
-        layers: what was found in layers of the encoder, the first to be called first; the last one is what the encoder
-            returns. Empty where none were read.
+        layers: what was found in layers of the encoder, the first to be called first; the last one that is not in a
+            head is what the encoder returns. Empty where none were read.
         labelled: those of the tasks that are made of real examples; their accuracy and bound are alike at every scale.
 
     Example:

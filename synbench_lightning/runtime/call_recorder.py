@@ -21,6 +21,8 @@ from synbench_lightning.runtime.structures import Arguments, leaves, mapped, ten
 
 SAMPLE_ROWS = 4
 """Examples whose outputs are kept, to compare a repetition of a call with it."""
+MOST_VECTORS = 2**14
+"""Numbers in the vectors of these examples up to which they are kept."""
 
 Key = tuple[str, str]
 """A dotted attribute of the LightningModule, and the method of it that was called; ``""`` for the module itself."""
@@ -37,6 +39,7 @@ class Call:
         arguments: what it was called with; ``None`` for calls that are no candidates for the encoder.
         shapes: of the real tensors in the output.
         sample: the first rows of these, as they were returned.
+        vectors: the first rows of the vectors ``(N, D)`` that it was given, where these are all, and has returned.
         trained: whether it has parameters that the call trains.
         parent: the innermost other call that it was made in.
         shares_input: whether its input is that of its parent; true where it has none but the LightningModule.
@@ -55,6 +58,7 @@ class Call:
     arguments: Arguments | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
     sample: tuple[Tensor, ...] = ()
+    vectors: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     trained: bool = True
     parent: Key | None = None
     shares_input: bool = True
@@ -120,7 +124,7 @@ class CallRecorder:
     def __init__(self, root: LightningModule) -> None:
         self._root = root
         self._calls: list[Call] = []  # in the order in which they ended
-        self._open: list[tuple[Key, Arguments, InputLeaf | None, Tensor | None, int]] = []
+        self._open: list[tuple[Key, Arguments, InputLeaf | None, Tensor | None, Tensor | None, int]] = []
         self._flow, self._consumers = DataFlow(), dict[Key, set[Key]]()
         self._count = 0
         seen = list(_open_modules(root))
@@ -167,7 +171,7 @@ class CallRecorder:
         for source in self._flow.sources(tensors_in(arguments)):
             self._consumers.setdefault(source, set()).add((path, method))
         state = torch.get_rng_state() if path.count(".") < 3 else None
-        self._open.append(((path, method), arguments, input_leaf(arguments), state, self._count))
+        self._open.append(((path, method), arguments, input_leaf(arguments), state, _vectors(arguments), self._count))
         self._count += 1
 
     def _finish(self, path: str, method: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -177,7 +181,7 @@ class CallRecorder:
             self._open.pop()
         if not self._open:
             return
-        _key, arguments, leaf, state, begun = self._open.pop()
+        _key, arguments, leaf, state, vectors, begun = self._open.pop()
         parent = next((other for other in reversed(self._open) if other[0] != (path, method)), None)
         given = parent is None or _same_tensor(arguments, parent[1])
         shares = given or parent is None or parent[0][0] == "" or _same_shape(leaf, parent[2])
@@ -191,6 +195,9 @@ class CallRecorder:
                 arguments=mapped(arguments, Tensor.detach) if kept else None,
                 shapes=tuple(tuple(x.shape) for x in real),
                 sample=tuple(x.detach()[:SAMPLE_ROWS].clone() for x in real if x.ndim >= 2) if kept else (),
+                vectors=None if vectors is None or len(real) != 1 or real[0].ndim != 2 else (
+                    vectors, real[0].detach()[:SAMPLE_ROWS].clone()
+                ),
                 trained=any(x.requires_grad for x in real) and any(p.requires_grad for p in module.parameters()),
                 parent=None if parent is None else parent[0],
                 shares_input=shares,
@@ -273,6 +280,13 @@ def _around_method(
 
     setattr(kind, name, method)
     return partial(setattr, kind, name, original)
+
+
+def _vectors(arguments: Arguments) -> Tensor | None:
+    """The first rows of vectors ``(N, D)``, where a call is given these alone."""
+    given = list(tensors_in(arguments))
+    rows = given[0].detach()[:SAMPLE_ROWS] if len(given) == 1 and given[0].ndim == 2 else None
+    return rows.clone() if rows is not None and rows.is_floating_point() and rows.numel() <= MOST_VECTORS else None
 
 
 def _remove_hook(part: nn.Module, handle: RemovableHandle, copies: list[dict[int, Any]]) -> None:

@@ -39,6 +39,22 @@ class Masked(NamedTuple):
     mask: Tensor
 
 
+class Head(NamedTuple):
+    """A module outside of the encoder that training gives what the encoder returns.
+
+    Args:
+        path: dotted attribute of the LightningModule.
+        behind: path of the head whose output it is given; ``""`` for the encoder's.
+        position: of the tensor among those ``(N, ...)`` that are returned there.
+        way: how the vectors that it is given are made of that tensor, see :mod:`.heads`.
+    """
+
+    path: str
+    behind: str
+    position: int
+    way: str
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where real vectors enter an encoder.
@@ -77,6 +93,7 @@ class EncoderCall:
         batch_size: where the encoder takes batches of one size only.
         calls: how often a step calls it.
         whole: whether the examples of a batch cannot be taken apart.
+        heads: modules that training gives what is returned.
     """
 
     path: str
@@ -91,6 +108,7 @@ class EncoderCall:
     batch_size: int | None = None
     calls: int = 1
     whole: bool = False
+    heads: tuple[Head, ...] = ()
 
     @property
     def name(self) -> str:
@@ -190,6 +208,7 @@ class EncoderCall:
             **own,
             "input": leaf,
             "placement": placement,
+            "heads": [tuple(head) for head in self.heads],
             "args": self.arguments.args,
             "kwargs": self.arguments.kwargs,
         }
@@ -210,6 +229,7 @@ class EncoderCall:
                 leaf = InputLeaf(**{**leaf, "path": tuple(leaf["path"])})
             if placement is not None:
                 placement = Placement(**{**placement, "shape": tuple(placement["shape"])})
+            values["heads"] = tuple(Head(*head) for head in values.get("heads", ()))
             values["per_example"] = tuple(map(tuple, values["per_example"]))
             values["defaults"] = tuple((tuple(path), default) for path, default in values["defaults"])
             return cls(**values, input=leaf, placement=placement, arguments=arguments)

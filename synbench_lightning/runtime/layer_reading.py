@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from synbench_lightning.runtime.collectives import Processes
-from synbench_lightning.runtime.encoder_call import masked
+from synbench_lightning.runtime.encoder_call import Head, masked
 from synbench_lightning.runtime.features import FeatureReader
+from synbench_lightning.runtime.heads import heads_to_show, is_within, needed_heads, run_heads
 from synbench_lightning.runtime.input_shape import tensors_in
 from synbench_lightning.runtime.layer_selection import CalledModule, select_layers
 from synbench_lightning.runtime.sharding import has_shards
@@ -59,10 +60,20 @@ class LayerReader:
         root: the module that names start from.
         layers: the argument; see :data:`LayerSpec`.
         output: the name of the encoder's own output, ``""`` where it has none.
+        heads: modules outside of the encoder that are given what it returns.
+        precision: context in which they are run.
     """
 
-    def __init__(self, root: nn.Module, layers: LayerSpec, output: str = "") -> None:
+    def __init__(
+        self,
+        root: nn.Module,
+        layers: LayerSpec,
+        output: str = "",
+        heads: Sequence[Head] = (),
+        precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
         self.root, self.layers, self.output = root, check_layers(layers), output or OUTPUT
+        self._heads, self._precision = tuple(heads), precision
         self._chosen: list[Layer] | None = None
         self._repeats_output = False  # the last layer is what the encoder returns
 
@@ -78,9 +89,20 @@ class LayerReader:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the layers, in the order of their calls; the last one is what the encoder returns."""
+        """Of the encoder's layers, in the order of their calls, of those in heads, and last of the encoder's output."""
         names = [layer.name for layer in self._chosen or ()]
-        return tuple(names if self._repeats_output else [*names, self.output])
+        output = names.pop(self._inner - 1) if self._repeats_output else self.output
+        return (*names, output)
+
+    @property
+    def in_heads(self) -> int:
+        """How many of the layers are in heads."""
+        return len(self._chosen or ()) - self._inner
+
+    @property
+    def _inner(self) -> int:
+        """How many layers are in the encoder."""
+        return sum(not any(is_within(layer.name, head.path) for head in self._heads) for layer in self._chosen or ())
 
     def choose(
         self,
@@ -107,9 +129,13 @@ class LayerReader:
         names: tuple[str, ...] = ()
         try:
             outputs: dict[str, Any] = {}
+            behind: dict[str, Any] = {}
             with _hooks(self.root, outputs):
-                forward()
-            names = self._selected([self._called(path, output, size) for path, output in outputs.items()])
+                output = forward()
+            with _hooks(self.root, behind):
+                self._run_heads(output, self._heads)
+            calls = [self._called(path, output, size) for path, output in outputs.items()]
+            names = self._selected(calls, [self._called(path, output, size) for path, output in behind.items()])
         except Exception as error:  # the other processes must hear of it before anybody leaves
             failure = error
         if processes.any(failure is not None):
@@ -122,10 +148,11 @@ class LayerReader:
         self._chosen = [
             Layer(name, module, FeatureReader(readers[name], announce=False)) for name, module in modules.items()
         ]
+        self._heads = needed_heads(self._heads, modules)
         with self.attached(read, input_shape) as layered:
             *layers, own = layered.split(layered(forward(), size, input_shape))
-        repeats = bool(layers) and layers[-1].shape == own.shape and torch.allclose(layers[-1], own, rtol=1e-4)
-        self._repeats_output = processes.broadcast(repeats)
+        last = layers[self._inner - 1] if self._inner else own[:0]
+        self._repeats_output = processes.broadcast(last.shape == own.shape and torch.allclose(last, own, rtol=1e-4))
 
     @contextmanager
     def attached(self, read: FeatureReader, input_shape: Sequence[int] = ()) -> Iterator[LayeredFeatures]:
@@ -135,20 +162,27 @@ class LayerReader:
             read: of the encoder's own output.
             input_shape: of one example, where it is known.
         """
-        found = LayeredFeatures(read, self._chosen or [], self._repeats_output, input_shape)
+        repeated = self._inner - 1 if self._repeats_output else None
+        found = LayeredFeatures(read, self._chosen or [], repeated, input_shape, self._run_heads)
         with ExitStack() as stack:
             for index, layer in enumerate(self._chosen or ()):
                 handle = layer.module.register_forward_hook(partial(found.see, index))
                 stack.callback(handle.remove)
             yield found
 
-    def _selected(self, calls: Sequence[CalledModule]) -> tuple[str, ...]:
-        """The names of the layers, without that of the encoder's own output."""
+    def _run_heads(self, output: Any, heads: Sequence[Head] | None = None) -> None:
+        with self._precision():
+            run_heads(self.root, self._heads if heads is None else heads, output)
+
+    def _selected(self, calls: Sequence[CalledModule], behind: Sequence[CalledModule]) -> tuple[str, ...]:
+        """The names of the layers, without that of the encoder's own output; first those that are not in heads."""
         if self.automatic:
             paths = [call.path for call in calls]  # without what comes after an inner layer that is the encoder
             until = paths.index(self.output) + 1 if self.output in paths else None
-            return tuple(name for name in select_layers(calls[:until]) if name != self.output)
-        usable = [call.path for call in calls if call.shape is not None]
+            inner = [name for name in select_layers(calls[:until]) if name != self.output]
+            return (*inner, *heads_to_show(self._heads)) if inner else ()
+        calls = [*calls, *behind]
+        usable = list(dict.fromkeys(call.path for call in calls if call.shape is not None))
         self._check_named([call.path for call in calls], usable)
         return tuple(path for path in usable if path in (self.layers or ()) and path != self.output)
 
@@ -166,7 +200,7 @@ class LayerReader:
             if name in called:
                 why = "gives no features (N, ...) of the examples that the encoder is given"
             elif any(path == name for path, _ in self.root.named_modules()):
-                why = "is not called when the encoder is"
+                why = "is not called when the encoder is, nor by a head that training gives its output as it is"
             else:
                 why = f"is not the name of a module of {type(self.root).__name__}"
             known = ", ".join(map(repr, usable[:20])) or "none"
@@ -179,14 +213,20 @@ class LayeredFeatures:
     Args:
         read: of the encoder's output.
         layers: those that :meth:`see` is given outputs of, by index.
-        repeats_output: whether the last of them is the output.
+        repeated: which of them is the output, where one is.
         input_shape: of one example, where it is known.
+        run_heads: runs what comes behind the output.
     """
 
     def __init__(
-        self, read: FeatureReader, layers: Sequence[Layer], repeats_output: bool, input_shape: Sequence[int] = ()
+        self,
+        read: FeatureReader,
+        layers: Sequence[Layer],
+        repeated: int | None,
+        input_shape: Sequence[int] = (),
+        run_heads: Callable[[Any], None] = lambda output: None,
     ) -> None:
-        self._read, self._repeats_output = read, repeats_output
+        self._read, self._repeated, self._run_heads = read, repeated, run_heads
         self._layers, self._input_shape = layers, input_shape
         self._seen: dict[int, Tensor] = {}
         self.widths: tuple[int, ...] = ()
@@ -199,6 +239,7 @@ class LayeredFeatures:
 
     def __call__(self, output: Any, batch_size: int | None, input_shape: Sequence[int] = ()) -> Tensor:
         """All features of a batch."""
+        self._run_heads(output)
         seen, self._seen = self._seen, {}
         for index, layer in enumerate(self._layers):
             if index not in seen or batch_size not in (None, len(seen[index])):
@@ -213,7 +254,7 @@ class LayeredFeatures:
     def split(self, features: Tensor) -> list[Tensor]:
         """Features ``(..., D)`` of each layer; the last one is what the encoder returns."""
         *layers, output = features.split(self.widths, -1)
-        return [*(layers[:-1] if self._repeats_output else layers), output]
+        return [*(layer for index, layer in enumerate(layers) if index != self._repeated), output]
 
 
 @contextmanager

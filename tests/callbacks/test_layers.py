@@ -14,6 +14,7 @@ from tests.callbacks.runs import SMALL, curves, probing, steps, trainer
 from tests.callbacks.test_figure_logging import images, shown
 from tests.encoders import Autoencoder, Batches
 from tests.integration.test_resume import SaveBefore
+from tests.integration.test_training_unchanged import assert_identical
 from tests.probe.test_layers import layer
 
 X = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -74,8 +75,10 @@ def test_names_are_those_of_the_module_in_training_and_wrong_ones_end_the_run_at
     assert names(callback.history[0]) == ["encoder.2", "encoder.4", "encoder"]
     with pytest.raises(ValueError, match=r"`layers`: 'encoder.9' is not the name of a module of Deep.*'encoder.2'"):
         trainer(layered(layers=("encoder.9",)), max_steps=1).fit(Deep())
-    with pytest.raises(ValueError, match=r"`layers`: 'decoder' is not called when the encoder is"):
-        trainer(layered(layers=("decoder",)), max_steps=1).fit(Deep())
+    model = Deep()
+    model.unused = nn.Linear(16, 16)
+    with pytest.raises(ValueError, match=r"`layers`: 'unused' is not called when the encoder is"):
+        trainer(layered(layers=("unused",)), max_steps=1).fit(model)
 
 
 def test_without_inputs_and_labels_there_are_none_and_names_are_refused():
@@ -252,3 +255,82 @@ def test_they_are_drawn_and_reported(capsys):
         page = file.read()
     assert "Layers of the encoder" in page
     assert "encoder.3" in page
+
+
+class Contrastive(Deep):
+    """A projector and a predictor behind the encoder; what the encoder returns comes to it by way of a function."""
+
+    between = staticmethod(lambda h: h)
+    maps = False
+
+    def __init__(self):
+        super().__init__()
+        if self.maps:
+            blocks = [nn.Sequential(nn.Conv2d(1 if i == 0 else 16, 16, 3, padding=1), nn.ReLU()) for i in range(3)]
+            self.encoder = nn.Sequential(*blocks)
+        self.projector = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 8))
+        self.predictor = nn.Linear(8, 8)
+        self.decoder = None
+
+    def training_step(self, batch, batch_idx):
+        first, second = (self.projector(self.between(self.encoder(x))) for x in (batch[0], batch[0] + 0.1))
+        return nn.functional.mse_loss(self.predictor(first), second.detach())
+
+
+def contrastive(between, maps):
+    kind = type("Contrastive", (Contrastive,), {"between": staticmethod(between), "maps": maps})
+    return kind()
+
+
+@pytest.mark.parametrize(
+    ("between", "maps"),
+    [
+        (lambda h: h, False),
+        (lambda h: h.flatten(1), False),
+        (lambda h: h.mean((2, 3)), True),
+        (lambda h: nn.functional.adaptive_avg_pool2d(h, 1).flatten(1), True),
+    ],
+    ids=["as it is", "flattened", "mean", "pooled"],
+)
+def test_layers_of_heads_behind_the_encoder_are_read_and_not_ranked(between, maps):
+    model, callback = contrastive(between, maps), layered(layers=("encoder.2", "projector.0", "projector", "predictor"))
+    trainer(callback, max_steps=5).fit(model)
+    result = callback.history[-1]
+    read = ["encoder.2"] if maps else ["encoder.2", "encoder"]
+    assert names(result) == [*read, "projector.0", "projector", "predictor"]
+    assert [found.head for found in result.layers] == [False] * len(read) + [True] * 3
+    assert result.information == result.layers[len(read) - 1].information
+
+    model.eval()
+
+    def whole(x):
+        return model.predictor(model.projector(between(model.encoder(x))))
+
+    alone = evaluate(whole, (1, 8, 8), plan=SMALL, inputs=X, views=views)
+    assert result.layers[-1].information == pytest.approx(alone.information, rel=1e-5)
+    assert result.best_layer is None or not result.best_layer.layer.head
+
+
+def test_the_head_is_among_the_layers_without_an_argument_and_training_is_the_same():
+    states = []
+    for callback in (layered(), None):
+        seed_everything(0)
+        model = contrastive(lambda h: h, False)
+        trainer(*filter(None, [callback]), max_steps=10).fit(model)
+        states.append(model.state_dict())
+        if callback is not None:
+            assert names(callback.history[-1]) == [*NAMES[:-1], "encoder.5", "projector"]
+    assert_identical(*states)
+
+
+def test_a_head_that_is_given_something_else_than_the_output_is_refused_by_name():
+    callback = layered(layers=("projector.0",))
+    with pytest.raises(ValueError, match=r"'projector.0' is not called when the encoder is, nor by a head"):
+        trainer(callback, max_steps=1).fit(contrastive(lambda h: nn.functional.normalize(h), False))
+
+
+def test_heads_are_in_the_checkpoint_and_read_after_a_resume():
+    first, resumed = (layered(layers=("encoder.3", "projector.0")) for _ in range(2))
+    trainer(first, SaveBefore(7), max_steps=10).fit(contrastive(lambda h: h, False))
+    trainer(resumed, max_steps=15).fit(contrastive(lambda h: h, False), ckpt_path="saved.ckpt")
+    assert [names(result) for result in resumed.history] == [["encoder.3", "encoder", "projector.0"]] * 4
