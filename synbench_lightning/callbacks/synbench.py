@@ -488,12 +488,12 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             known = any(result.information is not None for result in self.history)
             if not isinstance(self.inputs, str) or probe.shown is None or known:
                 raise
-            self._view_collection.discard(str(error))
+            reason = self._view_collection.discard(str(error))
             probe.shown = None
             if not probe.num_forwards:
                 raise
             result = probe(encoder, processes, progress)
-            rank_zero_warn(f"`{self.prefix}/information` is not measured on training examples: {error}")
+            rank_zero_warn(f"`{self.prefix}/information` is not measured on training examples: {reason}")
         return result.at(step=processes.broadcast(self.schedule.step(trainer)))
 
     def _after_logging(
