@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from synbench_lightning.runtime.batchnorm_statistics import RunningStatistics
 from synbench_lightning.runtime.call_check import Rehearsal
@@ -50,6 +53,8 @@ class EncoderDiscovery:
         """The first batch, while the step is made."""
         self._recorder: CallRecorder | None = None
         self._before: RunningStatistics | None = None
+        self._release_optimizers: Callable[[], None] | None = None
+        self._written: list[tuple[int, torch.Tensor]] = []
 
     def __bool__(self) -> bool:
         """Whether a step is being recorded."""
@@ -64,10 +69,28 @@ class EncoderDiscovery:
         compiled = hasattr(pl_module.training_step, "_torchdynamo_orig_callable")
         return not (callable(self.named) or compiled or is_sharded(strategy, pl_module))
 
-    def begin(self, pl_module: LightningModule, batch: Any) -> None:
-        """Record the step that begins."""
+    def begin(self, pl_module: LightningModule, batch: Any, before_update: Callable[[], None]) -> None:
+        """Record the step that begins.
+
+        ``before_update`` is called when an optimizer is about to write the module's parameters, Lightning's or not.
+        """
         self._recorder, self.batch = CallRecorder(pl_module), batch
-        self._before = RunningStatistics(pl_module)
+        self._before, self._written = RunningStatistics(pl_module), _writings(pl_module)
+        own = {id(parameter) for parameter in pl_module.parameters()}
+
+        def updating(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if torch.compiler.is_compiling():
+                return
+            closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # the first is the optimizer
+            if closure is None and any(id(one) in own for group in optimizer.param_groups for one in group["params"]):
+                before_update()
+
+        self._release_optimizers = register_optimizer_step_pre_hook(updating).remove
+
+    def is_updated(self, pl_module: LightningModule) -> bool:
+        """Whether parameters have been written since the step began, by whatever."""
+        pairs = zip(self._written, _writings(pl_module), strict=False)
+        return any(before[0] != now[0] or not torch.equal(before[1], now[1]) for before, now in pairs)
 
     def end(self, trainer: Trainer, pl_module: LightningModule, input_shape: tuple[int, ...] | None = None) -> Any:
         """Take what was recorded, and return the batch. Every process makes this call.
@@ -109,6 +132,13 @@ class EncoderDiscovery:
         if self._recorder is not None:
             self._recorder.end()
         self._recorder = self._before = self.batch = None
+        self.end_step()
+
+    def end_step(self) -> None:
+        """The step has been made: optimizers are not watched any more."""
+        if self._release_optimizers is not None:  # not in `end`, which a hook may have called: torch goes through them
+            self._release_optimizers()
+        self._release_optimizers, self._written = None, []
 
     def encoder(self, pl_module: LightningModule) -> Encoder | None:
         """The encoder, called as training does; ``None`` where that is not known (any more)."""
@@ -211,6 +241,16 @@ class EncoderDiscovery:
             rank_zero_info(
                 f"SynBench: training also calls {', '.join(others[:MOST_NAMES])}: `encoder=` names another to probe."
             )
+
+
+def _writings(module: nn.Module) -> list[tuple[int, torch.Tensor]]:
+    """What is other for a parameter that has been written: how often autograd saw it, and for writes to `.data`, norms.
+
+    A norm alone would miss a step along a sphere (weights before BatchNorm).
+    """
+    own = [one for one in module.parameters() if not is_lazy(one) and one.is_floating_point() and one.itemsize > 1]
+    norm = torch.linalg.vector_norm
+    return [(one._version, norm(one.detach(), dtype=torch.promote_types(one.dtype, torch.float32))) for one in own]
 
 
 def _rehearsal(trainer: Trainer, pl_module: LightningModule, call: Call, flags: Mapping[nn.Module, bool]) -> Rehearsal:

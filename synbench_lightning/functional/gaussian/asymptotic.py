@@ -17,11 +17,12 @@ their midpoint :math:`E p`, the within-class covariance :math:`Cov\,p + Cov\,q`.
    right for that scale.
 4. The variance of the held-out projections contains the noise of the fitted directions. It is estimated from the
    leverages and subtracted; for Gaussian features of one covariance that is Wishart's factor :math:`1 - D / N`. At
-   least the error of that estimate is kept as variance; where held-out pairs disagree about the sign of the difference
-   of the means, accuracy is that of chance.
+   least the error of that estimate is kept as variance.
 5. Accuracy and bound come from the held-out projections themselves, shrunk by that factor and averaged over neighboring
    scales: no Gaussian shape is assumed.
-6. Steps 4 and 5 are repeated without each of some blocks of pairs: a jackknife. What step 4 subtracts is held fixed in
+6. Where the coefficients of separate blocks of pairs do not agree (``distinct_means``), the classes have one mean, and
+   accuracy is that of chance: the directions are noise, and what step 4 leaves of their variance has no meaning.
+7. Steps 4 and 5 are repeated without each of some blocks of pairs: a jackknife. What step 4 subtracts is held fixed in
    it. The error of what is subtracted, which dominates where a task has few pairs for the dimensions, is bounded by
    what the subtraction changes (``correction_error``).
 
@@ -53,6 +54,10 @@ from synbench_lightning.functional.gaussian.pooled_covariance import Means, Pool
 MANY = 24
 """Number of directions from which on all candidates are used (measured: with 16 or fewer, scores are biased high by the
 noise among the candidates)."""
+
+DISTINCT = 4.0
+"""Standard errors by which blocks of pairs must agree: by chance they do in 1 of 250 encoders of one feature, and less
+often with more."""
 
 
 class LimitEstimate(NamedTuple):
@@ -113,26 +118,55 @@ def estimate_limit(
     means = fit_of_means(position, vectors)
     pool, residuals, coefficients, resolved, rank, eigenvalues, variances = pooled(features, means)
     blocks, found, uncorrected = min(blocks, vectors), list[Tensor](), list[Tensor]()
+    chance = torch.full((1 + blocks, len(epsilons), len(scales)), 0.5).to(position)
+    chance = torch.stack([chance, torch.zeros_like(chance)])
     for x, mu in zip(residuals, coefficients, strict=True):
         if len(pool.values) == 0:  # constant features
-            chance = torch.full((1 + blocks, len(epsilons), len(scales)), 0.5).to(position)
-            found.append(torch.stack([chance, torch.zeros_like(chance)]))
-            uncorrected.append(found[-1][:, 0])
+            found.append(chance)
+            uncorrected.append(chance[:, 0])
             continue
         projections = _projected(x, position, means, mu, pool, epsilons)
         curves = accuracy_and_bound_curves(projections, position, blocks)
         # The directions are not refitted in the replicates, which therefore vary too little, by the root of Wishart's
         # factor.
         widening = torch.stack([projection.kept for projection in projections]).rsqrt()[:, None]
-        found.append(torch.cat([curves[:, :1], curves[:, :1] + (curves[:, 1:] - curves[:, :1]) * widening], 1))
+        curves = torch.cat([curves[:, :1], curves[:, :1] + (curves[:, 1:] - curves[:, :1]) * widening], 1)
         noiseless = [projection._replace(noise=torch.zeros_like(projection.noise)) for projection in projections]
         uncorrected.append(accuracy_and_bound_curves(noiseless, position, 1)[:, 0])
+        if not distinct_means(x[:, :, 1], means, mu, pool, blocks):
+            curves = torch.stack([chance[0], uncorrected[-1][1].expand_as(chance[1])])
+        found.append(curves)
     accuracy, bound = torch.stack(found, 2)  # (replicates, T, E, K) each
     plain_accuracy, plain_bound = torch.stack(uncorrected, 1)
     return LimitEstimate(
         accuracy[0], bound[0], accuracy[1:], bound[1:], plain_accuracy, plain_bound,
         correction_error(vectors * len(scales)), resolved, rank, eigenvalues, variances,
     )  # fmt: skip
+
+
+def distinct_means(differences: Tensor, means: Means, mu: Tensor, pool: Pool, blocks: int) -> bool:
+    """Whether the classes of a task have two means: whether blocks of pairs agree about their difference.
+
+    Inner products of the whitened coefficients of two blocks have expectation zero where there is one mean, whatever the
+    covariance, since neither block knows the sign of the other's noise; their mean is compared with its standard error,
+    as in the two-sample test of Chen and Qin (2010).
+
+    Args:
+        differences: ``(K, n, R)`` residuals of the half differences, over the lever.
+        means: how the coefficients are fitted.
+        mu: ``(r, R)`` the coefficients.
+        pool: the covariance.
+        blocks: how many.
+    """
+    own = [means.lever[:, None] * differences[:, block::blocks].double().sum(1) for block in range(blocks)]
+    sizes = torch.tensor([len(range(block, means.vectors, blocks)) for block in range(blocks)]).to(means.odd)
+    sums = torch.stack(own) + sizes[:, None, None] * (means.odd @ mu)  # (B, K, R)
+    axes = torch.linalg.cholesky(means.covariance)
+    whitened = torch.linalg.solve_triangular(axes, means.load.T @ sums, upper=False)
+    whitened = whitened / (pool.values + pool.smallest_ridge).sqrt()
+    products = whitened.flatten(1) @ whitened.flatten(1).T
+    between = products[tuple(torch.triu_indices(blocks, blocks, 1))]
+    return float(between.mean()) > DISTINCT * float(between.std()) / math.sqrt(len(between))
 
 
 def _projected(

@@ -17,10 +17,6 @@ CORRECTION = 10.0
 """Relative error of ``noise``, times the square root of a task's number of pairs: from 5 to 13 where measured, for 6
 encoders of 64 to 512 dimensions and 85 to 512 pairs (4 to 32 noise vectors at each of 16 scales)."""
 
-CONSISTENT = 0.4
-"""Lower limit of the squared mean, over the mean square, of the contributions to the mean at the largest scale: .95 or
-more for 9 encoders that are sensitive to the task, .3 or less for encoders that are not, from 64 noise vectors on."""
-
 
 class Projections(NamedTuple):
     """Held-out projections of the pairs of one task, for one epsilon: each on directions that were fitted without it.
@@ -72,10 +68,7 @@ def accuracy_and_bound_curves(projections: Sequence[Projections], position: Tens
         accuracy = (count * weights).sum(0)
         bound = ((count * mean + total * per_unit) * weights).sum(0) / (accuracy * mean).abs().clamp_min(1e-300)
         exists = mean > 0
-        # Where the classes have one mean, the directions are noise, and held-out contributions disagree in their sign.
-        top = mean_of[int(position.argmax())]
-        seen = top.mean().square() >= CONSISTENT * top.square().mean()
-        found.append(torch.stack([torch.where(exists & seen, accuracy, 0.5), torch.where(exists, bound, 0.0)]))
+        found.append(torch.stack([torch.where(exists, accuracy, 0.5), torch.where(exists, bound, 0.0)]))
     return torch.stack(found, 1).movedim(-1, 1)  # (2, E, K, 1 + B) before
 
 
