@@ -28,6 +28,8 @@ from synbench_lightning.runtime.sharding import is_sharded
 
 MOST_NAMES = 4
 """Other modules that a message names."""
+MOST_STEPS = 3
+"""Steps in which modules are replaced by others before an encoder is looked for among those that are left."""
 MOST_PARTS = 2
 """Parts of a module without an encoder that a message names besides the one that is read."""
 MOST_CANDIDATES = 8
@@ -46,6 +48,9 @@ class EncoderDiscovery:
         self.call: EncoderCall | None = None
         self.batch: Any = None
         """The first batch, while the step is made."""
+        self.again = False
+        """Whether the next step has to be recorded, since modules were replaced in this one."""
+        self._steps = 0
         self._recorder: CallRecorder | None = None
         self._before: RunningStatistics | None = None
 
@@ -70,8 +75,13 @@ class EncoderDiscovery:
     def end(self, trainer: Trainer, pl_module: LightningModule) -> Any:
         """Take what was recorded, and return the batch. Every process makes this call."""
         assert self._recorder is not None
+        replaced = trainer.strategy.reduce_boolean_decision(self._recorder.replaced, all=False)
         calls, batch, paths = self._recorder.end(), self.batch, self._recorder.paths
         self._recorder = self.batch = None
+        self._steps += 1
+        self.again = replaced and self._steps < MOST_STEPS
+        if self.again:
+            return batch
         if self.call is None:  # else it was probed before the step
             if isinstance(self.named, str):
                 candidates = _named(pl_module, self.named, calls, paths)
@@ -165,11 +175,17 @@ class EncoderDiscovery:
                 found = None
                 if trainer.is_global_zero and rehearsal is not None:
                     readout = None if isinstance(self.named, str) else CallTree(calls, pl_module).readout(own[key])
-                    readout = rehearsal.depending(readout or Readout())
-                    found = rehearsal.encoder_call(readout)
+                    reading = rehearsal.reading(readout or Readout())
+                    found = reading.encoder_call()
                     within = [f"`{_name(key)}` (for all that it returns)"] if found.head or found.part else []
-                    within += [f"`{_within(key, part)}`" for part in readout.parts[1 : 1 + MOST_PARTS]]
-                    self._name_others(within + [f"`{_name(other)}`" for other in keys[position + 1 :]])
+                    within += [f"`{_within(key, part)}`" for part in reading.readout.parts[1 : 1 + MOST_PARTS]]
+                    others = [f"`{_name(other)}`" for other in keys[position + 1 :]]
+                    self._name_others([one for one in within + others if one != f"`{_within(key, found.part)}`"])
+                    if not own[key].trained and not isinstance(self.named, str):
+                        rank_zero_info(
+                            f"SynBench: `{_name(key)}` gets no gradients in training, and no other call that may be an "
+                            "encoder's was seen to get some. If another module is meant, `encoder=` names it."
+                        )
                 return strategy.broadcast(found)
         if tried:
             raise ValueError(
@@ -181,9 +197,8 @@ class EncoderDiscovery:
 
     def _name_others(self, others: list[str]) -> None:
         if others and not isinstance(self.named, str):
-            rank_zero_info(
-                f"SynBench: training also calls {', '.join(others[:MOST_NAMES])}: `encoder=` names another to probe."
-            )
+            named = ", ".join(list(dict.fromkeys(others))[:MOST_NAMES])
+            rank_zero_info(f"SynBench: training also calls {named}: `encoder=` names another to probe.")
 
 
 def _rehearsal(trainer: Trainer, pl_module: LightningModule, call: Call, flags: Mapping[nn.Module, bool]) -> Rehearsal:
