@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,7 +18,9 @@ from validity.inputs import load_images
 from validity.measure import INPUTS
 from validity.noisy_labels import HELD_OUT, NoisyLabels, held_out, with_wrong
 from validity.proxies import in_views, unlabelled, with_noise
-from validity.runs import Encoder, trained
+from validity.runs import trained
+
+Features = Callable[[Tensor], Tensor]
 
 REGIME, LABELS = "noisy labels", "all labels"
 WRONG = 0.4
@@ -66,7 +69,7 @@ def rows_of(name: str, seed: int, steps: int, folder: Path) -> list[Row]:
     return found
 
 
-def reader(encoder: torch.nn.Module) -> Encoder:
+def reader(encoder: torch.nn.Module) -> Features:
     """Features in evaluation mode."""
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +20,11 @@ from validity.inputs import load_images
 from validity.measure import INPUTS
 from validity.noisy_labels import held_out
 from validity.proxies import ShiftFamily, in_views, lidar, package_family, unlabelled, with_noise
-from validity.runs import Encoder, trained
+from validity.runs import trained
 from validity.spectrum import published_alpha
 from validity.sweep_settings import WITH_PROJECTOR, Setting, objective_of
+
+Features = Callable[[Tensor], Tensor]
 
 LIDAR_INPUTS, LIDAR_VIEWS = 800, 10
 PREDICTORS = (
@@ -85,7 +88,7 @@ class SweepMeasurement:
         loss, weights = trained(encoder, objective, run.steps, setting.learning_rate)[run.steps]
         encoder.load_state_dict(weights)
         encoder.eval().requires_grad_(False)
-        projector: Encoder | None = (
+        projector: Features | None = (
             dict(objective.named_children())["head"] if setting.method in WITH_PROJECTOR else None
         )
         predictors = self._predictors(encoder, projector)
@@ -102,7 +105,7 @@ class SweepMeasurement:
         return row
 
     @torch.no_grad()
-    def _predictors(self, encoder: Encoder, projector: Encoder | None) -> dict[str, float]:
+    def _predictors(self, encoder: Features, projector: Features | None) -> dict[str, float]:
         def features(images: Tensor) -> Tensor:
             return _features(encoder, images)
 
@@ -127,7 +130,7 @@ class SweepMeasurement:
         return found | {"RankMe, projector": embedded[0], "LiDAR, projector": embedded[1]}
 
     @torch.no_grad()
-    def _accuracy(self, encoder: Encoder) -> Row:
+    def _accuracy(self, encoder: Features) -> Row:
         """Of the linear probe with all labels of the images that were trained on, and its standard error."""
         name, labels = next(iter(self.images.train_labels.items()))
         train, test = (_features(encoder, images) for images in (self.images.train, self.images.test))
@@ -136,6 +139,6 @@ class SweepMeasurement:
         return {f"{TARGET_PREFIX}linear": found, "error:linear": error}
 
 
-def _features(encoder: Encoder, images: Tensor) -> Tensor:
+def _features(encoder: Features, images: Tensor) -> Tensor:
     with torch.no_grad():
         return torch.cat([encoder(batch) for batch in images.split(512)])

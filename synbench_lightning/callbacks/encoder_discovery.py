@@ -33,6 +33,8 @@ from synbench_lightning.runtime.sharding import is_sharded
 
 MOST_NAMES = 4
 """Other modules that a message names."""
+MOST_STEPS = 3
+"""Steps in which modules are replaced by others before an encoder is looked for among those that are left."""
 MOST_PARTS = 2
 """Parts of a module without an encoder that a message names besides the one that is read."""
 MOST_CANDIDATES = 8
@@ -51,6 +53,9 @@ class EncoderDiscovery:
         self.call: EncoderCall | None = None
         self.batch: Any = None
         """The first batch, while the step is made."""
+        self.again = False
+        """Whether the next step has to be recorded, since modules were replaced in this one."""
+        self._steps = 0
         self._recorder: CallRecorder | None = None
         self._before: RunningStatistics | None = None
         self._release_optimizers: Callable[[], None] | None = None
@@ -101,8 +106,13 @@ class EncoderDiscovery:
             input_shape: of one example, where the user has given it: a layer of that input is called as it is.
         """
         assert self._recorder is not None
+        replaced = trainer.strategy.reduce_boolean_decision(self._recorder.replaced, all=False)
         calls, batch, paths = self._recorder.end(), self.batch, self._recorder.paths
         self._recorder = self.batch = None
+        self._steps += 1
+        self.again = replaced and self._steps < MOST_STEPS
+        if self.again:
+            return batch
         if self.call is None:  # else it was probed before the step
             part = ""
             if isinstance(self.named, str):
@@ -219,14 +229,20 @@ class EncoderDiscovery:
                 found = None
                 if trainer.is_global_zero and rehearsal is not None:
                     readout = None if isinstance(self.named, str) else CallTree(calls, pl_module).readout(own[key])
-                    readout = rehearsal.depending(readout or Readout())
-                    found = rehearsal.encoder_call(readout)
+                    reading = rehearsal.reading(readout or Readout())
+                    found = reading.encoder_call()
                     found = replace(found, part=part) if part else found
                     if not (found.head or found.part):
                         found = replace(found, heads=heads_behind(own[key], calls))
                     within = [f"`{_name(key)}` (for all that it returns)"] if found.head or found.part else []
-                    within += [f"`{_within(key, other)}`" for other in readout.parts[1 : 1 + MOST_PARTS]]
-                    self._name_others(within + [f"`{_name(other)}`" for other in keys[position + 1 :]])
+                    within += [f"`{_within(key, other)}`" for other in reading.readout.parts[1 : 1 + MOST_PARTS]]
+                    others = [f"`{_name(other)}`" for other in keys[position + 1 :]]
+                    self._name_others([one for one in within + others if one != f"`{_within(key, found.part)}`"])
+                    if not own[key].trained and not isinstance(self.named, str):
+                        rank_zero_info(
+                            f"SynBench: `{_name(key)}` gets no gradients in training, and no other call that may be an "
+                            "encoder's was seen to get some. If another module is meant, `encoder=` names it."
+                        )
                 return strategy.broadcast(found)
         if tried:
             raise ValueError(
@@ -238,9 +254,8 @@ class EncoderDiscovery:
 
     def _name_others(self, others: list[str]) -> None:
         if others and not isinstance(self.named, str):
-            rank_zero_info(
-                f"SynBench: training also calls {', '.join(others[:MOST_NAMES])}: `encoder=` names another to probe."
-            )
+            named = ", ".join(list(dict.fromkeys(others))[:MOST_NAMES])
+            rank_zero_info(f"SynBench: training also calls {named}: `encoder=` names another to probe.")
 
 
 def _writings(module: nn.Module) -> list[tuple[int, torch.Tensor]]:

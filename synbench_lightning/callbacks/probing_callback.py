@@ -295,7 +295,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         if not self._discovery:
             return
         batch = self._discovery.end(trainer, pl_module, self._given_shape)
-        if not self._prepared:
+        if not (self._prepared or self._discovery.again):
             self._resolve(pl_module)
             with self._discovery.as_before_the_step():
                 self._start(trainer, pl_module, batch, batches)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from synbench_lightning.runtime.call_recorder import Call
 from synbench_lightning.runtime.call_tree import Readout
-from synbench_lightning.runtime.encoder_call import EncoderCall, Placement, as_arguments, examples_first, template
+from synbench_lightning.runtime.encoder_call import (
+    EncoderCall,
+    Placement,
+    as_arguments,
+    examples_first,
+    seen_at,
+    template,
+)
 from synbench_lightning.runtime.input_leaf import InputLeaf, input_leaf
 from synbench_lightning.runtime.isolation import isolated, seed_generators
 from synbench_lightning.runtime.structures import Arguments, at, replaced, taken, tensors_in
@@ -22,6 +29,8 @@ TOLERANCE = 0.02
 """Two outputs whose difference is below this fraction of their size are the same, in half precision too."""
 QUANTIZED_STD = 32.0
 """Standard deviation of Gaussian pictures in uint8: four of them reach black and white."""
+
+NOWHERE = Readout()
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,7 @@ class Rehearsal:
         training: context of the trainer's precision in training steps.
         evaluation: and in probes.
         flags: of all modules, as they were in training.
+        readout: where in the module the representation is, if it is not what the call returns.
     """
 
     function: Callable[..., Any]
@@ -43,6 +53,7 @@ class Rehearsal:
     training: Callable[[], AbstractContextManager[Any]]
     evaluation: Callable[[], AbstractContextManager[Any]]
     flags: Mapping[nn.Module, bool]
+    readout: Readout = NOWHERE
 
     def differs(self) -> bool:
         """Whether a repetition of the recorded call returns something else than the call did.
@@ -55,7 +66,7 @@ class Rehearsal:
         same_shapes = [tuple(x.shape) for x in found] == list(call.shapes)
         if same_shapes and self._compares_examples():
             raise ValueError("it compares the examples of a batch")
-        rows = [x[: len(kept)] for x, kept in zip((x for x in found if x.ndim >= 2), call.sample, strict=False)]
+        rows = [x[: len(kept)] if x.ndim else x for x, kept in zip(found, call.sample, strict=False)]
         return not same_shapes or not (call.stale(self.module) or _alike(rows, call.sample))
 
     def varies(self) -> bool:
@@ -66,32 +77,31 @@ class Rehearsal:
         (one, later), (same, _), (other, _) = (self._repeated_twice(seed) for seed in (1, 1, 2))
         return _alike(one, same) and not (_alike(one, other) and _alike(one, later))
 
-    def depending(self, readout: Readout) -> Readout:
-        """Where the representation may be, without parts that do not depend on the input, as of embedded time steps."""
+    def reading(self, readout: Readout) -> Rehearsal:
+        """The same, with the representation inside the module, in a part that depends on the input.
+
+        One that embeds time steps, say, does not.
+        """
         leaf, arguments, parts = self.call.input, self.call.arguments, readout.parts
         if not parts or leaf is None or leaf.listed:
-            return Readout(readout.head)
+            return replace(self, readout=Readout(readout.head))
         value = at(arguments, leaf.path)
         whole, other = (self._at_parts(parts, replaced(arguments, leaf.path, x)) for x in (value, value.roll(1, 0)))
         seen = [part for part in parts if part in whole and part in other]
-        return Readout(readout.head, tuple(part for part in seen if not _alike(whole[part], other[part])))
+        depending = tuple(part for part in seen if not _alike(whole[part], other[part]))
+        return replace(self, readout=Readout(readout.head, depending))
 
     def _repeated_twice(self, seed: int) -> tuple[list[Tensor], list[Tensor]]:
         """The call and the call after it, from the module's present state."""
         with isolated(self.module):
             return self._repeated(seed=seed), self._repeated(seed=seed)
 
-    def encoder_call(self, readout: Readout | None = None) -> EncoderCall:
-        """How a probe makes the call: what it is given besides the input, and where real vectors enter.
-
-        Args:
-            readout: where in the module the representation is, if it is not what the call returns.
-        """
+    def encoder_call(self) -> EncoderCall:
+        """How a probe makes the call: what it is given besides the input, and where real vectors enter."""
         assert self.call.arguments is not None
         leaf, arguments = self.call.input, self.call.arguments
         leaf, interact = self._examples_of(leaf, arguments)
         kept, per_example, defaults = template(self.function, arguments, leaf)
-        head, part = ("", "") if readout is None else (readout.head, next(iter(readout.parts), ""))
         placement, batch_size = None, None
         if leaf is not None and not interact:
             batch_size = self._only_batch_size(leaf, arguments)
@@ -104,8 +114,8 @@ class Rehearsal:
             arguments=kept,
             per_example=per_example,
             defaults=defaults,
-            head=head,
-            part=part,
+            head=self.readout.head,
+            part=next(iter(self.readout.parts), ""),
             batch_size=batch_size,
             calls=self.call.count,
             whole=interact,
@@ -134,8 +144,13 @@ class Rehearsal:
 
     def _evaluated(self, arguments: Arguments, seed: int = 0) -> list[Tensor]:
         torch.default_generator.manual_seed(seed)
+        place = self.readout.head or next(iter(self.readout.parts), "")
         with self.evaluation():
-            output = arguments.of(self.function)
+            if place:
+                part = self.module.get_submodule(place)
+                output = seen_at(part, bool(self.readout.head), self.function, arguments)
+            else:
+                output = arguments.of(self.function)
         return [x for x in tensors_in(output) if x.is_floating_point() and x.ndim >= 2]
 
     def _compares_examples(self) -> bool:

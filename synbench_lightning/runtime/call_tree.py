@@ -10,7 +10,7 @@ from torch import nn
 
 from synbench_lightning.runtime.call_recorder import Call, Key
 from synbench_lightning.runtime.channel_layout import Widths, channel_axis
-from synbench_lightning.runtime.module_names import LOSSES, is_head, named_like_encoder, words
+from synbench_lightning.runtime.module_names import ENCODES, LOSSES, is_head, named_like_encoder, words
 from synbench_lightning.runtime.structures import leaves
 
 SMALL = 0.03
@@ -58,32 +58,48 @@ class CallTree:
         """Where the representation is, in a call that does not return it; ``None`` where that cannot be seen."""
         if self.represents(call) or self._compares(call):
             return None
-        prefix = f"{call.path}." if call.path else ""
         head = self.head(call)
         if head is not None:
-            return Readout(head=head.path.removeprefix(prefix)) if head.features else None
-        parts = [part for part in self.parts(call) if part.features and not is_head(part.path.removeprefix(prefix))]
+            encoders = [part for part in self._feeders_of(head, call) if named_like_encoder(part.path)]
+            if encoders and "decoder" in words(_relative(head, call)):  # which may be given mask tokens too
+                return Readout(parts=(_relative(encoders[-1], call),))
+            return Readout(head=_relative(head, call)) if head.features else None
+        parts = [part for part in self.parts(call) if part.features and not is_head(_relative(part, call))]
         if self._predicts_words(call):
             found = [part for part in reversed(parts) if not self._predicts_words(part, of=call)]
         elif self._reconstructs(call):
             found = self._narrowest_first(call, parts)
         else:
             return None
-        return Readout(parts=tuple(part.path.removeprefix(prefix) for part in found)) if found else None
+        return Readout(parts=tuple(dict.fromkeys(_relative(part, call) for part in found))) if found else None
 
     def head(self, call: Call) -> Call | None:
         """The head that a call ends in: the last part with parameters, where it has the name of a head.
 
         A part without such a name is one where it is a linear layer that makes fewer numbers of the features, and
-        nothing but the loss is given them. Of several heads behind each other it is the first.
+        nothing but the loss is given them. Of heads behind each other it is the first, of several that which is given
+        what the latest part returned: another may be given targets.
         """
-        found, seen = self._last_head(call), set[Key]()
-        while found is not None and found.key not in seen:
-            seen.add(found.key)
-            before = [self.calls[key] for key in self._feeders[found.key] if self._is_within(self.calls[key], call)]
-            before = [other for other in before if self._has_matrix(other) and not self._is_within(other, found)]
-            found = next((other for other in before if is_head(_relative(other, call))), found)
-        return found
+        last = self._last_head(call)
+        if last is None:
+            return None
+        others = [part for part in self.parts(call) if is_head(_relative(part, call)) and part.features]
+        heads = [self._first_head(head, call) for head in (last, *filter(self._has_matrix, others))]
+        return max(heads, key=lambda head: max((one.order[1] for one in self._feeders_of(head, call)), default=-1))
+
+    def _first_head(self, head: Call, call: Call) -> Call:
+        seen = set[Key]()
+        while head.key not in seen:
+            seen.add(head.key)
+            before = (one for one in self._feeders_of(head, call) if is_head(_relative(one, call)))
+            head = next(before, head)
+        return head
+
+    def _feeders_of(self, part: Call, call: Call) -> list[Call]:
+        """Parts of a call, with weights, whose outputs another part of it was given."""
+        found = [self.calls[key] for key in self._feeders[part.key]]
+        found = [one for one in found if self._is_within(one, call) and not self._is_within(one, part)]
+        return [one for one in found if self._has_matrix(one)]
 
     def _last_head(self, call: Call) -> Call | None:
         prefix = f"{call.path}." if call.path else ""
@@ -105,6 +121,8 @@ class CallTree:
         if readout is None:
             return False
         if named_like_encoder(call.path):
+            if self._feeders_of(call, owner):
+                return True
             later = [part for part in self.parts(owner) if part.key in call.consumers and part.features]
             return any(self._continues(part, call, owner) for part in later)
         if readout.head:
@@ -123,8 +141,19 @@ class CallTree:
             return any(_parameters(self.root, part.path) for part in later) or (
                 taken is not None and taken not in call.shapes
             )
-        narrowest = min(_narrowest(part) for part in self.parts(owner) if not is_head(part.path) and part.features)
-        return _narrowest(call) > narrowest or self._predicts_words(owner)
+        if self._predicts_words(owner):
+            return True
+        if call.path == owner.path:  # another method of it
+            first = min(self._extent(part, owner) for part in self.parts(owner) if part.features)
+            return self._extent(call, owner) > first
+        return _relative(call, owner) != readout.parts[0]
+
+    def is_encoding_method(self, call: Call) -> bool:
+        """Whether a method by the name of an encoder's makes what the module's other layers with weights are given."""
+        owner = self._owner(call)
+        if owner is None or owner.path != call.path or not words(call.method) & ENCODES:
+            return False
+        return any(part.key in call.consumers and self._has_matrix(part) for part in self.parts(owner))
 
     def outer(self, call: Call) -> Call:
         """The call that an inner layer was made in, where other parts of that make its input; else the call itself."""
@@ -253,16 +282,20 @@ class CallTree:
         Of vectors the narrowest are, of maps of one size the last.
         """
         assert call.input is not None
-        shape, widths = call.input.shape, Widths.of(self._module(call))
+        shape = call.input.shape
+        inner = [part for part in parts if all(own[1:] != shape for own in part.shapes)]
+        return sorted(inner, key=lambda part: (self._extent(part, call), -part.order[1]))
 
-        def key(part: Call) -> tuple[int, int, int]:
-            def positions(own: tuple[int, ...]) -> int:
-                return prod(own[1:]) // own[channel_axis(own, shape, widths).axis] if len(own) > 2 else 1
+    def _extent(self, part: Call, whole: Call) -> tuple[int, int]:
+        """Positions of the smallest output of a part; of vectors also how many numbers they are."""
+        shape = () if whole.input is None else whole.input.shape
+        widths = Widths.of(self._module(whole))
 
-            fewest = min(positions(own) for own in part.shapes if len(own) >= 2)
-            return fewest, _narrowest(part) if fewest == 1 else 0, -part.order[1]
+        def positions(own: tuple[int, ...]) -> int:
+            return prod(own[1:]) // own[channel_axis(own, shape, widths).axis] if len(own) > 2 else 1
 
-        return sorted((part for part in parts if all(own[1:] != shape for own in part.shapes)), key=key)
+        fewest = min(positions(own) for own in part.shapes if len(own) >= 2)
+        return fewest, _narrowest(part) if fewest == 1 else 0
 
     def _is_used(self, call: Call) -> bool:
         """Whether another module is given what a call returned, but for one that judges it."""

@@ -187,7 +187,7 @@ class EncoderCall:
     def _output(self, function: Callable[..., Any], module: nn.Module | None, arguments: Arguments) -> Any:
         with counting_tokens(token_mask(arguments)) as mask:
             if (self.head or self.part) and module is not None:
-                output = _seen_at(module.get_submodule(self.head or self.part), bool(self.head), function, arguments)
+                output = seen_at(module.get_submodule(self.head or self.part), bool(self.head), function, arguments)
             else:
                 output = arguments.of(function)
         if self.input is not None and self.input.axis:
@@ -405,7 +405,7 @@ class _embedding_gives:  # noqa: N801 (a context manager)
         return self.vectors.to(output.dtype)
 
 
-def _seen_at(part: nn.Module, before: bool, function: Callable[..., Any], arguments: Arguments) -> Any:
+def seen_at(part: nn.Module, before: bool, function: Callable[..., Any], arguments: Arguments) -> Any:
     """What a part is given, or what it returns, when a function is called."""
     found: list[Any] = []
     if before:

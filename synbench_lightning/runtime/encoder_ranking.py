@@ -55,7 +55,9 @@ def rank_encoders(calls: Mapping[Key, Call], root: nn.Module) -> list[Call]:
 
 def _may_be_encoder(call: Call, tree: CallTree) -> bool:
     """Whether a call gives features that may be the representation: heads, layers and losses are none."""
-    if not call.features or call.arguments is None or is_head(call.path) or is_head(call.method):
+    if call.arguments is None or is_head(call.path) or is_head(call.method):
+        return False
+    if not call.features and (call.path == "" or tree.readout(call) is None):
         return False
     if "." not in call.path or named_like_encoder(call.path):
         return True
@@ -73,6 +75,8 @@ def _kind(call: Call, tree: CallTree) -> float:
     if call.path == "":
         heads = any(is_head(path) for path, _ in tree.calls if path and "." not in path)
         return 3 if heads else 1
+    if tree.is_encoding_method(call):
+        return 0
     named = named_like_encoder(call.path)
     if any(tree.represents(owner) for owner in tree.owners(call)):
         return 5 if named else 6

@@ -23,6 +23,8 @@ from tests.integration.test_training_unchanged import assert_identical
 PLAN = ProbePlan(forwards=48, num_scales=2)
 """The smallest there is: what is found counts, not its value."""
 STEPS = 4
+SIZE = 16
+"""Examples in a batch: with those of the steps after the first there are enough for information."""
 NAMED = re.compile(r"SynBench probes (`\S+`|the `\S+` of \w+)(?:, an? \w+)?(?:, (before|after) its \w+ (`\S+`))?,")
 """In what a run says of the encoder: its name, and where in it the representation is."""
 OTHERS = "training also calls "
@@ -122,7 +124,7 @@ def marks(*packages: str) -> list[Any]:
 class Rows(Dataset[Any]):
     """Examples that are made once, from a seed, by a function of a generator and a number."""
 
-    def __init__(self, example: Callable[[torch.Generator, int], Any], number: int = 8 * STEPS) -> None:
+    def __init__(self, example: Callable[[torch.Generator, int], Any], number: int = SIZE * STEPS) -> None:
         generator = torch.Generator().manual_seed(0)
         self.rows = [example(generator, index) for index in range(number)]
 
@@ -133,7 +135,7 @@ class Rows(Dataset[Any]):
         return self.rows[index]
 
 
-def batches(example: Callable[[torch.Generator, int], Any], size: int = 8) -> DataLoader[Any]:
+def batches(example: Callable[[torch.Generator, int], Any], size: int = SIZE) -> DataLoader[Any]:
     """Batches of such examples."""
     return DataLoader(Rows(example), batch_size=size)
 

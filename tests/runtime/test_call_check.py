@@ -50,9 +50,9 @@ def differs(found):
         return found.differs() and not found.varies()
 
 
-def probed(found, *readout):
+def probed(found):
     with isolated(found.module):
-        return found.encoder_call(*readout)
+        return found.encoder_call()
 
 
 @pytest.mark.parametrize(
@@ -206,10 +206,9 @@ def test_of_parts_those_that_depend_on_the_input_may_be_read():
     net = of(forward, nn.Linear(4, 3), nn.Linear(1, 3))
     found = rehearsal(net, torch.rand(8, 4), torch.rand(8))
     with isolated(net):
-        readout = found.depending(Readout(parts=("parts.1", "parts.0")))
-    assert readout.parts == ("parts.0",)
-    call = probed(found, readout)
-    assert (call.head, call.part) == ("", "parts.0")
+        reading = found.reading(Readout(parts=("parts.1", "parts.0")))
+    assert reading.readout.parts == ("parts.0",)
+    assert probed(reading).part == "parts.0"
     assert not any(part._forward_hooks for part in net.modules())
 
 
