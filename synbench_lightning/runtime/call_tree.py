@@ -115,9 +115,11 @@ class CallTree:
     def is_stage(self, call: Call) -> bool:
         """Whether a part is one stage of a pipeline whose later stages make the representation."""
         owner = self._owner(call)
-        readout = None if owner is None else self.readout(owner)
+        if owner is not None and owner.path == "" and not owner.features:  # a step
+            owner = next((one for one in self._callers(call) if one.path == "" and one.features), None)
         if owner is None:
             return not named_like_encoder(call.path) and self._is_small_beside(call)
+        readout = self.readout(owner)
         if readout is None:
             return False
         if named_like_encoder(call.path):
@@ -148,6 +150,13 @@ class CallTree:
             return self._extent(call, owner) > first
         return _relative(call, owner) != readout.parts[0]
 
+    def has_encoder(self, call: Call) -> bool:
+        """Whether a network in it makes vectors of the input, which what is behind it then projects."""
+        vectors = [part for part in self.parts(call) if part.features and all(len(shape) == 2 for shape in part.shapes)]
+        larger = [part for part in vectors if part.input is not None and len(part.input.shape) > 1]
+        networks = [part for part in larger if any(True for _ in self._module(part).children())]
+        return any(part.consumers and self._passed_on(part, "given") and not is_head(part.path) for part in networks)
+
     def is_encoding_method(self, call: Call) -> bool:
         """Whether a method by the name of an encoder's makes what the module's other layers with weights are given."""
         owner = self._owner(call)
@@ -176,11 +185,14 @@ class CallTree:
 
     def owners(self, call: Call) -> list[Call]:
         """The calls of modules, from the inside out, in which a call was made, but for those of the root."""
+        return [owner for owner in self._callers(call) if owner.path]
+
+    def _callers(self, call: Call) -> list[Call]:
         found: list[Call] = []
         while call.parent is not None and call.parent in self.calls and self.calls[call.parent] not in found:
             call = self.calls[call.parent]
             found.append(call)
-        return [owner for owner in found if owner.path]
+        return found
 
     def parts(self, call: Call) -> list[Call]:
         """The calls of parts of the module that were made in a call, directly or by other methods of the module."""

@@ -74,7 +74,7 @@ def _kind(call: Call, tree: CallTree) -> float:
         return 6 if readout is None else 2 if readout.head else 3
     if call.path == "":
         heads = any(is_head(path) for path, _ in tree.calls if path and "." not in path)
-        return 3 if heads else 1
+        return 3 if heads or tree.has_encoder(call) else 1
     if tree.is_encoding_method(call):
         return 0
     named = named_like_encoder(call.path)
