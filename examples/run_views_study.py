@@ -19,9 +19,9 @@ from functools import cache, partial
 from itertools import product
 
 try:
-    from validity.answers import Row, Study, report
+    from validity.answers import Row, Study, movement, report
     from validity.command import one_thread, study_arguments, study_rows
-    from validity.inputs import SOURCES
+    from validity.inputs import SOURCES, load_images
     from validity.regimes import REGIMES
     from validity.run_views import PREDICTORS, RunMeasurement
     from validity.runs import Run, pretrain
@@ -39,6 +39,7 @@ def main() -> None:
         study = Study(own, tuple(REGIMES), next(key for key in own[0] if "linear/" in key).split("linear/")[1])
         print(f"\n## {images}, {encoder}: {len(study.runs)} runs, {len(study.steps)} checkpoints each")
         print("\n".join(report(study, PREDICTORS)))
+        print("\n".join(movement(study, len(load_images(images).test))))
 
 
 def all_measured(args: argparse.Namespace) -> list[Row]:

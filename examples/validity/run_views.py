@@ -11,15 +11,18 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from synbench_lightning.functional.representation.information import information_error, instance_information
+from synbench_lightning.functional.representation.readout import few_label_readout
 from synbench_lightning.functional.representation.spectrum import effective_rank
 from validity.answers import PREDICTOR_PREFIX, TARGET_PREFIX, Row
-from validity.inputs import Images, load_images
+from validity.downstream import HALVES
+from validity.inputs import load_images
 from validity.measure import INPUTS
 from validity.proxies import FORWARDS, Instances, in_views, with_noise
 from validity.regimes import BATCH, Batch, Regime
 from validity.runs import Encoder, Run, checkpoints, started
 
 DRAWS = FORWARDS // INPUTS
+LABELS = (100, 300)
 FEWER = (8, 4)
 """Of the 16 views of each image."""
 PREDICTORS = (
@@ -27,11 +30,11 @@ PREDICTORS = (
     *(f"information, {number} of the views" for number in FEWER),
     "information, noise",
     "information, run's own",
-    "information, run's own, held out",
     "information, views, trained on",
     "information, views, held out",
     "held out - trained on",
     "information, dropout",
+    *(f"readout {number}" for number in LABELS),
     "RankMe",
     "loss",
     "step",
@@ -57,6 +60,9 @@ class RunMeasurement:
             "views, held out": in_views(images.test[:INPUTS], images.views),
         }
         self.label = next(iter(images.train_labels))
+        order = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(6))
+        self.labeled = order[-max(LABELS) :]
+        self.few_labels = images.train_labels[self.label][self.labeled]
 
     def rows(self, run: Run, folder: Path) -> list[Row]:
         """One for each checkpoint; kept alongside the run, and taken from there if they are."""
@@ -68,7 +74,6 @@ class RunMeasurement:
         instances = {
             **self.common,
             "run's own": own_views(objective, objective.source),
-            "run's own, held out": own_views(objective, held_out(self.images)),
             "views, trained on": in_views(objective.source.images[:INPUTS], self.images.views),
         }
         found = []
@@ -84,7 +89,11 @@ class RunMeasurement:
             values["held out - trained on"] -= values["information, views, trained on"]
             values |= {"information, dropout": self._under_dropout(encoder), "RankMe": float(effective_rank(train))}
             values |= {"loss": -loss, "step": float(step)}
-            row |= {"step": step, f"{TARGET_PREFIX}linear/{self.label}": self._accuracy(train, test)}
+            few = train[self.labeled]
+            for number in LABELS:
+                values[f"readout {number}"] = few_label_readout(few[:number], self.few_labels[:number]).value
+            row |= {"step": step}
+            row |= {TARGET_PREFIX + name: value for name, value in self._accuracies(train, test).items()}
             row |= {PREDICTOR_PREFIX + name: values[name] for name in PREDICTORS}
             row |= {PREDICTOR_PREFIX + ERROR: float(information_error(features["views"]))}
             found.append(row)
@@ -103,23 +112,19 @@ class RunMeasurement:
             layer.eval()
         return 0.0 if features is None else information(features)
 
-    def _accuracy(self, train: Tensor, test: Tensor) -> float:
-        """Of logistic regression on standardized features, with all labels."""
+    def _accuracies(self, train: Tensor, test: Tensor) -> dict[str, float]:
+        """Of logistic regression on standardized features, with all labels; also on every other test image."""
         center, spread = train.mean(0), train.std(0) + 1e-6 * train.square().mean().sqrt() + 1e-12
         x, x_test = ((features - center).div(spread).numpy() for features in (train, test))
         labels = self.images.train_labels[self.label].numpy(), self.images.test_labels[self.label].numpy()
-        return float(LogisticRegression(max_iter=200, tol=1e-3).fit(x, labels[0]).score(x_test, labels[1]))
+        right = LogisticRegression(max_iter=200, tol=1e-3).fit(x, labels[0]).predict(x_test) == labels[1]
+        halves = {name: float(right[start::2].mean()) for start, name in enumerate(HALVES)}
+        return {f"linear/{self.label}": float(right.mean())} | halves
 
 
 def information(features: Tensor) -> float:
     """In nats, of features ``(K, n, D)``."""
     return float(instance_information(features))
-
-
-def held_out(images: Images) -> Batch:
-    """The first test images, with their labels."""
-    first, second = (labels[:BATCH] for labels in list(images.test_labels.values())[:2])
-    return Batch(images.test[:BATCH], first, second)
 
 
 def own_views(objective: Regime, source: Batch) -> Instances:

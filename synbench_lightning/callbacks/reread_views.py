@@ -28,7 +28,7 @@ from synbench_lightning.runtime.example_rows import ExampleRows, exchanged
 from synbench_lightning.runtime.input_leaf import input_leaf, num_examples
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer
 from synbench_lightning.runtime.step_replay import NotReachedError, StepReplay
-from synbench_lightning.runtime.structures import at, checksum, joined, mapped, taken, tensors_in
+from synbench_lightning.runtime.structures import at, checksum, joined, mapped, replaced, taken, tensors_in
 
 READ_SECONDS = 30.0
 """Reading takes no longer, as far as the first batches tell: then fewer views are read, of fewer examples."""
@@ -216,7 +216,8 @@ class _Reader:
             raise ExpensiveError("reading takes too long")
         if any(own != counts[0] for own in counts):
             raise NotReachedError("it gives the encoder another number of examples each time")
-        if random_in and not _belong(views[0], views[1]):
+        halves = views[::2], views[1::2]
+        if random_in and not (_belong(views[0], views[1]) or _belong(*map(_averaged, halves))):
             raise NotReachedError("an example that is read again is no nearer to itself than to others")
         found = kept_views(views, random_in, self.wanted.examples)._replace(
             plan=ReadingPlan(chunks[:number], len(views))
@@ -314,8 +315,8 @@ class _Reader:
 def kept_views(views: list[list[Any]], random_in: str, most: int) -> ReadViews:
     """Chunks in one where they fit together, of at most so many examples: of more, those that have views."""
     rows = sum(num_examples(chunk) or 0 for chunk in views[0])
-    whole = [joined(view) for view in views]
-    if not rows or any(one is None for one in whole):
+    whole = [joined(view) for view in views] if rows else [None]
+    if any(one is None for one in whole):
         return ReadViews(views, rows, random_in)
     chosen = torch.arange(rows)
     if rows > most and len(views) > 1:  # rows of another loader may be the same in all views
@@ -349,6 +350,19 @@ def _kept(inputs: Any) -> Any:
 def _fits(call: EncoderCall, examples: int) -> bool:
     """Whether so many examples at once are no large batch."""
     return call.input is None or 4 * call.input.numel * examples < 2**28
+
+
+def _averaged(views: list[list[Any]]) -> list[Any]:
+    """For each chunk the mean of its views, which is nearer to its example than each of them; of texts the first."""
+    found = []
+    for chunks in zip(*views, strict=True):
+        leaf = input_leaf(chunks[0])
+        values = [] if leaf is None or leaf.listed or is_text_leaf(leaf) else [at(chunk, leaf.path) for chunk in chunks]
+        if leaf is None or not values or values[0].is_complex() or len({value.shape for value in values}) > 1:
+            found.append(chunks[0])
+        else:
+            found.append(replaced(chunks[0], leaf.path, torch.stack(values).float().mean(0)))
+    return found
 
 
 def _belong(ones: list[Any], others: list[Any]) -> bool:

@@ -259,3 +259,46 @@ def test_an_encoder_that_takes_one_length_only_has_no_parts_of_texts_and_what_to
     refused = [str(one.message) for one in recwarn if "The encoder failed on" in str(one.message)]
     assert bool(refused) != pads
     assert all("where the encoder takes one length only, let its `forward` pad them" in text for text in refused)
+
+
+class Recolored(Dataset):
+    """Patterns on a ground of another color in each reading; of other examples where ``shuffled``."""
+
+    shuffled = False
+
+    def __init__(self):
+        coarse = torch.randn(160, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        self.cover = nn.functional.interpolate(coarse, 8, mode="bilinear").sigmoid()
+
+    def __len__(self):
+        return len(self.cover)
+
+    def __getitem__(self, index):
+        index = int(torch.randint(160, ())) if self.shuffled else index
+        ground, ink = torch.randn(2, 3, 1, 1)
+        return ground + (ink - ground) * self.cover[index].roll(tuple(torch.randint(-1, 2, (2,)).tolist()), (1, 2))
+
+
+class RecoloredRun(Autoencoder):
+    shuffled = False
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 16))
+        self.decoder = nn.Linear(16, 192)
+
+    def train_dataloader(self):
+        dataset = Recolored()
+        dataset.shuffled = self.shuffled
+        return DataLoader(dataset, batch_size=8)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.mse_loss(self.decoder(self.encoder(batch)), batch.flatten(1))
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_views_in_other_colors_are_found_and_examples_that_do_not_come_back_are_not(log, shuffled):
+    callback = auto()
+    trainer(callback, max_steps=1).fit(type("Run", (RecoloredRun,), {"shuffled": shuffled})())
+    assert ("128 training examples, each read 16 times" in log.text) != shuffled
+    assert ("an example that is read again is no nearer to itself than to others" in log.text) == shuffled
