@@ -83,9 +83,7 @@ def main() -> None:
         print_table(header, (cost_of_information(row, device) for row in settings(device, given.quick)))
     if given.only in (None, "layers"):
         print("A probe (512 forwards of one task, 2,048 of views of 128 inputs) that reads further layers besides\n")
-        header = (
-            "encoder | input | layers | probe of one layer | of all | ratio | of CPU seconds (lowest to highest turn)"
-        )
+        header = "encoder | input | layers | probe of one layer | of all | ratio | CPU seconds (turns)"
         print_table(header, (cost_of_layers(row, device) for row in layer_settings(given.quick)))
     if given.only in (None, "statistics"):
         print("Statistics alone: a probe whose encoder looks its features up, 8,192 forwards, one task\n")
