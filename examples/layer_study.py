@@ -78,7 +78,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--regimes", nargs="+", choices=tuple(REGIMES), default=tuple(REGIMES), metavar="REGIME")
     parser.add_argument("--encoders", nargs="+", choices=tuple(LAYERS), default=tuple(LAYERS), metavar="ENCODER")
     parser.add_argument(
-        "--seeds", nargs="+", type=int, default=(0, 1, 2), metavar="SEED", help="the kept results are of seed 0"
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=(0, 1, 2),
+        metavar="SEED",
+        help="the kept results have seed 0, and 1 in part",
     )
     parser.add_argument("--steps", type=int, default=500, help="optimizer steps of a run (default: 500)")
     parser.add_argument("--dir", type=Path, default=Path("runs/layers"), help="where checkpoints and results go")

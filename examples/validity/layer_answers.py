@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import groupby, product
@@ -24,13 +25,15 @@ EXAMPLES = {"digits": 599, "patches": 694, "pictures": 700}
 
 
 def write_layers(rows: Sequence[Row], path: Path) -> None:
-    """One row for each checkpoint and layer. The same rows give the same bytes."""
+    """One row for each checkpoint and layer, with what was measured of any. The same rows give the same bytes."""
     ordered = sorted(rows, key=lambda row: tuple(row[key] for key in KEYS))
     text = io.StringIO()
+    columns = max((list(row) for row in ordered), key=len)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(ordered[0])
+    writer.writerow(columns)
     for row in ordered:
-        writer.writerow(f"{value:.5g}" if isinstance(value, float) else value for value in row.values())
+        values = [row.get(name, math.nan) for name in columns]
+        writer.writerow(f"{value:.5g}" if isinstance(value, float) else value for value in values)
     path.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
 
 
@@ -64,9 +67,10 @@ class LayerRun:
         self.predictors = {
             name: np.array([[float(row[PREDICTOR_PREFIX + name]) for row in line] for line in table]) for name in names
         }
-        self.margins = np.array([[float(row["margin"]) for row in line] for line in table])
+        nothing = math.nan  # in runs of before it was measured
+        self.margins = np.array([[float(row.get("margin", nothing)) for row in line] for line in table])
         self.halves = [
-            np.array([[float(row[f"{TARGET_PREFIX}linear, {half}"]) for row in line] for line in table])
+            np.array([[float(row.get(f"{TARGET_PREFIX}linear, {half}", nothing)) for row in line] for line in table])
             for half in ("even", "odd")
         ]
 
@@ -205,7 +209,9 @@ def _by_rule(runs: Sequence[LayerRun]) -> Iterator[str]:
     )
     yield "|---" * 7 + "|"
     for rule, images in product(RULES, dict.fromkeys(run.images for run in runs)):
-        own = [run for run in runs if run.images == images]
+        own = [run for run in runs if run.images == images and np.isfinite(run.margins).all()]
+        if not own:
+            continue
         ways = [[run for run in own if run.regime == way] for way in dict.fromkeys(run.regime for run in own)]
         lost = np.median([np.mean([run.lost_by_rule(rule) for run in way]) for way in ways])
         last = np.median([np.mean([run.lost_by_last_of_chosen("information") for run in way]) for way in ways])

@@ -117,7 +117,10 @@ class EncoderDiscovery:
             part = ""
             if isinstance(self.named, str):
                 candidates = _named(pl_module, self.named, calls, paths)
-                candidates, part = _outer(candidates, CallTree(calls, pl_module), input_shape)
+                if candidates:
+                    candidates, part = _outer(candidates, CallTree(calls, pl_module), input_shape)
+                else:
+                    candidates, part = _compiled(pl_module, self.named, calls, paths)
             else:
                 candidates = rank_encoders(calls, pl_module)
             self.call = self._chosen(trainer, pl_module, calls, candidates, part)
@@ -303,10 +306,23 @@ def _named(pl_module: LightningModule, path: str, calls: Mapping[Key, Call], pat
 
 def _outer(named: list[Call], tree: CallTree, input_shape: tuple[int, ...] | None) -> tuple[list[Call], str]:
     """The calls to make for a module that was named, and the part of them that is read: itself, of an inner layer."""
-    if not named or (named[0].input is not None and named[0].input.shape == input_shape):
+    if named[0].input is not None and named[0].input.shape == input_shape:
         return named, ""
     outer = tree.outer(named[0])
     return ([outer], named[0].path.removeprefix(f"{outer.path}.")) if outer is not named[0] else (named, "")
+
+
+def _compiled(
+    pl_module: LightningModule, path: str, calls: Mapping[Key, Call], paths: Mapping[int, str]
+) -> tuple[list[Call], str]:
+    """The calls to make, and the part that is read, for a layer within a compiled module, where no calls are seen."""
+    names, layer = path.split("."), walk(pl_module, path)[-1]
+    if not isinstance(layer, nn.Module) or id(layer) in paths:
+        return [], ""
+    for depth in range(len(names) - 1, 0, -1):
+        if own := _named(pl_module, ".".join(names[:depth]), calls, paths):
+            return own, ".".join(names[depth:])
+    return [], ""
 
 
 def _attempt(function: Any) -> tuple[bool, str]:

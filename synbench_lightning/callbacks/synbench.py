@@ -95,7 +95,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     Args:
         encoder: what to probe. ``None``: the call of the first training step whose output is the representation, made
             as training makes it: module or method, with all its arguments (the log names it and the others). Or a
-            dotted attribute, as ``"student.trunk"`` or ``"backbone.forward_features"``; or a callable
+            dotted attribute, as ``"student.trunk"`` or ``"backbone.forward_features"``, also that of an inner layer, as
+            ``"backbone.layer3"``, which is read in the call that it is a part of; or a callable
             ``(pl_module, x) -> features``. Features are ``(N, D)``, tokens ``(N, T, D)`` or maps ``(N, C, ...)``, whose
             mean is taken (over tokens that the attention mask leaves), or an object, dict or list of these. The log
             says where another reading is possible.

@@ -71,7 +71,8 @@ def run_heads(root: nn.Module, heads: Iterable[Head], output: Any) -> None:
     returned: dict[str, Any] = {"": output.output if isinstance(output, Masked) else output}
     for head in heads:
         if head.behind in returned:
-            tensors = [x for x in tensors_in(returned[head.behind]) if x.is_floating_point() and x.ndim >= 2]
+            real = (x for x in tensors_in(returned[head.behind]) if x.is_floating_point() or x.is_complex())
+            tensors = [x for x in real if x.ndim >= 2]
             returned[head.path] = root.get_submodule(head.path)(WAYS[head.way](tensors[head.position]))
 
 

@@ -129,11 +129,9 @@ class LayerReader:
         names: tuple[str, ...] = ()
         try:
             outputs: dict[str, Any] = {}
-            behind: dict[str, Any] = {}
             with _hooks(self.root, outputs):
                 output = forward()
-            with _hooks(self.root, behind):
-                self._run_heads(output, self._heads)
+            behind = self._called_in_heads(output)
             calls = [self._called(path, output, size) for path, output in outputs.items()]
             names = self._selected(calls, [self._called(path, output, size) for path, output in behind.items()])
         except Exception as error:  # the other processes must hear of it before anybody leaves
@@ -170,9 +168,21 @@ class LayerReader:
                 stack.callback(handle.remove)
             yield found
 
-    def _run_heads(self, output: Any, heads: Sequence[Head] | None = None) -> None:
+    def _run_heads(self, output: Any) -> None:
         with self._precision():
-            run_heads(self.root, self._heads if heads is None else heads, output)
+            run_heads(self.root, self._heads, output)
+
+    def _called_in_heads(self, output: Any) -> dict[str, Any]:
+        """Outputs of the modules in heads, by path; none where a head that nobody has named cannot be run."""
+        found: dict[str, Any] = {}
+        try:
+            with _hooks(self.root, found):
+                self._run_heads(output)
+        except Exception:
+            if not self.automatic:
+                raise
+            self._heads, found = (), {}
+        return found
 
     def _selected(self, calls: Sequence[CalledModule], behind: Sequence[CalledModule]) -> tuple[str, ...]:
         """The names of the layers, without that of the encoder's own output; first those that are not in heads."""

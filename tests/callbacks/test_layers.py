@@ -171,6 +171,37 @@ class Itself(Deep):
         return torch.nn.functional.mse_loss(self.decoder(self(batch[0])), batch[0].flatten(1))
 
 
+class Compiled(Deep):
+    """What happens within the encoder is not seen in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = torch.compile(self.encoder, backend="eager")
+
+
+class InPlace(Deep):
+    """The same, without a wrapper."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder.compile(backend="eager")
+
+
+@pytest.mark.parametrize("make", [Compiled, InPlace])
+def test_a_layer_of_a_compiled_encoder_is_read_in_it_and_training_is_the_same(make):
+    states = []
+    for callback in (layered(encoder="encoder.3"), layered(layers=("encoder.3",)), None):
+        seed_everything(0)
+        model = make()
+        trainer(*filter(None, [callback]), max_steps=10).fit(model)
+        states.append((model.state_dict(), callback and callback.history))
+    assert [result.information for result in states[0][1]] == pytest.approx(
+        [result.layers[0].information for result in states[1][1]], rel=1e-5
+    )
+    for state, _ in states[:2]:
+        assert_identical(state, states[2][0])
+
+
 @pytest.mark.parametrize(
     ("make", "name"), [(Deep, "encoder.3"), (Deep, "encoder.4.0"), (Deep, "encoder.4.1"), (Wrapped, "encoder.2")]
 )

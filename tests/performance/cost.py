@@ -83,7 +83,7 @@ def main() -> None:
         print_table(header, (cost_of_information(row, device) for row in settings(device, given.quick)))
     if given.only in (None, "layers"):
         print("A probe (512 forwards of one task, 2,048 of views of 128 inputs) that reads further layers besides\n")
-        header = "encoder | input | layers | probe of one layer | of all | ratio | of CPU seconds"
+        header = "encoder | input | layers | probe of one layer | of all | ratio | CPU seconds (turns)"
         print_table(header, (cost_of_layers(row, device) for row in layer_settings(given.quick)))
     if given.only in (None, "statistics"):
         print("Statistics alone: a probe whose encoder looks its features up, 8,192 forwards, one task\n")
@@ -231,9 +231,10 @@ def cost_of_layers(setting: Setting, device: torch.device) -> Sequence[object]:
         setting.repeats, device, one=partial(timed, "one", one), several=partial(timed, "several", several)
     )
     shape = "x".join(map(str, setting.input_shape))
-    of_cpu = statistics.median(spent["several"]) / statistics.median(spent["one"])
+    turns = sorted(several / one for one, several in zip(spent["one"], spent["several"], strict=True))
+    of_cpu = f"{statistics.median(turns):.2f} ({turns[0]:.2f} to {turns[-1]:.2f})"
     ratio = took["several"] / took["one"]
-    return setting.name, shape, len(found.layers), took["one"], took["several"], f"{ratio:.2f}", f"{of_cpu:.2f}"
+    return setting.name, shape, len(found.layers), took["one"], took["several"], f"{ratio:.2f}", of_cpu
 
 
 def draw(probe: Probe) -> None:

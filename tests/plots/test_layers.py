@@ -1,6 +1,6 @@
 """The figure of layers over a run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -57,3 +57,18 @@ def test_probes_before_the_layers_were_changed_are_left_out():
 def test_a_history_without_layers_is_refused():
     with pytest.raises(ValueError, match="ends without layers"):
         plots.layer_map_figure([Probed(0, ())])
+
+
+def test_long_names_are_shown_from_where_they_differ_and_heads_are_left_out():
+    names = [f"model.student.backbone.encoder.layer.{i}.output.dense" for i in range(2)] + ["model.student.backbone"]
+    layers = tuple(layer(name, 768, float(i)) for i, name in enumerate(names))
+    head = replace(layer("model.student.head", 64, 9.0), head=True)
+    axes, _ = plots.layer_map_figure([Probed(0, (*layers, head))]).axes
+    shown = [text.get_text() for text in axes.get_yticklabels()]
+    assert shown == ["…layer.0.output.dense (768)", "…layer.1.output.dense (768)", "model.student.backbone (768)"]
+
+
+def test_names_that_differ_at_their_beginning_only_stay_as_they_are():
+    names = [f"{side}_tower_of_the_network.layer.output" for side in ("left", "right")]
+    axes, _ = plots.layer_map_figure([Probed(0, tuple(layer(name, 8, 1.0) for name in names))]).axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == [f"{name} (8)" for name in names]

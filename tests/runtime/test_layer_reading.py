@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from synbench_lightning.runtime.collectives import SingleProcess
+from synbench_lightning.runtime.encoder_call import Head
 from synbench_lightning.runtime.features import FeatureReader
 from synbench_lightning.runtime.layer_reading import LayerReader, check_layers
 from tests.runtime.test_layer_selection import VisionTransformer, block
@@ -121,6 +122,26 @@ def test_no_hook_stays_also_where_a_forward_fails():
         failing()
     assert found == [3]
     assert hooks(network) == 0
+
+
+def test_a_head_that_cannot_be_run_is_left_out_where_nobody_has_named_it():
+    root = nn.ModuleDict({"net": nn.Sequential(block(3, 4), block(4, 4), block(4, 4)), "head": nn.Linear(99, 3)})
+
+    def names(layers):
+        reader, x = (
+            LayerReader(root.eval(), layers, "net", [Head("head", "", 0, "mean over space")]),
+            torch.randn(3, 3, 8, 8),
+        )
+        with torch.no_grad():
+            reader.choose(lambda: root["net"](x), FeatureReader(root["net"]), 3, (3, 8, 8), SingleProcess())
+        return reader.names
+
+    assert names("auto") == ("net.0", "net.1", "net.2")
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        names(("head",))
+    root["head"] = nn.Linear(4, 3)
+    assert names("auto") == ("net.0", "net.1", "head", "net.2")
+    assert names(("head",)) == ("head", "net")
 
 
 def test_layers_within_compiled_modules_are_read_and_named_without_the_wrapper():
