@@ -13,7 +13,14 @@ second is contrastive (SimCLR) and just keeps improving. What one learns from th
 
 What to expect, means of the seeds 0 to 4 (`--seeds 0 1 2 3 4`), looked at once:
 
-TABLE
+                     chosen by information   by the loss   last   best   rank correlation   steps saved by stopping
+    noisy labels                      .917          .811   .811   .935                .98                      80 %
+    contrastive                       .937          .937   .938   .939                .95                       0 %
+
+In each seed of the first run the chosen checkpoint is the first that was saved, after step 50: .09 to .12 better than
+the last one, .015 to .029 below the best, and .016 to .040 better than raw pixels (.890), which the last checkpoints
+are not. In the second run nothing is lost and nothing gained. The steps and the interval of the probes were chosen on
+the seeds 100 and 101. On patches and letters the same is followed less well: see `label_study.py`.
 
     pip install 'synbench-lightning[examples]'
     python examples/pretrain_digits.py

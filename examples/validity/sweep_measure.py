@@ -27,8 +27,11 @@ from validity.sweep_settings import WITH_PROJECTOR, Setting, objective_of
 Features = Callable[[Tensor], Tensor]
 
 LIDAR_INPUTS, LIDAR_VIEWS = 800, 10
+FLOORS = (0.001, 0.1, 1.0)
+"""Of the information under views, beside that of the package."""
 PREDICTORS = (
     "information, views",
+    *(f"information, views, floor {floor:g}" for floor in FLOORS),
     "information, own views",
     "information, noise",
     "readout 100",
@@ -113,6 +116,7 @@ class SweepMeasurement:
         labelled = features(self.labelled)
         found = {
             "information, views": float(instance_information(views)),
+            **information_with_floors(views),
             "error": float(information_error(views)),
             "information, noise": float(instance_information(self.noisy.features(features))),
             "readout 100": few_label_readout(labelled[:100], self.labels[:100]).value,
@@ -137,6 +141,10 @@ class SweepMeasurement:
         found = linear_accuracy(train, test, labels, self.images.test_labels[name])
         error = (found * (1 - found) / len(test)) ** 0.5
         return {f"{TARGET_PREFIX}linear": found, "error:linear": error}
+
+
+def information_with_floors(views: Tensor) -> dict[str, float]:
+    return {f"information, views, floor {floor:g}": float(instance_information(views, floor)) for floor in FLOORS}
 
 
 def _features(encoder: Features, images: Tensor) -> Tensor:
