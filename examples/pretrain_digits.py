@@ -88,12 +88,12 @@ class TwoViews(Dataset[Batch]):
         return [([first, second], label) for (first, second), label in zip(views, self.labels[indices], strict=True)]
 
 
-def augment(images: Tensor) -> Tensor:
+def augment(images: Tensor, strength: float = 1.0) -> Tensor:
     """Variations of images ``(N, 1, 8, 8)`` in [0, 1] that leave the digit readable; standardized."""
     n = len(images)
-    angle = math.radians(15) * uniform(n)
-    zoom = 1 + 0.15 * uniform(n)
-    shift = 0.25 * uniform(n, 2)  # the image spans 2 units: up to one pixel
+    angle = strength * math.radians(15) * uniform(n)
+    zoom = 1 + strength * 0.15 * uniform(n)
+    shift = strength * 0.25 * uniform(n, 2)  # the image spans 2 units: up to one pixel
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     affine = torch.stack([torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1)
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
@@ -102,7 +102,7 @@ def augment(images: Tensor) -> Tensor:
     centre = torch.randint(0, 8, (n, 2, 1))
     row, column = ((torch.arange(8) - centre).abs() <= 1).unbind(1)
     erased = moved.masked_fill((row[:, :, None] & column[:, None, :])[:, None], 0.0)
-    return standardize(erased + 0.1 * torch.randn_like(erased))
+    return standardize(erased + strength * 0.1 * torch.randn_like(erased))
 
 
 def uniform(*shape: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from synbench_lightning.callbacks.config_warnings import best_key_warnings
 from synbench_lightning.callbacks.figure_logging import FigureLogger
 from synbench_lightning.callbacks.label_collection import held_out_labels
+from synbench_lightning.callbacks.label_overlap import LabelOverlap
 from synbench_lightning.callbacks.layer_advice import LayerAdvice
 from synbench_lightning.callbacks.metric_keys import keys_of, logged_values, watched_names
 from synbench_lightning.callbacks.probe_warnings import ProbeWarnings
@@ -173,7 +174,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     """
 
     title = "SynBench probe"
-    _fit_scoped: ClassVar[dict[str, Any]] = {**ProbingCallback._fit_scoped, "_shown": None}
+    _fit_scoped: ClassVar[dict[str, Any]] = {**ProbingCallback._fit_scoped, "_shown": None, "_label_overlap": None}
 
     def __init__(
         self,
@@ -229,6 +230,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         self.log_figures = check_flag("log_figures", log_figures)
         self._figure_logger = FigureLogger(prefix, self.threshold) if log_figures else None
         self._shown: Probe | None = None  # the samples, ready to be shown
+        self._label_overlap: LabelOverlap | None = None
 
     def _begin(self) -> None:
         super()._begin()
@@ -333,6 +335,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             module=self._discovery.read_module(module_behind(self._encoder.forward)), call=self._discovery.call,
             layers=self._layer_reader(trainer, pl_module),
         )  # fmt: skip
+        if probe.with_labels is not None and trainer.is_global_zero:
+            self._label_overlap = LabelOverlap(probe.with_labels.inputs)
         if not self._ready() and not self._view_collection.collecting:
             rank_zero_warn(
                 f"SynBench: training calls {self._encoder.name}, and nothing in it takes real vectors of one shape, so "
@@ -456,9 +460,22 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         """Keep the loss, and probe where a probe is due."""
         if isinstance(outputs, Mapping) and isinstance(outputs.get("loss"), Tensor):
             self._probe_warnings.trained(outputs["loss"])
+        if self._label_overlap is not None:
+            self._look_for_labels(self._label_overlap, batch)
         if self._view_collection.end_step(trainer, pl_module, batch):
             self._use_views()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def _look_for_labels(self, overlap: LabelOverlap, batch: Any) -> None:
+        """Warn where training is given the labelled inputs; whatever a batch is, it ends no run."""
+        try:
+            with self._counted():
+                words = overlap.see(batch)
+        except Exception:
+            self._label_overlap = None
+        else:
+            if words is not None:
+                rank_zero_warn(words)
 
     def _read_deferred(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read views, put off by `max_overhead`, once they take no more than what is allowed by now."""

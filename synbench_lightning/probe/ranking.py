@@ -70,9 +70,9 @@ class Ranking:
         excluded: names of those that are not comparable with them, and why.
 
     Example:
-        >>> runs = {"warm": (45.31, 0.0, 0.0), "cold": (40.12, 5.19, 0.31)}
-        >>> ranked = (Ranked(name, 600, value, 0.5, behind, error, True) for name, (value, behind, error) in runs.items())
-        >>> print(Ranking("information", True, tuple(ranked)))
+        >>> warm = Ranked("warm", 600, value=45.31, error=0.5, behind=0.0, behind_error=0.0, paired=True)
+        >>> cold = Ranked("cold", 600, value=40.12, error=0.5, behind=5.19, behind_error=0.31, paired=True)
+        >>> print(Ranking("information", True, (warm, cold)))
         rank  run   step   information  behind the best
            1  warm   600  45.31 ± 0.50
            2  cold   600  40.12 ± 0.50      5.19 ± 0.31
@@ -144,11 +144,8 @@ class Ranking:
                 for place, (cell, width) in enumerate(zip(row, widths, strict=True))
             )
             lines.append("  ".join(cells).rstrip())
-        wrapped = [
-            textwrap.fill(sentence, WIDTH, break_on_hyphens=False, break_long_words=False)
-            for sentence in self.sentences
-        ]
-        return "\n".join([*lines, *wrapped])
+        words = textwrap.TextWrapper(WIDTH, break_on_hyphens=False, break_long_words=False)
+        return "\n".join([*lines, *map(words.fill, self.sentences)])
 
 
 def rank(results: Mapping[str, ProbeResult | Sequence[ProbeResult]], threshold: float = 0.7) -> Ranking:
