@@ -77,7 +77,8 @@ class EncoderDiscovery:
     def begin(self, pl_module: LightningModule, batch: Any, before_update: Callable[[], None]) -> None:
         """Record the step that begins.
 
-        ``before_update`` is called when an optimizer is about to write the module's parameters, Lightning's or not.
+        ``before_update`` is called when an optimizer is about to write the module's parameters, Lightning's or not, and
+        most of what is trained has been called: a discriminator may make its step before the encoder is called.
         """
         self._recorder, self.batch = CallRecorder(pl_module), batch
         self._before, self._written = RunningStatistics(pl_module), _writings(pl_module)
@@ -87,7 +88,8 @@ class EncoderDiscovery:
             if torch.compiler.is_compiling():
                 return
             closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # the first is the optimizer
-            if closure is None and any(id(one) in own for group in optimizer.param_groups for one in group["params"]):
+            writes = any(id(one) in own for group in optimizer.param_groups for one in group["params"])
+            if closure is None and writes and self._recorder is not None and self._recorder.has_called_most():
                 before_update()
 
         self._release_optimizers = register_optimizer_step_pre_hook(updating).remove

@@ -163,6 +163,13 @@ class CallRecorder:
         self._calls = []
         return {key: replace(call, consumers=frozenset(self._consumers.get(key, ()))) for key, call in found.items()}
 
+    def has_called_most(self) -> bool:
+        """Whether the modules that were called have more than half of the parameters that are trained."""
+        trained = {id(one): one.numel() for one in self._root.parameters() if one.requires_grad}
+        called = [self._root.get_submodule(path) for path in {call.path for call in self._calls}]
+        seen = {id(one) for module in called for one in module.parameters()}
+        return 2 * sum(size for one, size in trained.items() if one in seen) > sum(trained.values())
+
     def _watch(self, path: str, part: nn.Module) -> Callable[[], None]:
         return _around_module(part, partial(self._begin, path, ""), partial(self._finish, path, ""), self._copies)
 

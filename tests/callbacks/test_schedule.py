@@ -179,6 +179,30 @@ class InAHook(OwnOptimizer):
             pl_module.own.step()
 
 
+class InBackward(OwnOptimizer):
+    """Each parameter has an optimizer of its own, which steps as soon as its gradient is there."""
+
+    def __init__(self):
+        super().__init__("backward")
+        self.optimizer_of = {one: torch.optim.SGD([one], lr=0.05) for one in self.parameters()}
+        for one in self.parameters():
+            one.register_post_accumulate_grad_hook(lambda parameter: self.optimizer_of[parameter].step())
+
+
+class Adversarial(OwnOptimizer):
+    """A discriminator makes its step first."""
+
+    def __init__(self):
+        super().__init__()
+        self.discriminator = torch.nn.Linear(64, 1)
+        self.other = torch.optim.SGD(self.discriminator.parameters(), lr=0.05)
+
+    def training_step(self, batch, batch_idx):
+        self.discriminator(batch[0].flatten(1)).mean().backward()
+        self.other.step()
+        super().training_step(batch, batch_idx)
+
+
 class Automatic(Autoencoder):
     """A second optimizer, which is not Lightning's, steps in an automatic training step."""
 
@@ -190,7 +214,7 @@ class Automatic(Autoencoder):
         return Autoencoder.training_step(self, batch, batch_idx)
 
 
-@pytest.mark.parametrize("make", [OwnOptimizer, Scaled, InAHook, Automatic])
+@pytest.mark.parametrize("make", [OwnOptimizer, Scaled, InAHook, InBackward, Adversarial, Automatic])
 @pytest.mark.filterwarnings("ignore:No optimizer step was counted")
 def test_the_first_probe_comes_before_the_first_step_whoever_makes_it(make):
     def first(**arguments):

@@ -70,7 +70,9 @@ def main() -> None:
         print(
             "at threshold .7 and epsilon 0; the largest of all six combinations; what is not a number is not reported\n"
         )
-        header = "encoder | D | forwards | limit | mean | sd | rms error | mean se | within 2 se | most bias | most rms"
+        header = (
+            "encoder | D | forwards | limit | mean | sd | rms error | mean se | within 2 se | largest bias | its rms"
+        )
         print_table(header, budgets(given.encoders, given.budgets, seeds))
     else:
         header = "encoder | D | threshold | epsilon | limit | mean | mean - limit | sd | mean se | within 1 se | 2 se"

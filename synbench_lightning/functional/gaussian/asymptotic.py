@@ -148,8 +148,8 @@ def distinct_means(differences: Tensor, means: Means, mu: Tensor, pool: Pool, bl
     """Whether the classes of a task have two means: whether blocks of pairs agree about their difference.
 
     Inner products of the whitened coefficients of two blocks have expectation zero where there is one mean, whatever
-    the covariance, since neither block knows the sign of the noise of the other; their mean is compared with its
-    standard error, as in the two-sample test of Chen and Qin (2010).
+    the covariance, since neither block knows the sign of the other's noise; their mean is compared with its standard
+    error, as in the two-sample test of Chen and Qin (2010).
 
     Args:
         differences: ``(K, n, R)`` residuals of the half differences, over the lever.
