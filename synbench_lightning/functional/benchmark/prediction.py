@@ -228,9 +228,10 @@ def related(estimates: Sequence[Estimate], selection: Selection, curves: Tensor,
         tasks: ``(n,)`` task of each item.
 
     Example:
-        >>> curves, tasks = -torch.rand(5, 40), torch.arange(40) // 20
+        >>> generator, tasks = torch.Generator().manual_seed(0), torch.arange(40) // 20
+        >>> curves = -torch.rand(5, 40, generator=generator)
         >>> selection = choose_points(curves, tasks, budget=10)
-        >>> estimates = predict_tasks(-torch.rand(10), selection, curves, tasks)
+        >>> estimates = predict_tasks(-torch.rand(10, generator=generator), selection, curves, tasks)
         >>> drawn = related(estimates, selection, curves, tasks)
         >>> all(one.standard_error < other.standard_error for one, other in zip(drawn, estimates))
         True

@@ -109,7 +109,7 @@ def proportional(sizes: Tensor, tasks: Tensor, budget: int, seed: int = 0, floor
     sizes = check_floats("sizes", sizes, f"of shape {(len(tasks),)}, one for each point", (len(tasks),))
     if bool((sizes < 0).any()):
         raise ValueError(f"`sizes` must be numbers of at least 0, got {float(sizes.min())}.")
-    floor = check_number("floor", floor, "a share in (0, 1]", 0, 1, low_in=False)
+    floor = check_number("floor", floor, "a number in (0, 1]", 0, 1, low_in=False)
     seed = check_integer("seed", seed, 0)
     generator = np.random.default_rng(seed)
     drawn, proposals, inclusion = [], [], torch.zeros(len(tasks), dtype=torch.float64)
@@ -188,6 +188,6 @@ def check_budget(budget: int, lowest: int, points: int) -> int:
     budget = check_integer("budget", budget, 1)
     if not lowest <= budget <= points:
         raise ValueError(
-            f"`budget` must be a number of points from {lowest} (one for each task) to {points} (all), got {budget}."
+            f"`budget` must be a number of items from {lowest} (one for each task) to {points} (all), got {budget}."
         )
     return budget
