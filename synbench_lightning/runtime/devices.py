@@ -39,7 +39,10 @@ def default_device() -> torch.device:
 
 def seed_accelerator(seed: int) -> Callable[[], None]:
     """Seed the generators of the accelerator, if this process uses one; returns what puts them back."""
-    device = torch.accelerator.current_accelerator()
+    try:  # not asked whether it is available: that may initialize it
+        device = torch.accelerator.current_accelerator()
+    except RuntimeError:  # torch 2.6, where there is none
+        device = None
     module: Any = None if device is None else torch.get_device_module(device)
     # An accelerator that is not in use must not be seeded: that would be carried out later, in the training.
     if module is None or not getattr(module, "is_initialized", torch.accelerator.is_available)():
