@@ -20,6 +20,7 @@ from synbench_lightning.runtime.encoder_call import EncoderCall
 from synbench_lightning.runtime.example_reading import (
     Chunk,
     ExpensiveError,
+    Read,
     TrainingExamples,
     UnreadableError,
     seed_of,
@@ -28,7 +29,7 @@ from synbench_lightning.runtime.example_rows import ExampleRows, exchanged
 from synbench_lightning.runtime.input_leaf import input_leaf, num_examples
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer
 from synbench_lightning.runtime.step_replay import NotReachedError, StepReplay
-from synbench_lightning.runtime.structures import at, checksum, joined, mapped, taken, tensors_in
+from synbench_lightning.runtime.structures import at, checksum, joined, mapped, replaced, taken, tensors_in
 
 READ_SECONDS = 30.0
 """Reading takes no longer, as far as the first batches tell: then fewer views are read, of fewer examples."""
@@ -126,7 +127,12 @@ class _Found(NamedTuple):
     examples: int
     batch: Any
     inputs: Any
-    seconds: float
+    read_seconds: float
+    step_seconds: float
+
+
+def _seconds(found: _Found) -> float:
+    return found.read_seconds + found.step_seconds
 
 
 class _Reader:
@@ -143,6 +149,8 @@ class _Reader:
         self.trainer, self.seed, self.wanted = trainer, seed, wanted(call)
         self.replay = StepReplay(trainer, pl_module, call, shape)
         self.opened: TrainingExamples | None = None
+        self.read_once = False
+        """Whether a batch is the same whenever it is read: then it is read once, and the step is run several times."""
         self._on_first(self._open)
 
     def _open(self) -> None:
@@ -161,6 +169,7 @@ class _Reader:
 
     def read(self, chunks: list[Chunk], views: int | None, seconds: float, progress: Progress | None) -> ReadViews:
         """All views: as many as the first of them show to be within the limits, unless their number is given."""
+        self.read_once = False
         self.chunk_count, self.views = len(chunks), max(2, views or self.wanted.views)
         rows, random_in = ExampleRows(), ""
         read: list[list[Any]] = [[] for _ in range(self.views)]
@@ -190,9 +199,9 @@ class _Reader:
                 read[first.view].append(_kept(rows.of(first.inputs, first.examples)))
                 second = _kept(rows.of(found.inputs, found.examples))
                 self.views = views or self.views
+                self.read_once = self.trainer.strategy.broadcast(random_in == IN_STEP)
                 if views is None:
-                    fastest = min(first.seconds, found.seconds)
-                    self._limit(second, fastest, seconds, found.examples, len(chunks), different)
+                    self._limit(second, min(first, found, key=_seconds), seconds, len(chunks), different)
                 first = first._replace(batch=None, inputs=None)
                 if found.view < self.views and found.chunk < self.chunk_count:
                     read[found.view].append(second)
@@ -216,7 +225,8 @@ class _Reader:
             raise ExpensiveError("reading takes too long")
         if any(own != counts[0] for own in counts):
             raise NotReachedError("it gives the encoder another number of examples each time")
-        if random_in and not _belong(views[0], views[1]):
+        halves = views[::2], views[1::2]
+        if random_in and not (_belong(views[0], views[1]) or _belong(*map(_averaged, halves))):
             raise NotReachedError("an example that is read again is no nearer to itself than to others")
         found = kept_views(views, random_in, self.wanted.examples)._replace(
             plan=ReadingPlan(chunks[:number], len(views))
@@ -224,15 +234,16 @@ class _Reader:
         result: ReadViews = self.trainer.strategy.broadcast(found)  # a process may have its own random states
         return result
 
-    def _limit(self, inputs: Any, batch_seconds: float, seconds: float, rows: int, chunks: int, several: bool) -> None:
+    def _limit(self, inputs: Any, batch: _Found, seconds: float, chunks: int, several: bool) -> None:
         """Read fewer views, and of fewer examples, where time or memory is short; one view where nothing is random."""
-        views, rows = self.views if several else 1, num_examples(inputs) or rows
+        views, rows = self.views if several else 1, num_examples(inputs) or batch.examples
         chunks = min(chunks, math.ceil(self.wanted.examples / rows))
         workers = 1 if self.opened is None else self.opened.workers
         size = sum(tensor.nbytes for tensor in tensors_in(inputs))
 
         def problem() -> str:
-            expected = batch_seconds / workers * views * chunks
+            reading = batch.read_seconds / workers * (1 if self.read_once else views)
+            expected = (reading + batch.step_seconds * views) * chunks
             if expected > seconds:
                 return f"reading {chunks * rows} examples {views} times takes {expected:.2g} s"
             if size * views * chunks > VIEW_BYTES:
@@ -281,17 +292,25 @@ class _Reader:
                     raise UnreadableError(read)
                 if read.problem:
                     raise ExpensiveError(read.problem)
-                start = time.perf_counter()
-                inputs = self.replay.everywhere(read.batch, seed_of(self.seed, read.view, read.chunk))
-                took = read.seconds + time.perf_counter() - start
-                yield _Found(read.view, read.chunk, examples, read.batch, inputs, took)
+                if self.read_once and read.view:  # read ahead
+                    continue
+                yield self._given(read, examples)
+                while self.read_once and read.view + 1 < self.views:
+                    read = read._replace(view=read.view + 1)
+                    yield self._given(read, examples)
+
+    def _given(self, read: Read, examples: int) -> _Found:
+        """What the encoder is given in a view of a batch. Every process makes this call."""
+        start = time.perf_counter()
+        inputs = self.replay.everywhere(read.batch, seed_of(self.seed, read.view, read.chunk))
+        return _Found(read.view, read.chunk, examples, read.batch, inputs, read.seconds, time.perf_counter() - start)
 
     def _order(self) -> Iterator[tuple[int, int]]:
         """Views of the first chunk before those of others; it ends where the limits are found to."""
         chunk = 0
         while chunk < self.chunk_count:
             view = 0
-            while view < self.views:
+            while view < (1 if self.read_once else self.views):
                 yield view, chunk
                 view += 1
             chunk += 1
@@ -314,8 +333,8 @@ class _Reader:
 def kept_views(views: list[list[Any]], random_in: str, most: int) -> ReadViews:
     """Chunks in one where they fit together, of at most so many examples: of more, those that have views."""
     rows = sum(num_examples(chunk) or 0 for chunk in views[0])
-    whole = [joined(view) for view in views]
-    if not rows or any(one is None for one in whole):
+    whole = [joined(view) for view in views] if rows else [None]
+    if any(one is None for one in whole):
         return ReadViews(views, rows, random_in)
     chosen = torch.arange(rows)
     if rows > most and len(views) > 1:  # rows of another loader may be the same in all views
@@ -349,6 +368,19 @@ def _kept(inputs: Any) -> Any:
 def _fits(call: EncoderCall, examples: int) -> bool:
     """Whether so many examples at once are no large batch."""
     return call.input is None or 4 * call.input.numel * examples < 2**28
+
+
+def _averaged(views: list[list[Any]]) -> list[Any]:
+    """For each chunk the mean of its views, which is nearer to its example than each of them; of texts the first."""
+    found = []
+    for chunks in zip(*views, strict=True):
+        leaf = input_leaf(chunks[0])
+        values = [] if leaf is None or leaf.listed or is_text_leaf(leaf) else [at(chunk, leaf.path) for chunk in chunks]
+        if leaf is None or not values or values[0].is_complex() or len({value.shape for value in values}) > 1:
+            found.append(chunks[0])
+        else:
+            found.append(replaced(chunks[0], leaf.path, torch.stack(values).float().mean(0)))
+    return found
 
 
 def _belong(ones: list[Any], others: list[Any]) -> bool:

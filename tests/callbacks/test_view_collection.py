@@ -259,3 +259,85 @@ def test_an_encoder_that_takes_one_length_only_has_no_parts_of_texts_and_what_to
     refused = [str(one.message) for one in recwarn if "The encoder failed on" in str(one.message)]
     assert bool(refused) != pads
     assert all("where the encoder takes one length only, let its `forward` pad them" in text for text in refused)
+
+
+class Recolored(Dataset):
+    """Patterns on a ground of another color in each reading; of other examples where ``shuffled``."""
+
+    shuffled = False
+
+    def __init__(self):
+        coarse = torch.randn(160, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        self.cover = nn.functional.interpolate(coarse, 8, mode="bilinear").sigmoid()
+
+    def __len__(self):
+        return len(self.cover)
+
+    def __getitem__(self, index):
+        index = int(torch.randint(160, ())) if self.shuffled else index
+        ground, ink = torch.randn(2, 3, 1, 1)
+        return ground + (ink - ground) * self.cover[index].roll(tuple(torch.randint(-1, 2, (2,)).tolist()), (1, 2))
+
+
+class RecoloredRun(Autoencoder):
+    shuffled = False
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 16))
+        self.decoder = nn.Linear(16, 192)
+
+    def train_dataloader(self):
+        dataset = Recolored()
+        dataset.shuffled = self.shuffled
+        return DataLoader(dataset, batch_size=8)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.mse_loss(self.decoder(self.encoder(batch)), batch.flatten(1))
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_views_in_other_colors_are_found_and_examples_that_do_not_come_back_are_not(log, shuffled):
+    callback = auto()
+    trainer(callback, max_steps=1).fit(type("Run", (RecoloredRun,), {"shuffled": shuffled})())
+    assert ("128 training examples, each read 16 times" in log.text) != shuffled
+    assert ("an example that is read again is no nearer to itself than to others" in log.text) == shuffled
+
+
+class Written(Dataset):
+    """Examples, and a file with a byte for each reading of one; random where ``random``."""
+
+    def __init__(self, path, random):
+        self.path, self.random = path, random
+        self.x = torch.randn(128, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def __len__(self):
+        return 128
+
+    def __getitem__(self, index):
+        with self.path.open("ab") as file:
+            file.write(b".")
+        return self.x[index] + self.random * torch.randn(1, 8, 8), 0
+
+
+class InStep(Autoencoder):
+    def __init__(self, dataset):
+        super().__init__()
+        self.dataset, self.scale = dataset, 0.0 if dataset.random else 0.3
+
+    def train_dataloader(self):
+        return DataLoader(self.dataset, batch_size=32)
+
+    def training_step(self, batch, batch_idx):
+        x = batch[0] + self.scale * torch.randn_like(batch[0])
+        return nn.functional.mse_loss(self.decoder(self.encoder(x)), batch[0].flatten(1))
+
+
+@pytest.mark.parametrize("random", [0.0, 0.3])
+def test_examples_are_read_once_where_the_step_augments_and_sixteen_times_where_the_dataset_does(tmp_path, random):
+    callback = auto()
+    trainer(callback, max_steps=1).fit(InStep(Written(tmp_path / "readings", random)))
+    views = callback._view_collection.inputs.views
+    assert len({tuple(view[0].args[0].flatten().tolist()) for view in views}) == len(views) == 16
+    readings = (tmp_path / "readings").stat().st_size / 128
+    assert readings >= 16 if random else readings < 8  # the first two, and those that were read ahead
