@@ -13,21 +13,23 @@ from torch import Tensor, nn
 from validity.inputs import Images
 
 SHOTS, DRAWS = 5, 5
+HALVES = ("first half", "second half")
 NOISE = 0.7
 """Standard deviation of the noise on test images, whose pixels have a standard deviation of 1."""
 RADIUS = 1.0
 """Length of the shift that is to mislead classifier and encoder together; images have a length of about 8."""
 
 
-def downstream(encoder: Callable[[Tensor], Tensor], images: Images) -> dict[str, float]:
-    """Accuracies on the test images, by property.
+def downstream(encoder: Callable[[Tensor], Tensor], images: Images, train: Tensor) -> dict[str, float]:
+    """Accuracies on the test images, by property, from the features ``(N, D)`` of the training images.
 
     ``linear/<label set>``: logistic regression on standardized features, all labels. ``knn``: five neighbours.
     ``few-shot linear``, ``few-shot knn``: five labels for each class, the mean of five draws. ``noise``, ``l2``: the
-    linear probe on noisy test images, and on images shifted against it. The last five are about the first label set.
+    linear probe on noisy test images, and on images shifted against it. ``first half``, ``second half``: the linear
+    probe on every other test image. All but the first are about the first label set.
     """
     with torch.no_grad():
-        train, test = encoder(images.train), encoder(images.test)
+        test = encoder(images.test)
         centre, spread = train.mean(0), train.std(0) + 1e-6 * train.square().mean().sqrt() + 1e-12
 
         def standardized(features: Tensor) -> np.ndarray:
@@ -44,6 +46,8 @@ def downstream(encoder: Callable[[Tensor], Tensor], images: Images) -> dict[str,
         found[f"linear/{name}"] = probes[name].score(x_test, images.test_labels[name].numpy())
     first = next(iter(probes))
     y, y_test, probe = images.train_labels[first].numpy(), images.test_labels[first].numpy(), probes[first]
+    right = probe.predict(x_test) == y_test
+    found |= {name: float(right[start::2].mean()) for start, name in enumerate(HALVES)}
     found["knn"] = KNeighborsClassifier(5).fit(x, y).score(x_test, y_test)
     rng = np.random.default_rng(0)
     linear, nearest = [], []
