@@ -20,6 +20,7 @@ from synbench_lightning.runtime.encoder_call import EncoderCall
 from synbench_lightning.runtime.example_reading import (
     Chunk,
     ExpensiveError,
+    Read,
     TrainingExamples,
     UnreadableError,
     seed_of,
@@ -126,7 +127,12 @@ class _Found(NamedTuple):
     examples: int
     batch: Any
     inputs: Any
-    seconds: float
+    read_seconds: float
+    step_seconds: float
+
+
+def _seconds(found: _Found) -> float:
+    return found.read_seconds + found.step_seconds
 
 
 class _Reader:
@@ -143,6 +149,8 @@ class _Reader:
         self.trainer, self.seed, self.wanted = trainer, seed, wanted(call)
         self.replay = StepReplay(trainer, pl_module, call, shape)
         self.opened: TrainingExamples | None = None
+        self.read_once = False
+        """Whether a batch is the same whenever it is read: then it is read once, and the step is run several times."""
         self._on_first(self._open)
 
     def _open(self) -> None:
@@ -161,6 +169,7 @@ class _Reader:
 
     def read(self, chunks: list[Chunk], views: int | None, seconds: float, progress: Progress | None) -> ReadViews:
         """All views: as many as the first of them show to be within the limits, unless their number is given."""
+        self.read_once = False
         self.chunk_count, self.views = len(chunks), max(2, views or self.wanted.views)
         rows, random_in = ExampleRows(), ""
         read: list[list[Any]] = [[] for _ in range(self.views)]
@@ -190,9 +199,9 @@ class _Reader:
                 read[first.view].append(_kept(rows.of(first.inputs, first.examples)))
                 second = _kept(rows.of(found.inputs, found.examples))
                 self.views = views or self.views
+                self.read_once = self.trainer.strategy.broadcast(random_in == IN_STEP)
                 if views is None:
-                    fastest = min(first.seconds, found.seconds)
-                    self._limit(second, fastest, seconds, found.examples, len(chunks), different)
+                    self._limit(second, min(first, found, key=_seconds), seconds, len(chunks), different)
                 first = first._replace(batch=None, inputs=None)
                 if found.view < self.views and found.chunk < self.chunk_count:
                     read[found.view].append(second)
@@ -225,15 +234,16 @@ class _Reader:
         result: ReadViews = self.trainer.strategy.broadcast(found)  # a process may have its own random states
         return result
 
-    def _limit(self, inputs: Any, batch_seconds: float, seconds: float, rows: int, chunks: int, several: bool) -> None:
+    def _limit(self, inputs: Any, batch: _Found, seconds: float, chunks: int, several: bool) -> None:
         """Read fewer views, and of fewer examples, where time or memory is short; one view where nothing is random."""
-        views, rows = self.views if several else 1, num_examples(inputs) or rows
+        views, rows = self.views if several else 1, num_examples(inputs) or batch.examples
         chunks = min(chunks, math.ceil(self.wanted.examples / rows))
         workers = 1 if self.opened is None else self.opened.workers
         size = sum(tensor.nbytes for tensor in tensors_in(inputs))
 
         def problem() -> str:
-            expected = batch_seconds / workers * views * chunks
+            reading = batch.read_seconds / workers * (1 if self.read_once else views)
+            expected = (reading + batch.step_seconds * views) * chunks
             if expected > seconds:
                 return f"reading {chunks * rows} examples {views} times takes {expected:.2g} s"
             if size * views * chunks > VIEW_BYTES:
@@ -282,17 +292,25 @@ class _Reader:
                     raise UnreadableError(read)
                 if read.problem:
                     raise ExpensiveError(read.problem)
-                start = time.perf_counter()
-                inputs = self.replay.everywhere(read.batch, seed_of(self.seed, read.view, read.chunk))
-                took = read.seconds + time.perf_counter() - start
-                yield _Found(read.view, read.chunk, examples, read.batch, inputs, took)
+                if self.read_once and read.view:  # read ahead
+                    continue
+                yield self._given(read, examples)
+                while self.read_once and read.view + 1 < self.views:
+                    read = read._replace(view=read.view + 1)
+                    yield self._given(read, examples)
+
+    def _given(self, read: Read, examples: int) -> _Found:
+        """What the encoder is given in a view of a batch. Every process makes this call."""
+        start = time.perf_counter()
+        inputs = self.replay.everywhere(read.batch, seed_of(self.seed, read.view, read.chunk))
+        return _Found(read.view, read.chunk, examples, read.batch, inputs, read.seconds, time.perf_counter() - start)
 
     def _order(self) -> Iterator[tuple[int, int]]:
         """Views of the first chunk before those of others; it ends where the limits are found to."""
         chunk = 0
         while chunk < self.chunk_count:
             view = 0
-            while view < self.views:
+            while view < (1 if self.read_once else self.views):
                 yield view, chunk
                 view += 1
             chunk += 1

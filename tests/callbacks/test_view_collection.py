@@ -302,3 +302,42 @@ def test_views_in_other_colors_are_found_and_examples_that_do_not_come_back_are_
     trainer(callback, max_steps=1).fit(type("Run", (RecoloredRun,), {"shuffled": shuffled})())
     assert ("128 training examples, each read 16 times" in log.text) != shuffled
     assert ("an example that is read again is no nearer to itself than to others" in log.text) == shuffled
+
+
+class Written(Dataset):
+    """Examples, and a file with a byte for each reading of one; random where ``random``."""
+
+    def __init__(self, path, random):
+        self.path, self.random = path, random
+        self.x = torch.randn(128, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def __len__(self):
+        return 128
+
+    def __getitem__(self, index):
+        with self.path.open("ab") as file:
+            file.write(b".")
+        return self.x[index] + self.random * torch.randn(1, 8, 8), 0
+
+
+class InStep(Autoencoder):
+    def __init__(self, dataset):
+        super().__init__()
+        self.dataset, self.scale = dataset, 0.0 if dataset.random else 0.3
+
+    def train_dataloader(self):
+        return DataLoader(self.dataset, batch_size=32)
+
+    def training_step(self, batch, batch_idx):
+        x = batch[0] + self.scale * torch.randn_like(batch[0])
+        return nn.functional.mse_loss(self.decoder(self.encoder(x)), batch[0].flatten(1))
+
+
+@pytest.mark.parametrize("random", [0.0, 0.3])
+def test_examples_are_read_once_where_the_step_augments_and_sixteen_times_where_the_dataset_does(tmp_path, random):
+    callback = auto()
+    trainer(callback, max_steps=1).fit(InStep(Written(tmp_path / "readings", random)))
+    views = callback._view_collection.inputs.views
+    assert len({tuple(view[0].args[0].flatten().tolist()) for view in views}) == len(views) == 16
+    readings = (tmp_path / "readings").stat().st_size / 128
+    assert readings >= 16 if random else readings < 8  # the first two, and those that were read ahead

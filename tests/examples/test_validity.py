@@ -9,7 +9,7 @@ from scipy.stats import multivariate_normal, spearmanr, zscore
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from validity.alignment import agreement
-from validity.answers import Study, read_table, write_table
+from validity.answers import Study, movement, read_table, write_table
 from validity.encoders import DIMENSIONS, build_encoder
 from validity.inputs import load_images
 from validity.measure import PREDICTORS, Measurement
@@ -57,6 +57,20 @@ def test_correlation_within_runs_is_spearmans():
     expected = {"simclr": spearmanr(STEPS, LINEAR[0]).statistic, "collapse": spearmanr(STEPS, LINEAR[1]).statistic}
     assert found.within("step") == pytest.approx([expected[regime] for regime in found.of_regime])
     assert not found.within("nothing").any()
+
+
+def test_movement_is_in_standard_errors_of_the_best_and_halves_are_compared_by_rank():
+    rows = table({"truth": LINEAR})
+    for row in rows:
+        shift = {0: 0.0, 10: 0.3, 100: 0.1, 1000: 0.0}[row["step"]]
+        row |= {"accuracy:first half": row["accuracy:linear/digit"], "accuracy:second half": shift}
+    lines = list(movement(Study(rows, ["simclr", "collapse"], "digit"), 100))
+    simclr = next(line for line in lines if line.startswith("| simclr")).split(" | ")
+    best = 0.905  # the median of two seeds
+    errors = np.median([0.4 / (b * (1 - b) / 100) ** 0.5 for b in (0.9, 0.91)])
+    assert simclr[1:4] == ["0.505", f"{best:.3f}", "0.805"]
+    assert float(simclr[4]) == pytest.approx(errors, abs=0.06)
+    assert float(simclr[5].rstrip(" |")) == pytest.approx(spearmanr(LINEAR[0], [0, 0.3, 0.1, 0]).statistic, abs=0.006)
 
 
 def test_the_regret_of_a_checkpoint_is_what_the_best_one_has_more():
