@@ -15,14 +15,12 @@ What was found is in ``README.md`` beside this file.
 from __future__ import annotations
 
 import argparse
-import warnings
+from functools import partial
 from itertools import product
-from pathlib import Path
-
-import torch
 
 try:
-    from validity.answers import Row, Study, read_table, report, write_table
+    from validity.answers import Row, Study, report
+    from validity.command import one_thread, study_arguments, study_rows
     from validity.runs import Run
     from validity.text_measure import PREDICTORS, Measurement, pretrain
     from validity.text_objectives import DEVELOPMENT, HELD_OUT, OBJECTIVES
@@ -33,12 +31,7 @@ except ImportError as error:
 
 def main() -> None:
     args = arguments()
-    if args.table is None:
-        rows = study_rows(args)
-        write_table(rows, args.dir / f"text_{args.corpus}.csv.gz")
-        print(f"Results: {args.dir / f'text_{args.corpus}.csv.gz'}")
-    else:
-        rows = read_table(args.table)
+    rows = study_rows(args, f"text_{args.corpus}", partial(all_measured, args))
     first = LABELS[str(rows[0]["images"])]
     for half, objectives in (("Development", DEVELOPMENT), ("Held-out", HELD_OUT), ("All", tuple(OBJECTIVES))):
         for pooling in ("mean", "last"):
@@ -49,11 +42,9 @@ def main() -> None:
                 print("\n".join(report(study, PREDICTORS)))
 
 
-def study_rows(args: argparse.Namespace) -> list[Row]:
+def all_measured(args: argparse.Namespace) -> list[Row]:
     """Pretrain, and measure each checkpoint; what an earlier call has done is taken from the folder."""
-    torch.set_num_threads(1)  # tensors this small are not worth sharing among threads
-    warnings.filterwarnings("ignore", message=".*lbfgs failed to converge")
-    args.dir.mkdir(parents=True, exist_ok=True)
+    one_thread()
     measurement = Measurement(args.corpus)
     rows: list[Row] = []
     for seed, objective in product(range(args.seeds), args.objectives):
@@ -66,20 +57,9 @@ def study_rows(args: argparse.Namespace) -> list[Row]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure predictors of downstream performance on text.")
-    parser.add_argument("--small", action="store_true", help="one seed and 100 steps: minutes, for a look")
     parser.add_argument("--corpus", choices=tuple(LABELS), default="docstrings", help="(default: docstrings)")
     parser.add_argument("--objectives", nargs="+", choices=tuple(OBJECTIVES), default=tuple(OBJECTIVES))
-    parser.add_argument("--seeds", type=int, help="seeds for each objective (default: 3)")
-    parser.add_argument("--steps", type=int, help="optimizer steps of a run (default: 500)")
-    parser.add_argument("--dir", type=Path, default=Path("runs/text"), help="where checkpoints and results go")
-    parser.add_argument("--table", type=Path, help="only answer from these results")
-    args = parser.parse_args()
-    seeds, steps = (1, 100) if args.small else (3, 500)
-    args.seeds = seeds if args.seeds is None else args.seeds
-    args.steps = steps if args.steps is None else args.steps
-    if args.seeds < 1 or args.steps < 50:
-        parser.error(f"--seeds must be at least 1 and --steps at least 50, got {args.seeds} and {args.steps}")
-    return args
+    return study_arguments(parser, "runs/text", small=(1, 100), full=(3, 500))
 
 
 if __name__ == "__main__":

@@ -20,18 +20,15 @@ The kept results are of three seeds.
 from __future__ import annotations
 
 import argparse
-import warnings
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from itertools import product
 from multiprocessing import get_context
-from pathlib import Path
-
-import torch
 
 try:
     from validity import alignment
-    from validity.answers import SUMS, Row, Study, read_table, report, write_table
+    from validity.answers import SUMS, Row, Study, report
+    from validity.command import one_thread, study_arguments, study_rows
     from validity.inputs import SOURCES, load_images
     from validity.measure import PREDICTORS, Measurement
     from validity.regimes import DEVELOPMENT, HELD_OUT, REGIMES
@@ -46,12 +43,7 @@ ENCODERS = dict.fromkeys(SOURCES, ("conv", "transformer")) | {"pictures": ("resn
 
 def main() -> None:
     args = arguments()
-    if args.table is None:
-        rows = study_rows(args)
-        write_table(rows, args.dir / f"{args.images}.csv.gz")
-        print(f"Results: {args.dir / f'{args.images}.csv.gz'}")
-    else:
-        rows = read_table(args.table)
+    rows = study_rows(args, args.images, partial(all_measured, args))
     images = load_images(str(rows[0]["images"]))
     first = next(iter(images.train_labels))
     for half, regimes in (("Development", DEVELOPMENT), ("Held-out", HELD_OUT), ("All", tuple(REGIMES))):
@@ -62,9 +54,8 @@ def main() -> None:
     print("\n".join(alignment.report(study, images)))
 
 
-def study_rows(args: argparse.Namespace) -> list[Row]:
+def all_measured(args: argparse.Namespace) -> list[Row]:
     """Pretrain, and measure each checkpoint; what an earlier call has done is taken from the folder."""
-    args.dir.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     runs = [
         Run(args.images, regime, encoder, seed, args.steps)
@@ -79,8 +70,7 @@ def study_rows(args: argparse.Namespace) -> list[Row]:
 
 def measured(args: argparse.Namespace, run: Run) -> list[Row]:
     """Of one run."""
-    torch.set_num_threads(1)  # tensors this small are not worth sharing among threads
-    warnings.filterwarnings("ignore", message=".*lbfgs failed to converge")
+    one_thread()
     pretrain(run, args.dir, args.device)
     return measurement(run.images).rows(run, args.dir, args.device)
 
@@ -93,23 +83,12 @@ def measurement(images: str) -> Measurement:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure predictors of downstream performance on pretraining runs.")
-    parser.add_argument("--small", action="store_true", help="one seed and 150 steps: minutes, for a look")
     parser.add_argument("--images", choices=tuple(SOURCES), default="digits", help="the data (default: digits)")
     parser.add_argument("--regimes", nargs="+", choices=tuple(REGIMES), default=tuple(REGIMES), metavar="REGIME")
     parser.add_argument("--encoders", nargs="+", choices=("conv", "transformer", "resnet", "cnn"), metavar="ENCODER")
-    parser.add_argument("--seeds", type=int, help="seeds for each regime and architecture (default: 5)")
-    parser.add_argument("--steps", type=int, help="optimizer steps of a run (default: 800)")
-    parser.add_argument("--dir", type=Path, default=Path("runs/validity"), help="where checkpoints and results go")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the runs (default: 1)")
     parser.add_argument("--device", default="cpu", help="where encoders are trained and run (default: cpu)")
-    parser.add_argument("--table", type=Path, help="only answer from these results")
-    args = parser.parse_args()
-    seeds, steps = (1, 150) if args.small else (5, 800)
-    args.seeds = seeds if args.seeds is None else args.seeds
-    args.steps = steps if args.steps is None else args.steps
-    if args.seeds < 1 or args.steps < 50:
-        parser.error(f"--seeds must be at least 1 and --steps at least 50, got {args.seeds} and {args.steps}")
-    return args
+    return study_arguments(parser, "runs/validity", small=(1, 150), full=(5, 800))
 
 
 if __name__ == "__main__":

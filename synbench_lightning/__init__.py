@@ -31,9 +31,12 @@ from synbench_lightning.metrics import SynBenchScore as SynBenchScore
 from synbench_lightning.probe.evaluate import evaluate as evaluate
 from synbench_lightning.probe.families import task_family as task_family
 from synbench_lightning.probe.plan import ProbePlan as ProbePlan
+from synbench_lightning.probe.ranking import Ranking as Ranking
+from synbench_lightning.probe.ranking import rank as rank
 from synbench_lightning.probe.result import ProbeResult as ProbeResult
 from synbench_lightning.probe.tasks import GaussianTask as GaussianTask
 from synbench_lightning.probe.tasks import LabelledTask as LabelledTask
+from synbench_lightning.probe.view_files import save_views as save_views
 from synbench_lightning.runtime.layer_encoder import LayerEncoder as LayerEncoder
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""A linear probe that is robust to shifts of the features: the discriminant of SynBench as a classifier."""
+"""The epsilon-robust linear discriminant as a scikit-learn classifier."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from synbench_lightning.checks import check_number, check_numbers, shown
 from synbench_lightning.functional.gaussian.discriminant import class_moments, covariance_spectrum, robust_weights
 
 RELATIVE_FLOOR = 1e-6
-"""Directions with less than this share of the mean variance are dropped. A guard against rounding, not searched."""
+"""Directions with less than this fraction of the mean variance are dropped. A guard against rounding, not searched."""
 
 
 class RobustLinearProbe:
-    r"""A linear classifier of features that is optimal against shifts of a given strength.
+    r"""Linear discriminant classifier that is robust to shifts of the features of a given strength.
 
     For two classes it is the discriminant that SynBench scores, :math:`\mathrm{sign}(w^\top (x - c))` with
     :math:`w \propto (S + g I)^{-1} \mu`; see :func:`.accuracy_and_bound`.
-    With more, each pair of classes has one, all with the same within-class covariance, and the class is predicted whose
-    smallest margin over the others is largest: at epsilon 0 that is linear discriminant analysis. All classes
-    have equal weight, however many samples each has. SynBench suggests the epsilon with the highest score,
+    With more, each pair of classes has one, all with the same within-class covariance, and the class with the largest
+    smallest margin over the others is predicted: at epsilon 0 that is linear discriminant analysis. All classes
+    have equal weight, whatever their number of samples. SynBench suggests the epsilon with the highest score,
     :meth:`ProbeResult.best_epsilon`.
 
-    It follows scikit-learn's conventions and works in its pipelines and searches, without needing it.
+    It follows scikit-learn's conventions and works in its pipelines and searches; scikit-learn itself is not needed.
 
     Args:
-        epsilon: the length of the shifts, relative to half the distance of the class means, in [0, 1). 0 is the plain
+        epsilon: length of the shifts, relative to half the distance of the class means, in [0, 1). 0 is the plain
             discriminant; near 1 the weights tend to the difference of the means.
 
     Attributes:
         classes_: ``(C,)`` the labels, sorted.
         n_features_in_: the dimension D of the features.
-        pairs_: ``(P, 2)`` indices of the classes of each discriminant; the second one's side is the positive one.
-        coef_: ``(P, D)`` weights of the discriminants, scaled so that the second class's mean has margin 1 and the
-            first one's -1.
-        intercept_: ``(P,)`` what is added to ``features @ coef_.T``.
+        pairs_: ``(P, 2)`` indices of the classes of each discriminant; margins of the second one are positive.
+        coef_: ``(P, D)`` weights of the discriminants, scaled so that the mean of the second class has margin 1 and
+            that of the first -1.
+        intercept_: ``(P,)`` intercepts, added to ``features @ coef_.T``.
 
     Raises:
         ValueError: in ``fit`` for an epsilon outside its range, one class, features that do not vary within the
@@ -96,14 +96,14 @@ class RobustLinearProbe:
         without_rule = [pair for pair, weight in zip(pairs, weights, strict=True) if not bool(weight.any())]
         if without_rule:
             names = " and ".join(repr(label) for label in classes[list(without_rule[0])].tolist())
-            raise ValueError(f"`X` does not tell the classes {names} apart: the means of their features are equal.")
+            raise ValueError(f"`X` does not separate the classes {names}: the means of their features are equal.")
         self.classes_, self.n_features_in_, self.pairs_ = classes, features.shape[1], np.array(pairs)
         self.coef_ = coefficients.numpy()
         self.intercept_ = -(coefficients * (first + second) / 2).sum(1).numpy()
         return self
 
     def decision_function(self, X: npt.ArrayLike | Tensor) -> npt.NDArray[np.float64]:  # noqa: N803
-        """Margins, in units of half the distance of the class means.
+        """Compute margins, in units of half the distance of the class means.
 
         Args:
             X: ``(n, D)`` features.
@@ -132,18 +132,18 @@ class RobustLinearProbe:
         return smallest
 
     def predict(self, X: npt.ArrayLike | Tensor) -> npt.NDArray[Any]:  # noqa: N803
-        """The class of each row of ``(n, D)`` features."""
+        """Predict the class of each row of features ``(n, D)``."""
         margins = self.decision_function(X)
         places = (margins > 0).astype(int) if margins.ndim == 1 else margins.argmax(1)
         predicted: npt.NDArray[Any] = self.classes_[places]
         return predicted
 
     def score(self, X: npt.ArrayLike | Tensor, y: npt.ArrayLike | Tensor) -> float:  # noqa: N803
-        """The share of features ``(n, D)`` that are predicted to have their label ``(n,)``."""
+        """Compute the accuracy of the predictions for features ``(n, D)`` with labels ``(n,)``."""
         return float(np.mean(self.predict(X) == np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)))
 
     def get_params(self, deep: bool = True) -> dict[str, float]:
-        """The constructor's arguments, as scikit-learn's ``clone`` and searches ask for them."""
+        """Return the constructor's arguments, as scikit-learn's ``clone`` and searches need them."""
         return {"epsilon": self.epsilon}
 
     def set_params(self, **params: float) -> RobustLinearProbe:
@@ -164,7 +164,7 @@ class RobustLinearProbe:
 
 
 def _features(values: npt.ArrayLike | Tensor) -> Tensor:
-    """Features ``(n, D)`` as float64 on the CPU, after checks."""
+    """Check features ``(n, D)`` and return them as float64 on the CPU."""
     array = check_numbers("X", values, "features of shape (samples, dimensions)").detach().cpu().numpy()
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"`X` must be features of shape (samples, dimensions), got {array.shape}.")

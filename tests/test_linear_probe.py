@@ -122,7 +122,7 @@ def test_tensors_are_accepted_and_a_fitted_probe_is_pickled():
         (0.0, np.ones((4, 2)), [5, 5, 5, 5], r"`y` must hold at least two classes, got only \[5\]"),
         (0.0, np.ones((4, 2)), [0, 1, 0, 1], "`X` must vary within the classes"),
         (0.0, np.eye(2), ["a", "b"], "2 samples of 2 classes"),
-        (0.0, [[0.0], [1.0], [0.0], [1.0]], ["a", "a", "b", "b"], "does not tell the classes 'a' and 'b' apart"),
+        (0.0, [[0.0], [1.0], [0.0], [1.0]], ["a", "a", "b", "b"], "does not separate the classes 'a' and 'b'"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(epsilon, features, labels, message):

@@ -32,6 +32,8 @@ NAMES = [name for name in vars(synbench_lightning) if not name.startswith("_") a
     "evaluate",
     "harness_task",
     "labelled_proxies",
+    "rank",
+    "save_views",
     "select_best",
     "task_family",
 ]

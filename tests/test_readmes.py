@@ -12,7 +12,7 @@ import synbench_lightning
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "examples/README.md", "tests/performance/README.md", "tests/integration/README.md"]
-PAGES += ["tests/mutants/README.md"]
+PAGES += ["tests/mutants/README.md", "CONTRIBUTING.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 
 
 def anchors(page):

@@ -147,6 +147,33 @@ def report(study: Study, predictors: Sequence[str]) -> Iterator[str]:
     ])  # fmt: skip
 
 
+def movement(study: Study, examples: int) -> Iterator[str]:
+    """How far accuracy moves within runs, and how well its order is known: a table in Markdown.
+
+    The last column is the Spearman correlation, over the checkpoints, of accuracies on two halves of the test set: a
+    predictor that knew the truth would reach about the square root of it with one half.
+
+    Args:
+        study: with ``first half`` and ``second half`` among its targets.
+        examples: of the test set.
+    """
+    yield f"\n### Movement of {study.first} within runs (median over runs), {examples} test examples\n"
+    columns = ["first", "best", "last", "best - lowest, standard errors", "correlation of halves"]
+    accuracy = study.targets[study.first]
+    halves = zip(study.targets["first half"], study.targets["second half"], strict=True)
+    correlations = np.array([correlation(*pair) for pair in halves])
+
+    def cells(regime: str) -> list[str]:
+        own = study.of_regime == regime
+        values = accuracy[own]
+        best = values.max(1)
+        moved = (best - values.min(1)) / np.sqrt(best * (1 - best) / examples)
+        found = [np.median(part) for part in (values[:, 0], best, values[:, -1])]
+        return [*(f"{part:.3f}" for part in found), f"{np.median(moved):.1f}", f"{np.median(correlations[own]):+.2f}"]
+
+    yield from _table(columns, study.regimes, cells)
+
+
 def _by_regime(study: Study, target: str, predictor: str) -> list[str]:
     values = study.within(predictor, target)
     of = {regime: values[study.of_regime == regime] for regime in study.regimes}
@@ -183,7 +210,7 @@ def _spread(values: Array, digits: int = 2) -> str:
 
 
 def _table(columns: Sequence[str], names: Sequence[str], cells: Callable[[str], Sequence[str]]) -> Iterator[str]:
-    yield "| predictor | " + " | ".join(columns) + " |"
+    yield "| | " + " | ".join(columns) + " |"
     yield "|---" * (len(columns) + 1) + "|"
     for name in names:
         yield f"| {name} | " + " | ".join(cells(name)) + " |"

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 DIM = 48
 DIMENSIONS = {
-    "conv": DIM, "transformer": DIM, "resnet": 160, "cnn": 128, "conv-6": DIM, "transformer-6": DIM, "residual-6": 96,
+    "conv": DIM, "conv-dropout": DIM, "transformer": DIM, "resnet": 160, "cnn": 128, "conv-6": DIM,
+    "transformer-6": DIM, "residual-6": 96,
 }  # fmt: skip
 LAYERS = {
     "conv-6": tuple(map(str, range(6))),
@@ -26,12 +27,14 @@ def build_encoder(name: str, channels: int) -> nn.Module:
     """An encoder with random weights.
 
     ``"conv"`` (BatchNorm, mean over space) and ``"transformer"`` (LayerNorm, mean over tokens; images of 8 x 8) have
-    less than 40,000 weights and 48 features, ``"cnn"`` 93,000 and 128, ``"resnet"`` a million weights and 160 features.
+    less than 40,000 weights and 48 features, ``"conv-dropout"`` is ``"conv"`` with dropout after each block; ``"cnn"``
+    has 93,000 and 128, ``"resnet"`` a million weights and 160 features.
     ``"conv-6"`` and ``"transformer-6"`` have six blocks of 48 features each, ``"residual-6"`` six of 24, 24, 48, 48, 96
     and 96.
     """
     makers: dict[str, Callable[[int], nn.Module]] = {
         "conv": _conv,
+        "conv-dropout": _conv_dropout,
         "transformer": Transformer,
         "resnet": _resnet,
         "cnn": _cnn,
@@ -68,12 +71,25 @@ class Residual(nn.Module):
         return torch.relu(self.around(images) + self.inner(images))
 
 
+def conv_of_width(channels: int, size: int, width: int) -> nn.Sequential:
+    """Three convolutional blocks that end in so many features, for images of so many pixels a side; ``"conv"`` for
+    8 and 48."""
+    first, last = (1, 1) if size < 16 else (2, 2)
+    return _blocks([(channels, width // 3, first), (width // 3, 2 * width // 3, 2), (2 * width // 3, width, last)])
+
+
 def _cnn(channels: int) -> nn.Sequential:
     return _blocks([(channels, 32, 2), (32, 64, 2), (64, 128, 1)])
 
 
 def _conv(channels: int) -> nn.Sequential:
     return _blocks([(channels, 16, 1), (16, 32, 2), (32, DIM, 1)])
+
+
+def _conv_dropout(channels: int) -> nn.Sequential:
+    """With dropout of values after each block, as networks of text have it."""
+    *blocks, pooling, flat = _conv(channels).children()
+    return nn.Sequential(*(nn.Sequential(block, nn.Dropout(0.1)) for block in blocks), pooling, flat)
 
 
 def _equal_conv(channels: int) -> nn.Sequential:

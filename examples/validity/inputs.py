@@ -11,6 +11,7 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
+from typing import Protocol
 
 import matplotlib
 import numpy as np
@@ -49,6 +50,12 @@ PICTURES = {
 Transform = Callable[[Tensor], Tensor]
 
 
+class Augmentation(Protocol):
+    """A random variation of each image; 1 is the strength of the study, 0 changes nothing."""
+
+    def __call__(self, images: Tensor, strength: float = 1.0) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Images:
     """Standardized images ``(N, C, H, H)`` and integer labels ``(N,)`` for each label set, split once and for all.
@@ -62,8 +69,8 @@ class Images:
     test: Tensor
     train_labels: dict[str, Tensor]
     test_labels: dict[str, Tensor]
-    augment: Transform
-    views: Transform
+    augment: Augmentation
+    views: Augmentation
     wrong_views: Transform
 
     @property
@@ -87,9 +94,11 @@ def load_images(name: str) -> Images:
     images = ((images - mean) / std).float()
     of_train, of_test = ({key: value[part] for key, value in labels.items()} for part in (train, test))
     recolour = partial(_recoloured, low=float(images[train].min()), high=float(images[train].max()))
-    views: Transform = augment
+    views: Augmentation = augment
     if name in ("glyphs", "recoloured"):
-        views = lambda x: augment(recolour(x))  # noqa: E731
+        views = lambda images, strength=1.0: augment(  # noqa: E731
+            images.lerp(recolour(images), min(strength, 1.0)), strength
+        )
     wrong = _turned if images.shape[1] == 1 or name in ("glyphs", "recoloured") else _colour_jittered
     return Images(
         images[train], images[test], of_train, of_test, augment=views if name == "recoloured" else augment, views=views,
@@ -255,19 +264,22 @@ def _slant(images: Tensor) -> Tensor:
     return torch.einsum("nij,i,j->n", ink, place, place) - row * column
 
 
-def augment(images: Tensor) -> Tensor:
+def augment(images: Tensor, strength: float = 1.0) -> Tensor:
     """Slightly rotated, zoomed, shifted, partly erased, noisy variations of standardized images."""
     n, size = len(images), images.shape[-1]
-    angle, zoom = math.radians(15) * _uniform(n), 1 + 0.15 * _uniform(n)
-    shift = 0.25 * _uniform(n, 2)  # the image spans 2 units: up to an eighth of it
+    angle, zoom = strength * math.radians(15) * _uniform(n), 1 + strength * 0.15 * _uniform(n)
+    shift = strength * 0.25 * _uniform(n, 2)  # the image spans 2 units: up to an eighth of it
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     affine = torch.stack([torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1)
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, align_corners=False, padding_mode="border")
     centre = torch.randint(0, size, (n, 2, 1))
     row, column = ((torch.arange(size) - centre).abs() <= size // 8).unbind(1)
-    erased = moved.masked_fill((row[:, :, None] & column[:, None, :])[:, None], float(images.min()))
-    return erased + 0.25 * torch.randn_like(erased)
+    hidden = (row[:, :, None] & column[:, None, :])[:, None]
+    if strength < 1:
+        hidden = hidden & (torch.rand(n, 1, 1, 1) < strength)
+    erased = moved.masked_fill(hidden, float(images.min()))
+    return erased + strength * 0.25 * torch.randn_like(erased)
 
 
 def _recoloured(images: Tensor, low: float, high: float) -> Tensor:

@@ -95,18 +95,18 @@ class Measurement:
         for step, loss, encoder in checkpoints(run, folder, device):
             row: Row = {"images": run.images, "regime": run.regime, "encoder": run.encoder, "seed": run.seed}
             row |= {"step": step}
-            row |= {TARGET_PREFIX + name: value for name, value in downstream(encoder, self.images).items()}
-            predictors = self.predictors(encoder) | {"loss": -loss, "step": float(step)}
+            with torch.no_grad():
+                train = encoder(self.images.train)
+            row |= {TARGET_PREFIX + name: value for name, value in downstream(encoder, self.images, train).items()}
+            predictors = self.predictors(encoder, train) | {"loss": -loss, "step": float(step)}
             row |= {PREDICTOR_PREFIX + name: predictors[name] for name in PREDICTORS}
             found.append(row)
         kept.write_text(json.dumps(found))
         return found
 
     @torch.no_grad()
-    def predictors(self, encoder: Encoder) -> dict[str, float]:
-        def features(images: Tensor) -> Tensor:
-            return torch.cat([encoder(batch) for batch in images.split(512)])
-
+    def predictors(self, features: Encoder, of_images: Tensor) -> dict[str, float]:
+        """Of an encoder, with its features ``(N, D)`` of the training images."""
         dc, robust = self.families["dc"].scores(features, [0.0, 0.2])[0].tolist()
         default = self.families["default"].scores(features, [0.0])
         found = {"dc": dc, "dc eps 0.2": robust}
@@ -117,7 +117,6 @@ class Measurement:
         for floor in FLOORS:
             found[f"information, views, floor {floor:g}"] = float(instance_information(of_versions["views"], floor))
         found |= {"LiDAR": lidar(of_versions["views"]), "LiDAR, pairs": lidar(of_versions["pairs"])}
-        of_images = features(self.images.train)
         for n in LABELS:
             own, labels = of_images[self.labelled[:n]], self.labels[self.labelled[:n]]
             readout = few_label_readout(own, labels)

@@ -88,11 +88,11 @@ def with_noise(images: Tensor, noise: float, seed: int = 0) -> Instances:
     return Instances(images[:, None] + noise * white)
 
 
-def in_views(images: Tensor, view: Transform, seed: int = 0) -> Instances:
-    """Each in random views, ``FORWARDS`` in all."""
+def in_views(images: Tensor, view: Transform, seed: int = 0, forwards: int = FORWARDS) -> Instances:
+    """Each in random views, so many in all."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        return Instances(torch.stack([view(images) for _ in range(FORWARDS // len(images))], 1))
+        return Instances(torch.stack([view(images) for _ in range(forwards // len(images))], 1))
 
 
 def lidar(features: Tensor, delta: float = 1e-4) -> float:

@@ -26,6 +26,7 @@ class Regime(nn.Module):
     """A loss with its heads; a subclass says what it makes of an encoder and a batch."""
 
     weight_decay = 1e-4
+    batch_size = BATCH
 
     def __init__(self, images: Images, dim: int) -> None:
         super().__init__()
@@ -33,7 +34,7 @@ class Regime(nn.Module):
         self.source = Batch(images.train, *list(images.train_labels.values())[:2])
 
     def batch(self) -> Batch:
-        chosen = torch.randint(len(self.source.images), (BATCH,))
+        chosen = torch.randint(len(self.source.images), (self.batch_size,))
         return Batch(*(part[chosen] for part in self.source))
 
     def loss(self, encoder: nn.Module, batch: Batch) -> Tensor:
@@ -79,6 +80,8 @@ class OverTraining(Supervised):
 class SimCLR(Regime):
     """Find the other view of an image among those of the others."""
 
+    temperature = 0.3
+
     def __init__(self, images: Images, dim: int) -> None:
         super().__init__(images, dim)
         self.head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 32))
@@ -86,13 +89,16 @@ class SimCLR(Regime):
     def loss(self, encoder: nn.Module, batch: Batch) -> Tensor:
         views = torch.cat([self.augment(batch.images), self.augment(batch.images)])
         z = F.normalize(self.head(encoder(views)), dim=1)
-        similarity = (z @ z.T / 0.3).fill_diagonal_(-torch.inf)
+        similarity = (z @ z.T / self.temperature).fill_diagonal_(-torch.inf)
         partner = torch.arange(len(z)).roll(len(z) // 2)
         return F.cross_entropy(similarity, partner)
 
 
 class VICReg(Regime):
     """Two views alike, with terms that keep variance and take covariance out."""
+
+    invariance, variance, covariance = 25.0, 25.0, 1.0
+    """Weights of the three terms."""
 
     def __init__(self, images: Images, dim: int) -> None:
         super().__init__(images, dim)
@@ -101,13 +107,14 @@ class VICReg(Regime):
     def loss(self, encoder: nn.Module, batch: Batch) -> Tensor:
         views = self.head(encoder(torch.cat([self.augment(batch.images), self.augment(batch.images)])))
         first, second = views.chunk(2)
-        loss = 25 * F.mse_loss(first, second)
+        loss = self.invariance * F.mse_loss(first, second)
         for z in (first, second):
             centred = z - z.mean(0)
             covariance = centred.T @ centred / (len(z) - 1)
             variance = covariance.diagonal()
             hinge = F.relu(1 - (variance + 1e-4).sqrt()).mean()
-            loss = loss + 12.5 * hinge + (covariance.square().sum() - variance.square().sum()) / z.shape[1]
+            others = (covariance.square().sum() - variance.square().sum()) / z.shape[1]
+            loss = loss + self.variance / 2 * hinge + self.covariance * others
         return loss
 
 
@@ -136,8 +143,10 @@ class Denoising(Regime):
 class Masked(Denoising):
     """Reconstruct the hidden half of an image's 4 x 4 patches."""
 
+    hidden = 0.5
+
     def loss(self, encoder: nn.Module, batch: Batch) -> Tensor:
-        shown = (torch.rand(len(batch.images), 1, 4, 4) < 0.5).float()
+        shown = (torch.rand(len(batch.images), 1, 4, 4) < 1 - self.hidden).float()
         shown = F.interpolate(shown, size=batch.images.shape[-2:])
         error = (self.head(encoder(batch.images * shown)).view_as(batch.images) - batch.images).square()
         loss: Tensor = (error * (1 - shown)).sum() / (1 - shown).expand_as(error).sum()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from synbench_lightning.functional.representation.spectrum import power_law_exponent
+
 
 def decay(features: Tensor) -> float:
     """The exponent of alpha-ReQ, from the third to the 30th eigenvalue.
@@ -17,3 +19,14 @@ def decay(features: Tensor) -> float:
     rank = torch.arange(3, 3 + len(values), dtype=torch.float64).log()
     rank = rank - rank.mean()
     return -float((rank @ values) / (rank @ rank))
+
+
+def published_alpha(features: Tensor) -> float:
+    """alpha-ReQ as its authors fit it: from the eleventh to the hundredth eigenvalue, or as many as there are.
+
+    The range is that of the package ``reptrix`` of the same group; where there are fewer than 20 features nothing is
+    left to fit, and the result is NaN.
+    """
+    centred = features.double() - features.double().mean(0)
+    values = torch.linalg.svdvals(centred).square()[10:100]
+    return float("nan") if features.shape[1] < 20 else float(power_law_exponent(values, first=11))

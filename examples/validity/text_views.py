@@ -90,6 +90,8 @@ DISJOINT: dict[str, Callable[[Texts], Tensor]] = {
     "halves of 256 texts": lambda texts: parts(texts, 2)[:256],
     "halves of 128 texts": lambda texts: parts(texts, 2)[:128],
     "quarters": lambda texts: parts(texts, 4)[: PAIRS // 2],
+    "quarters of 256 texts": lambda texts: parts(texts, 4)[:256],
+    "quarters of 128 texts": lambda texts: parts(texts, 4)[:128],
     "random halves": lambda texts: random_halves(texts)[:PAIRS],
     "next windows": lambda texts: next_windows(texts)[:PAIRS],
 }

@@ -1,4 +1,4 @@
-"""Evaluations of a benchmark one after the other: complete at first, then predicted from the points that tell most."""
+"""Adaptive evaluation of a benchmark over a run: complete at first, then estimated from selected items."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from synbench_lightning.functional.benchmark.selection import Selection, stratif
 from synbench_lightning.functional.benchmark.signal_to_noise import LEAST, signal_and_noise
 
 SILENT = 0.05
-"""A task whose values are in no order with a smaller probability than that has told something."""
+"""Significance level at which the values of a task are in a non-random order; above it the task is uninformative."""
 
 
 class Climbed(NamedTuple):
-    """What evaluations leave behind for those that follow.
+    """State that an evaluation hands on to the next one.
 
     Args:
-        curves: log-likelihoods ``(n,)`` of all points in each complete evaluation, float32.
-        selection: the points that are evaluated after the warm-up.
-        before: their values in the evaluation before.
+        curves: log-likelihoods ``(n,)`` of all items in each complete evaluation, float32.
+        selection: the items that are evaluated after the warm-up.
+        before: their values in the previous evaluation.
     """
 
     curves: tuple[Tensor, ...] = ()
@@ -60,7 +60,7 @@ class Climbed(NamedTuple):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Climbed:
-        """What :meth:`to_dict` was called on."""
+        """Restore the state from :meth:`to_dict`."""
         curves, selection, before = (values[name] for name in cls._fields)
         if not all(isinstance(value, Tensor | None) for value in (curves, before)):
             raise ValueError("its 'curves' and 'before' must be tensors or None")
@@ -71,16 +71,16 @@ class Climbed(NamedTuple):
 
 
 class Climb:
-    """How a benchmark is evaluated over a run.
+    """Schedule and estimators of the evaluations of a benchmark over a run.
 
     Args:
-        benchmark: the points.
-        budget: share of the points that is evaluated after the warm-up, in (0, 1].
-        method: how they are chosen.
-        warmup: complete evaluations before that.
-        audit_every: evaluations from one audit to the next; ``None`` for no audits.
-        audit: share of the points that an audit draws besides, in (0, 1].
-        seed: of choices and audits.
+        benchmark: the items.
+        budget: fraction of the items that is evaluated after the warm-up, in (0, 1].
+        method: how they are selected.
+        warmup: number of complete evaluations before that.
+        audit_every: number of evaluations between audits; ``None`` for no audits.
+        audit: fraction of the items that an audit samples in addition, in (0, 1].
+        seed: of selections and audits.
 
     Raises:
         ValueError: for an argument outside its range.
@@ -99,14 +99,14 @@ class Climb:
     ) -> None:
         check_choice("method", method, get_args(Method))
         self.benchmark, self.method, self.seed = benchmark, method, seed
-        self.budget = check_number("budget", budget, "a share of the points in (0, 1]", 0, 1, low_in=False)
-        self.audit = check_number("audit", audit, "a share of the points in (0, 1]", 0, 1, low_in=False)
+        self.budget = check_number("budget", budget, "a fraction of the items in (0, 1]", 0, 1, low_in=False)
+        self.audit = check_number("audit", audit, "a fraction of the items in (0, 1]", 0, 1, low_in=False)
         self.audit_every = None if audit_every is None else check_integer("audit_every", audit_every, 1)
         self.warmup = check_integer("warmup", warmup, 1)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides whether points that were chosen before are those of this climb."""
+        """Settings that must agree for a previous selection to be used."""
         return {
             "points": self.benchmark.settings, "budget": self.budget, "method": self.method, "warmup": self.warmup,
             "seed": self.seed,
@@ -118,13 +118,13 @@ class Climb:
         """Make the next evaluation.
 
         Args:
-            climbed: what the evaluations before have left.
-            history: what they found.
-            evaluated: from places of points ``(B,)`` to their log-likelihoods, float64.
+            climbed: the state after the previous evaluations.
+            history: their results.
+            evaluated: from indices of items ``(B,)`` to their log-likelihoods, float64.
             step: optimizer steps before it.
 
         Returns:
-            What it found, and what it leaves.
+            The result, and the state for the next evaluation.
         """
         start, tasks = time.perf_counter(), self.benchmark.tasks
         complete, difference, audited = climbed.selection is None, None, None
@@ -171,13 +171,13 @@ class Climb:
 
     @staticmethod
     def _comparable(climbed: Climbed, history: Sequence[BenchmarkResult], complete: bool) -> list[tuple[float, ...]]:
-        """The value and those of the tasks in the evaluations before that are of this climb."""
+        """Return the values (benchmark, then tasks) of the previous evaluations with these settings."""
         since = next((turn for turn, result in enumerate(reversed(history)) if result.complete), len(history))
         mine = len(climbed.curves) - 1 if complete else since + len(climbed.curves)
         return [(result.value, *result.task_values) for result in history[max(0, len(history) - mine) :]]
 
     def _worth(self, values: Tensor, climbed: Climbed) -> dict[str, Any]:
-        """Fields of the result about what the benchmark is worth for decisions, from values ``(T, 1 + K)`` so far."""
+        """Compute signal, noise and decision accuracy, for the result, from values ``(T, 1 + K)`` so far."""
         found: dict[str, Any] = {}
         if len(values) >= LEAST:
             (signal, *signals), (noise, *noises), (_, *chances) = (each.tolist() for each in signal_and_noise(values))
@@ -193,7 +193,7 @@ class Climb:
         return found
 
     def _audit_points(self, selection: Selection, history: Sequence[BenchmarkResult]) -> Tensor:
-        """Points that are not in the selection: others in each audit, none where none is due or left."""
+        """Sample items outside the selection for an audit, other ones each time; none where no audit is due."""
         since = 1 + sum(not result.complete for result in history)
         left = torch.ones(len(self.benchmark.tasks), dtype=torch.bool)
         left[selection.indices] = False
@@ -205,7 +205,7 @@ class Climb:
         return places[stratified(tasks, budget, self.seed + len(history)).indices]
 
     def _audited(self, climbed: Climbed, own: Tensor, extra: Tensor, others: Tensor) -> Estimate:
-        """The benchmark from the evaluated points and, for the rest, the audit: unbiased whatever the selection."""
+        """Estimate the benchmark without bias: the selected items exactly, all others by AIPW from the audit."""
         assert climbed.selection is not None
         indices, everything = climbed.selection.indices, torch.arange(len(self.benchmark.tasks))
         left = ~torch.isin(everything, indices)

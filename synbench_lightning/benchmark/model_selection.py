@@ -1,4 +1,4 @@
-"""The best of several models or checkpoints on a benchmark, from a few of its points (Algorithm 1)."""
+"""Selection of the best of several models or checkpoints on a benchmark from a few items (Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -38,24 +38,25 @@ Candidate = nn.Module | Callable[[], nn.Module]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Candidates on a benchmark; values are mean log-likelihoods of the right label, in nats, or shares of right ones.
+    """Values of candidates on a benchmark: mean log-likelihoods of the right label, in nats, or accuracies.
 
     Args:
         best: name of the candidate with the highest value.
         values: of each candidate, by name and in the order given.
-        intervals: of 95 percent for each value; of no width where all points were evaluated.
-        leads: of the best over each other candidate, an interval of 95 percent from the points that all have seen.
-        complete: names of the candidates for which all points were evaluated.
-        num_points: points of the benchmark.
-        num_evaluated: points evaluated for each of the other candidates.
-        left_out: candidates that could not be evaluated, and why.
+        intervals: 95 % confidence interval of each value; of zero width where all items were evaluated.
+        leads: 95 % confidence interval of the difference between the best and each other candidate, from the items on
+            which all were evaluated.
+        complete: names of the candidates for which all items were evaluated.
+        num_points: number of items of the benchmark.
+        num_evaluated: number of items evaluated for each of the other candidates.
+        left_out: candidates that could not be evaluated and were skipped, with the reason.
         tasks: names of the K tasks.
-        task_values: ``(K,)`` values of the tasks for each candidate. They are drawn to what the other tasks say, which
-            makes them more precise than the value allows; their mean need not be the value.
-        task_intervals: ``(K,)`` intervals of 95 percent for them.
-        decision_accuracy: share of the pairs of complete candidates that the chosen points put in the order in which
-            all points put them; NaN where there are no two that differ.
-        task_decision_accuracies: ``(K,)`` the same for each task: one near .5 tells nothing at this budget.
+        task_values: ``(K,)`` values of the tasks for each candidate, shrunk towards the estimates of other tasks; their
+            mean need not equal the value.
+        task_intervals: ``(K,)`` 95 % confidence intervals of these.
+        decision_accuracy: fraction of the pairs of complete candidates that the selected items rank as all items do;
+            NaN where no two differ.
+        task_decision_accuracies: ``(K,)`` of each task: one near .5 is uninformative at this budget.
 
     Example:
         >>> print(Comparison(
@@ -64,8 +65,8 @@ class Comparison:
         ... ))
         candidate    value   95% interval
         early      -0.6000   [-0.6500, -0.5500]
-        late       -0.4000   all points   <- best
-        Best is late: all others are worse with 95 % confidence each. Evaluated were 10% of 1,000 points for each.
+        late       -0.4000   all items   <- best
+        Best is late: all others are worse with 95 % confidence each. Evaluated on 10% of 1,000 items each.
     """
 
     best: str
@@ -92,18 +93,18 @@ class Comparison:
         lines = [f"{'candidate':{width}}    value   95% interval"]
         for name, value in self.values.items():
             low, high = self.intervals[name]
-            seen = "all points" if name in self.complete else f"[{low:.4f}, {high:.4f}]"
+            seen = "all items" if name in self.complete else f"[{low:.4f}, {high:.4f}]"
             lines.append(f"{name:{width}}  {value:7.4f}   {seen}{'   <- best' if name == self.best else ''}")
         told = "all others are worse with 95 % confidence each"
         if self.rivals:
-            told = f"not told apart from {', '.join(self.rivals)} at 95 % confidence; a larger budget may"
+            told = f"not distinguished from {', '.join(self.rivals)} at 95 % confidence; raise the budget"
         share = self.num_evaluated / self.num_points
-        lines.append(f"Best is {self.best}: {told}. Evaluated were {share:.0%} of {self.num_points:,} points for each.")
+        lines.append(f"Best is {self.best}: {told}. Evaluated on {share:.0%} of {self.num_points:,} items each.")
         if not math.isnan(self.decision_accuracy):
             lines.append(
-                f"The points put {self.decision_accuracy:.0%} of the pairs of complete candidates in true order."
+                f"The items rank {self.decision_accuracy:.0%} of the pairs of complete candidates in their true order."
             )
-        lines += [f"Left out is {name}: {reason}" for name, reason in self.left_out.items()]
+        lines += [f"Skipped: {name}: {reason}" for name, reason in self.left_out.items()]
         return "\n".join(lines)
 
 
@@ -123,29 +124,29 @@ def select_best(
 ) -> Comparison:
     """Find the best of several models or checkpoints on a benchmark without evaluating all of it for each.
 
-    A few candidates, evenly spaced in the given order, are evaluated on all points; from these, points are selected
-    (CORRELATE and SELECT). The others are evaluated on the selected points only, and the one with the highest
+    A few candidates, evenly spaced in the given order, are evaluated on all items; from these, items are selected
+    (CORRELATE and SELECT). The others are evaluated on the selected items only, and the one with the highest
     predicted value is the best. Source: Vivek et al., Benchmark Hill Climbing, Algorithm 1.
 
     Args:
         candidates: modules by name, or functions that load one, in a meaningful order such as that of training. One is
             loaded at a time.
         tasks: a dataset for each task, by name, as in :class:`BenchmarkCallback`.
-        budget: share of the points that is evaluated for the candidates that are not evaluated completely, in (0, 1].
+        budget: fraction of the items that is evaluated for the candidates that are not evaluated completely, in (0, 1].
         log_likelihood: ``(module, batch) -> (N,)``, or 1 and 0 for right and wrong answers; ``None``: a closed-form
             few-shot discriminant on features.
         encoder: where the features come from, as in :class:`SynBenchCallback`; by default also the module itself.
         support: examples of each task that the discriminant is fitted to.
-        complete: candidates that are evaluated completely, at least 1.
-        method: how points are chosen, as in :class:`BenchmarkCallback`.
+        complete: number of candidates that are evaluated completely, at least 1.
+        method: how items are selected, as in :class:`BenchmarkCallback`.
         batch_size: examples in one forward.
-        seed: of support sets and choices.
+        seed: of support sets and selections.
         device: where to evaluate.
 
     Returns:
         Values of all candidates, the best, and those that cannot be distinguished from it.
 
-    A candidate that cannot be loaded or evaluated, or whose features or answers are not finite, is left out with a
+    A candidate that cannot be loaded or evaluated, or whose features or answers are not finite, is skipped with a
     warning.
 
     Raises:
@@ -164,7 +165,7 @@ def select_best(
     """
     if not isinstance(candidates, Mapping) or not candidates:
         raise ValueError(f"`candidates` must be a non-empty mapping of names to modules, got {shown(candidates)}.")
-    budget = check_number("budget", budget, "a share of the points in (0, 1]", 0, 1, low_in=False)
+    budget = check_number("budget", budget, "a fraction of the items in (0, 1]", 0, 1, low_in=False)
     benchmark = Benchmark(
         tasks,
         support=0 if log_likelihood is not None else check_integer("support", support, 4),
@@ -184,7 +185,7 @@ def select_best(
             return {name: evaluate(candidates[name], places)}
         except Exception as error:  # one bad candidate is not worth the comparison of the others
             left_out[name] = f"{type(error).__name__}: {error}"
-            rank_zero_warn(f"The candidate {name!r} cannot be evaluated and is left out. {left_out[name]}")
+            rank_zero_warn(f"The candidate {name!r} cannot be evaluated and is skipped. {left_out[name]}")
             return {}
 
     answers: dict[str, Tensor] = {}
@@ -249,20 +250,20 @@ def select_best_checkpoint(
     seed: int = 0,
     device: str = "cpu",
 ) -> Comparison:
-    """Find the best of the checkpoints that Lightning has left in a folder, in the order of their steps.
+    """Find the best of the checkpoints that Lightning has saved in a folder, in the order of their steps.
 
     Args:
         folder: where the checkpoints are.
         model: a module of the class that was trained; its weights are replaced by those of each checkpoint.
         tasks: a dataset for each task, by name.
-        budget: share of the points that is evaluated for most checkpoints, in (0, 1].
+        budget: fraction of the items that is evaluated for most checkpoints, in (0, 1].
         pattern: of the files, below the folder.
         encoder: dotted attribute of the module that gives the features; by default it is found.
         support: examples of each task that the discriminant is fitted to.
-        complete: checkpoints that are evaluated completely.
-        method: how points are chosen: ``"residual"``, ``"clusters"`` or ``"random"``.
+        complete: number of checkpoints that are evaluated completely.
+        method: how items are selected: ``"residual"``, ``"clusters"`` or ``"random"``.
         batch_size: examples in one forward.
-        seed: of support sets and draws.
+        seed: of support sets and random selections.
         device: where to evaluate.
 
     Returns:

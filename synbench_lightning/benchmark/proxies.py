@@ -1,4 +1,4 @@
-"""Gaussian proxy tasks as a benchmark of labelled examples."""
+"""Gaussian proxy tasks as a benchmark of labeled examples."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def labelled_proxies(
     examples: int = 256,
     seed: int = 0,
 ) -> dict[str, Dataset[Any]]:
-    """Gaussian proxy tasks as a benchmark of labelled examples: one task for each of them at each scale.
+    """Gaussian proxy tasks as a benchmark of labeled examples: one task for each of them at each scale.
 
     Args:
         tasks: the name of a family (:func:`task_family`) or Gaussian tasks of your own.
         input_shape: shape of one input of the encoder, without the batch dimension.
         scales: Mahalanobis half-distances of the classes, positive.
-        examples: labelled examples of each task at each scale.
+        examples: labeled examples of each task at each scale.
         seed: of the noise.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What one evaluation of a benchmark found."""
+"""Result of one evaluation of a benchmark."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ LISTS = (
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """What one evaluation of a benchmark found; values are mean log-likelihoods of the right label, in nats.
+    """Result of one evaluation of a benchmark; values are mean log-likelihoods of the right label, in nats.
 
     Args:
         tasks: names of the K tasks.
-        value: the benchmark, the mean over the tasks; predicted unless ``complete``.
+        value: the benchmark, the mean over the tasks; an estimate unless ``complete``.
         standard_error: of the value; 0 if ``complete``.
-        interval: of 95 percent for the value.
-        task_values: ``(K,)`` value of each task. Unless ``complete``, each is drawn to what the others say of it, which
-            makes it more precise than its own points do; their mean need not be the value.
-        task_intervals: ``(K,)`` interval of 95 percent for each.
-        complete: whether all points were evaluated, and nothing was predicted.
-        num_points: points evaluated, including those of an audit, excluding the support sets.
-        detectable_difference: the smallest change since the previous evaluation that is detected with probability .8;
-            ``None`` for a complete one.
-        audit_error: prediction minus what an audit of other points found; ``None`` where there was none.
-        audit_standard_error: of what the audit found.
+        interval: 95 % confidence interval of the value.
+        task_values: ``(K,)`` value of each task. Unless ``complete``, each is shrunk towards the estimates of the other
+            tasks, which makes it more precise than its own items alone; their mean need not equal the value.
+        task_intervals: ``(K,)`` 95 % confidence interval of each.
+        complete: whether all items were evaluated.
+        num_points: number of items evaluated, including those of an audit, excluding the support sets.
+        detectable_difference: minimum detectable difference since the previous evaluation, with power .8; ``None`` for
+            a complete one.
+        audit_error: estimate minus that of an audit of other items; ``None`` where there was none.
+        audit_standard_error: of the audit's estimate.
         seconds: wall-clock time of the evaluation.
         step: optimizer steps before it.
-        signal: how far the values of the run lie apart so far, as a standard deviation without the noise; ``None``
-            before the fifth evaluation (:func:`.signal_and_noise`).
-        noise: how far neighbouring values are off each other by chance.
+        signal: standard deviation of the values of the run so far, without the noise; ``None`` before the fifth
+            evaluation (:func:`.signal_and_noise`).
+        noise: standard deviation of the noise between neighboring evaluations.
         task_signals: ``(K,)`` of each task, empty before the fifth evaluation.
         task_noises: ``(K,)``.
-        silent_tasks: names of tasks that tell nothing so far: their values may as well be in random order.
-        decision_accuracy: share of the pairs of complete evaluations that the chosen points put in the order in which
-            all points put them; ``None`` before points are chosen, or where all evaluations are equal.
-        task_decision_accuracies: ``(K,)`` the same for each task.
+        silent_tasks: names of tasks that are uninformative so far: their values may be in random order.
+        decision_accuracy: fraction of the pairs of complete evaluations that the selected items rank as all items do;
+            ``None`` before the selection, or where all evaluations are equal.
+        task_decision_accuracies: ``(K,)`` of each task.
 
     Example:
         >>> result = BenchmarkResult(
@@ -75,13 +75,13 @@ class BenchmarkResult:
     task_decision_accuracies: tuple[float | None, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, texts, lists and dicts: safe in checkpoints and in JSON."""
+        """Convert to numbers, strings, lists and dicts, for checkpoints and JSON."""
         lists = {name: list(getattr(self, name)) for name in LISTS}
         return {**asdict(self), **lists, "task_intervals": [list(pair) for pair in self.task_intervals]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BenchmarkResult:
-        """The result that :meth:`to_dict` was called on.
+        """Restore a result from :meth:`to_dict`.
 
         Raises:
             ValueError: for unknown or missing fields, or values that are none of them.

@@ -1,4 +1,4 @@
-"""A benchmark of labelled tasks, and the log-likelihood that a module gives the right labels of some of its points."""
+"""A benchmark of labeled tasks, and the log-likelihoods of the right labels of its items."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from synbench_lightning.runtime.features import FeatureReader
 from synbench_lightning.runtime.lightning_packages import move_data_to_device
 
 READ_TWICE = 8
-"""Examples of each task that are read twice, once, to see whether they are augmented at random."""
+"""Number of examples of each task that are read twice, in the first evaluation, to detect random augmentation."""
 
 Tasks = Mapping[str, Dataset | DataLoader]  # type: ignore[type-arg]  # with arguments LightningCLI cannot type it
 """Datasets by the name of their task; a DataLoader says how its dataset is collated into batches."""
 
 
 class Benchmark:
-    """Labelled tasks of which all or some points can be evaluated, any number of times.
+    """Labeled tasks of which all or some items can be evaluated, any number of times.
 
     Args:
         tasks: a dataset for each name, with ``__len__`` and ``__getitem__``.
-        support: examples of each task that the built-in readout is fitted to, excluded from the points; 0 where the
+        support: examples of each task that the built-in readout is fitted to, excluded from the items; 0 where the
             module returns log-likelihoods itself.
         batch_size: examples in one forward.
-        seed: of the choice of support examples.
+        seed: of the random support sets.
 
     Raises:
         ValueError: for tasks that are not such datasets, or have too few examples.
@@ -63,16 +63,16 @@ class Benchmark:
         self._read_twice: set[int] = set()  # tasks whose examples were found to be the same each time
         self._points = torch.cat(points)
         self.indices = dict(zip(self.names, points, strict=True))
-        """Places of the points of each task in its dataset, in the order of the points."""
+        """Indices of the items of each task in its dataset, in the order of the items."""
         self.tasks = torch.arange(len(points)).repeat_interleave(torch.tensor([len(own) for own in points]))
 
     @property
     def settings(self) -> dict[str, int]:
-        """The number of points of each task: what decides whether two benchmarks have the same points."""
+        """Number of items of each task; two benchmarks with the same numbers have the same items."""
         return dict(zip(self.names, torch.bincount(self.tasks).tolist(), strict=True))
 
     def points(self, share: float) -> int:
-        """Number of points that are a share of the benchmark, at least two of each task."""
+        """Number of items in a fraction ``share`` of the benchmark, at least two of each task."""
         return min(max(round(share * len(self.tasks)), 2 * len(self.names)), len(self.tasks))
 
     def log_likelihoods(
@@ -84,12 +84,12 @@ class Benchmark:
         device: torch.device,
         read: FeatureReader,
     ) -> Tensor:
-        """Log-likelihood of the right labels of some points, on every process.
+        """Compute the log-likelihoods of the right labels of some items, on every process.
 
         Args:
-            answer: from a batch to features, which the readout judges; without support sets, from a batch to
+            answer: from a batch to features, to which the readout is fitted; without support sets, from a batch to
                 log-likelihoods ``(N,)``.
-            places: ``(B,)`` different places of points among all.
+            places: ``(B,)`` different indices of items.
             processes: those that share the examples; each of them makes this call.
             progress: called with the number of examples done and their total on this process.
             device: where batches are needed.
@@ -141,7 +141,7 @@ class Benchmark:
         device: torch.device,
         read: FeatureReader | None,
     ) -> Tensor:
-        """Answers ``(n, width)`` for some examples of a task, of all processes, on each; labels in the last column."""
+        """Gather answers ``(n, width)`` for some examples of a task from all processes; the last column is labels."""
         rounds = -(-len(indices) // (self.batch_size * processes.size))
         blocks = [block for block in torch.arange(len(indices)).tensor_split(rounds * processes.size) if len(block)]
 
@@ -191,7 +191,7 @@ class Benchmark:
         return torch.cat([features, labels.to(features)[:, None]], 1)
 
     def _batch(self, task: int, indices: Tensor) -> Any:
-        """Some examples of a task, collated; the first ones are read twice."""
+        """Collate some examples of a task; the first ones are read twice."""
         name = self.names[task]
 
         def read(index: int) -> Any:
@@ -209,7 +209,7 @@ class Benchmark:
             if changed:
                 raise ValueError(
                     f"`tasks`: the example {changed[0]} of {name!r} is another one each time it is read (a random "
-                    "augmentation?). A point must be the same in each evaluation: use the transform of the evaluation."
+                    "augmentation?). An item must be the same in each evaluation: use the transform of the evaluation."
                 )
             self._read_twice.add(task)
         try:
@@ -241,7 +241,7 @@ class Benchmark:
 
 
 def check_log_likelihood(log_likelihood: Any) -> None:
-    """Refuse what is no function of a module and a batch."""
+    """Raise where ``log_likelihood`` is not a function of a module and a batch."""
     wrong = not callable(log_likelihood) or isinstance(log_likelihood, (nn.Module, type))
     if log_likelihood is not None and wrong:
         raise ValueError(

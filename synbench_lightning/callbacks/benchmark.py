@@ -1,4 +1,4 @@
-"""A benchmark during training: complete at first, then predicted from the points that tell most."""
+"""The callback that evaluates a benchmark during training, completely at first and then on selected items."""
 
 from __future__ import annotations
 
@@ -23,69 +23,43 @@ from synbench_lightning.runtime.lightning_packages import LightningModule, Train
 
 
 class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
-    """Evaluate a benchmark of labelled tasks while training, completely at first and then on few of its points.
+    """Evaluate a benchmark of labeled tasks while training, completely at first and then on a few of its items.
 
     The benchmark is the mean over its tasks of the mean log-likelihood of the right label, in nats. In a warm-up every
-    point is evaluated. Then points are drawn, likelier the worse they could be forecast, and from there only those are
-    evaluated. The others are forecast from the complete evaluations, and corrected by how far off that is for the drawn
-    points. Every so often some other points are drawn at random for an audit, which finds the error
-    without bias. Training is not changed by any of it.
+    item is evaluated. Then items are sampled with a probability that grows with the forecast error in the warm-up, and
+    from there on only those are evaluated. The others are forecast from the complete evaluations, and the mean residual
+    of the sampled items corrects the forecasts (AIPW). Every few evaluations a random audit of other items estimates
+    the error without bias. Training stays bit-for-bit identical.
 
-    Logged, one point for each evaluation, over the number of training steps made before it:
-
-    =========================================== ==========================================================
-    ``benchmark/value``                         the benchmark, predicted after the warm-up: the one to monitor, higher
-                                                is better
-    ``benchmark/value_low``, ``_high``          its interval of 95 percent
-    ``benchmark/value_se``                      its standard error; 0 where all points were evaluated
-    ``benchmark_details/audit_error``           prediction minus what the audit found; at audits
-    ``benchmark_details/audit_error_se``        its standard error, from the audit
-    ``benchmark_details/decision_accuracy``     share of the pairs of complete evaluations that the chosen points put in
-                                                their true order; after the warm-up
-    ``benchmark_details/detectable_difference`` the smallest change since the last evaluation that would be seen; after
-                                                the warm-up
-    ``benchmark_details/overhead``              time spent in evaluations so far, as a fraction of the time since
-                                                training started
-    ``benchmark_details/points``                points evaluated
-    ``benchmark_details/probe_seconds``         wall-clock time of the evaluation
-    ``benchmark_details/signal_to_noise``       how far the values of the run lie apart over how much neighbours differ
-                                                by chance; from the fifth evaluation on
-    ``benchmark_tasks/<name>``                  value of each task, after the warm-up drawn to what the others say of it
-    ``benchmark_tasks/<name>_low``, ``_high``   its interval of 95 percent
-    ``benchmark_tasks/<name>_signal_to_noise``  the same for each task: one below 1 tells little
-    =========================================== ==========================================================
-
-    The progress bar shows the value by the name of the prefix.
+    ``benchmark/value`` is the key to monitor. All keys: ``docs/logged.md``.
 
     Args:
         tasks: a dataset for each task, by name, whose items are pairs ``(input, label)`` with labels from 0 on; or a
-            DataLoader, which says how batches are collated. Proxy tasks: :func:`labelled_proxies`. No random
-            augmentation: a point must be the same in each evaluation.
-        budget: share of the points that is evaluated after the warm-up, in (0, 1]; at least two of each task.
-        log_likelihood: ``(pl_module, batch) -> (N,)``: the log-likelihood of the right label of each example of a
-            collated batch, at most 0; or 1 and 0 for right and wrong answers, where an item response model then makes
-            the forecasts if it does so better. ``None``: a closed-form few-shot discriminant on the encoder's features.
-        encoder: what gives the features, as in :class:`SynBenchCallback`; not with ``log_likelihood``.
+            DataLoader, for its collate function. Without random augmentation. For proxies: :func:`labelled_proxies`.
+        budget: fraction of the items that is evaluated after the warm-up, in (0, 1]; at least two of each task.
+        log_likelihood: ``(pl_module, batch) -> (N,)``, the log-likelihood of the right label of each example of a
+            collated batch, at most 0; or 1 and 0 for right and wrong answers, for which an item response model makes
+            the forecasts where it is better. ``None``: a closed-form few-shot discriminant on the encoder's features.
+        encoder: the source of the features, as in :class:`SynBenchCallback`; not with ``log_likelihood``.
         support: examples of each task that the discriminant is fitted to, at least two of each class; they are encoded
-            in each evaluation and are no points.
-        warmup: complete evaluations before points are chosen.
-        method: how points are chosen in each task: ``"residual"``, drawn with probabilities that grow with how far off
-            the forecasts of a point were in the warm-up; unbiased, with an interval that covers, and better than
-            random drawing on all matrices of ``python -m tests.performance.points``, or as good within a tenth;
-            ``"random"``, drawn all alike; ``"clusters"``, those nearest to the centres of clusters of the curves that
-            the warm-up has seen: no probability stands behind its interval.
-        audit_every: evaluations from one audit to the next, after the warm-up; ``None`` for no audits.
-        audit: share of the points that an audit draws besides, in (0, 1]; at least two of each task.
+            in each evaluation and are not items.
+        warmup: number of complete evaluations before items are selected.
+        method: how items are selected in each task. ``"residual"``: sampled in proportion to their forecast errors;
+            unbiased, and on all matrices of ``python -m tests.performance.points`` better than uniform sampling, or as
+            good within a tenth. ``"random"``: sampled uniformly. ``"clusters"``: nearest to the cluster centers of the
+            warm-up's curves; the interval has no guaranteed coverage.
+        audit_every: number of evaluations between audits, after the warm-up; ``None`` for no audits.
+        audit: fraction of the items that an audit samples in addition, in (0, 1]; at least two of each task.
         every_n_train_steps: optimizer steps between evaluations.
-        every_n_epochs: epochs between evaluations; if given, it takes the place of ``every_n_train_steps``.
+        every_n_epochs: epochs between evaluations; if given, it replaces ``every_n_train_steps``.
         probe_at_start: evaluate before the first step.
         probe_at_end: evaluate when training ends, if the last step was not evaluated.
-        max_overhead: the fraction of the time since training started that evaluations may take, in (0, 1]; one that
-            would exceed it is put off by one interval.
+        max_overhead: the fraction of the time since training started that evaluations may take, in (0, 1]; an
+            evaluation that would exceed it is deferred by one interval.
         batch_size: examples in one forward.
-        seed: of support sets, choices and audits.
+        seed: of support sets, selections and audits.
         prefix: of the logged keys; two callbacks in one trainer need two.
-        on_error: ``"warn"``: an evaluation that fails is left out with a warning; ``"raise"``: it ends the run. The
+        on_error: ``"warn"``: an evaluation that fails is skipped with a warning; ``"raise"``: it ends the run. The
             first one of a run raises in either case.
 
     Raises:
@@ -131,7 +105,7 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
     ) -> None:
         check_log_likelihood(log_likelihood)
         if log_likelihood is not None and encoder is not None:
-            raise ValueError("`encoder` is of no use beside `log_likelihood`, which answers by itself: pass one.")
+            raise ValueError("`encoder` and `log_likelihood` are mutually exclusive: pass one of them.")
         super().__init__(
             encoder=encoder if log_likelihood is None else log_likelihood, every_n_train_steps=every_n_train_steps,
             every_n_epochs=every_n_epochs, probe_at_start=probe_at_start, probe_at_end=probe_at_end,
@@ -151,12 +125,12 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
 
     @property
     def curves(self) -> tuple[Tensor, ...]:
-        """Log-likelihoods ``(n,)`` of all points in each complete evaluation, float32."""
+        """Log-likelihoods ``(n,)`` of all items in each complete evaluation, float32."""
         return self._climbed.curves
 
     @property
     def selection(self) -> Selection | None:
-        """The points that are evaluated after the warm-up."""
+        """The items that are evaluated after the warm-up."""
         return self._climbed.selection
 
     def _state(self) -> dict[str, Any]:

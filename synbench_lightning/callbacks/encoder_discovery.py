@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from synbench_lightning.runtime.batchnorm_statistics import RunningStatistics
 from synbench_lightning.runtime.call_check import Rehearsal
@@ -30,6 +33,10 @@ from synbench_lightning.runtime.sharding import is_sharded
 
 MOST_NAMES = 4
 """Other modules that a message names."""
+MOST_STEPS = 3
+"""Steps in which modules are replaced by others before an encoder is looked for among those that are left."""
+MOST_PARTS = 2
+"""Parts of a module without an encoder that a message names besides the one that is read."""
 MOST_CANDIDATES = 8
 """Calls that are compared with a repetition of them, one after another until one is the same."""
 
@@ -46,8 +53,13 @@ class EncoderDiscovery:
         self.call: EncoderCall | None = None
         self.batch: Any = None
         """The first batch, while the step is made."""
+        self.again = False
+        """Whether the next step has to be recorded, since modules were replaced in this one."""
+        self._steps = 0
         self._recorder: CallRecorder | None = None
         self._before: RunningStatistics | None = None
+        self._release_optimizers: Callable[[], None] | None = None
+        self._written: list[tuple[int, torch.Tensor]] = []
 
     def __bool__(self) -> bool:
         """Whether a step is being recorded."""
@@ -62,10 +74,30 @@ class EncoderDiscovery:
         compiled = hasattr(pl_module.training_step, "_torchdynamo_orig_callable")
         return not (callable(self.named) or compiled or is_sharded(strategy, pl_module))
 
-    def begin(self, pl_module: LightningModule, batch: Any) -> None:
-        """Record the step that begins."""
+    def begin(self, pl_module: LightningModule, batch: Any, before_update: Callable[[], None]) -> None:
+        """Record the step that begins.
+
+        ``before_update`` is called when an optimizer is about to write the module's parameters, Lightning's or not, and
+        most of what is trained has been called: a discriminator may make its step before the encoder is called.
+        """
         self._recorder, self.batch = CallRecorder(pl_module), batch
-        self._before = RunningStatistics(pl_module)
+        self._before, self._written = RunningStatistics(pl_module), _writings(pl_module)
+        own = {id(parameter) for parameter in pl_module.parameters()}
+
+        def updating(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if torch.compiler.is_compiling():
+                return
+            closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # the first is the optimizer
+            writes = any(id(one) in own for group in optimizer.param_groups for one in group["params"])
+            if closure is None and writes and self._recorder is not None and self._recorder.has_called_most():
+                before_update()
+
+        self._release_optimizers = register_optimizer_step_pre_hook(updating).remove
+
+    def is_updated(self, pl_module: LightningModule) -> bool:
+        """Whether parameters have been written since the step began, by whatever."""
+        pairs = zip(self._written, _writings(pl_module), strict=False)
+        return any(before[0] != now[0] or not torch.equal(before[1], now[1]) for before, now in pairs)
 
     def end(self, trainer: Trainer, pl_module: LightningModule, input_shape: tuple[int, ...] | None = None) -> Any:
         """Take what was recorded, and return the batch. Every process makes this call.
@@ -76,8 +108,13 @@ class EncoderDiscovery:
             input_shape: of one example, where the user has given it: a layer of that input is called as it is.
         """
         assert self._recorder is not None
+        replaced = trainer.strategy.reduce_boolean_decision(self._recorder.replaced, all=False)
         calls, batch, paths = self._recorder.end(), self.batch, self._recorder.paths
         self._recorder = self.batch = None
+        self._steps += 1
+        self.again = replaced and self._steps < MOST_STEPS
+        if self.again:
+            return batch
         if self.call is None:  # else it was probed before the step
             part = ""
             if isinstance(self.named, str):
@@ -110,6 +147,13 @@ class EncoderDiscovery:
         if self._recorder is not None:
             self._recorder.end()
         self._recorder = self._before = self.batch = None
+        self.end_step()
+
+    def end_step(self) -> None:
+        """The step has been made: optimizers are not watched any more."""
+        if self._release_optimizers is not None:  # not in `end`, which a hook may have called: torch goes through them
+            self._release_optimizers()
+        self._release_optimizers, self._written = None, []
 
     def encoder(self, pl_module: LightningModule) -> Encoder | None:
         """The encoder, called as training does; ``None`` where that is not known (any more)."""
@@ -176,6 +220,9 @@ class EncoderDiscovery:
                     assert rehearsal is not None
                     differs, why = _attempt(rehearsal.differs)
                     differs = strategy.reduce_boolean_decision(differs, all=False)
+                    if differs and not strategy.reduce_boolean_decision(why != "", all=False):
+                        varies, why = _attempt(rehearsal.varies)
+                        differs = strategy.reduce_boolean_decision(why != "" or not varies, all=False)
                 if differs and isinstance(self.named, str):
                     rank_zero_warn(
                         f"`encoder={self.named!r}` does not return the same when the call of it in the first training "
@@ -187,12 +234,20 @@ class EncoderDiscovery:
                 found = None
                 if trainer.is_global_zero and rehearsal is not None:
                     readout = None if isinstance(self.named, str) else CallTree(calls, pl_module).readout(own[key])
-                    found = rehearsal.encoder_call(readout or Readout())
+                    reading = rehearsal.reading(readout or Readout())
+                    found = reading.encoder_call()
                     found = replace(found, part=part) if part else found
                     if not (found.head or found.part):
                         found = replace(found, heads=heads_behind(own[key], calls))
-                    whole = [f"`{_name(key)}` (for all that it returns)"] if found.head or found.part else []
-                    self._name_others(whole + [f"`{_name(other)}`" for other in keys[position + 1 :]])
+                    within = [f"`{_name(key)}` (for all that it returns)"] if found.head or found.part else []
+                    within += [f"`{_within(key, other)}`" for other in reading.readout.parts[1 : 1 + MOST_PARTS]]
+                    others = [f"`{_name(other)}`" for other in keys[position + 1 :]]
+                    self._name_others([one for one in within + others if one != f"`{_within(key, found.part)}`"])
+                    if not own[key].trained and not isinstance(self.named, str):
+                        rank_zero_info(
+                            f"SynBench: `{_name(key)}` gets no gradients in training, and no other call that may be an "
+                            "encoder's was seen to get some. If another module is meant, `encoder=` names it."
+                        )
                 return strategy.broadcast(found)
         if tried:
             raise ValueError(
@@ -204,9 +259,18 @@ class EncoderDiscovery:
 
     def _name_others(self, others: list[str]) -> None:
         if others and not isinstance(self.named, str):
-            rank_zero_info(
-                f"SynBench: training also calls {', '.join(others[:MOST_NAMES])}: `encoder=` names another to probe."
-            )
+            named = ", ".join(list(dict.fromkeys(others))[:MOST_NAMES])
+            rank_zero_info(f"SynBench: training also calls {named}: `encoder=` names another to probe.")
+
+
+def _writings(module: nn.Module) -> list[tuple[int, torch.Tensor]]:
+    """What is other for a parameter that has been written: how often autograd saw it, and for writes to `.data`, norms.
+
+    A norm alone would miss a step along a sphere (weights before BatchNorm).
+    """
+    own = [one for one in module.parameters() if not is_lazy(one) and one.is_floating_point() and one.itemsize > 1]
+    norm = torch.linalg.vector_norm
+    return [(one._version, norm(one.detach(), dtype=torch.promote_types(one.dtype, torch.float32))) for one in own]
 
 
 def _rehearsal(trainer: Trainer, pl_module: LightningModule, call: Call, flags: Mapping[nn.Module, bool]) -> Rehearsal:
@@ -218,6 +282,10 @@ def _rehearsal(trainer: Trainer, pl_module: LightningModule, call: Call, flags: 
 
 def _name(key: Key) -> str:
     return ".".join(filter(None, key)) or "forward"
+
+
+def _within(key: Key, part: str) -> str:
+    return ".".join(filter(None, (key[0], part)))
 
 
 def _seen_as(pl_module: LightningModule, path: str, paths: Mapping[int, str]) -> str | None:

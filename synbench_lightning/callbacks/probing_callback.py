@@ -254,7 +254,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         if not unseen or (self.encoder is not None and self._can_probe_unobserved()):
             self._start(trainer, pl_module, batch)
         if unseen:
-            self._discovery.begin(pl_module, batch)
+            self._discovery.begin(pl_module, batch, lambda: self._end_discovery(trainer, pl_module))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Probe before the first step is made, when it was seen what training gives the encoder."""
@@ -264,7 +264,13 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Probe where one is due: `ModelCheckpoint` comes later in this step and sees the value."""
-        self._end_discovery(trainer, pl_module)  # no step was made yet where gradients are accumulated
+        if self._discovery:  # no optimizer has made a step: gradients are accumulated, or weights are written by hand
+            by_hand = not (pl_module.automatic_optimization and trainer.optimizers)
+            updated = by_hand and self._agreed(trainer, pl_module, self._discovery.is_updated(pl_module))
+            if updated:
+                self.schedule.count_uncounted()
+            self._end_discovery(trainer, pl_module, batches=int(updated))
+        self._discovery.end_step()
         if self._agreed(trainer, pl_module, self.schedule.due_after_batch(trainer, batch_idx)):
             self._make(trainer, pl_module, position=logger_step(trainer) + 1)
 
@@ -284,15 +290,15 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         """Whether a named encoder can be probed before it was seen what training gives it."""
         return True
 
-    def _end_discovery(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take what was seen in the first step, and probe."""
+    def _end_discovery(self, trainer: Trainer, pl_module: LightningModule, batches: int = 0) -> None:
+        """Take what was seen in the first step, and probe, after so many batches."""
         if not self._discovery:
             return
         batch = self._discovery.end(trainer, pl_module, self._given_shape)
-        if not self._prepared:
+        if not (self._prepared or self._discovery.again):
             self._resolve(pl_module)
             with self._discovery.as_before_the_step():
-                self._start(trainer, pl_module, batch)
+                self._start(trainer, pl_module, batch, batches)
 
     def _resolve(self, pl_module: LightningModule, find: bool = False) -> None:
         """Look the encoder up by its name, under which another module may stand than before."""
@@ -303,7 +309,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
             found = find_encoder(pl_module, self.encoder)
             self._encoder = found._replace(forward=partial(plain_call, found.forward))
 
-    def _start(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+    def _start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batches: int = 0) -> None:
         """The first probe of a fit; after a resume, where one was missed."""
         self._resolve(pl_module, find=True)
         self._prepare(trainer, pl_module, batch)
@@ -311,7 +317,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         due = self.schedule.due_at_first_batch(trainer, self._fresh)
         self._fresh = False
         if due:
-            self._make(trainer, pl_module, position=logger_step(trainer))
+            self._make(trainer, pl_module, position=logger_step(trainer) + batches)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the last weights where the end came unforeseen (early stopping, a time limit)."""

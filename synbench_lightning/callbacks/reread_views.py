@@ -13,6 +13,7 @@ from torch import Tensor
 
 from synbench_lightning.callbacks.progress import probe_progress
 from synbench_lightning.functional.representation.view_matching import belong_together
+from synbench_lightning.probe.text_views import MOST_TEXTS, is_text_leaf
 from synbench_lightning.probe.view_sampling import FEWEST_INPUTS, INPUT_FORWARDS, MOST_INPUTS
 from synbench_lightning.runtime.collectives import Progress
 from synbench_lightning.runtime.encoder_call import EncoderCall
@@ -27,7 +28,7 @@ from synbench_lightning.runtime.example_rows import ExampleRows, exchanged
 from synbench_lightning.runtime.input_leaf import input_leaf, num_examples
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer
 from synbench_lightning.runtime.step_replay import NotReachedError, StepReplay
-from synbench_lightning.runtime.structures import at, checksum, joined, mapped, taken, tensors_in
+from synbench_lightning.runtime.structures import at, checksum, joined, mapped, replaced, taken, tensors_in
 
 READ_SECONDS = 30.0
 """Reading takes no longer, as far as the first batches tell: then fewer views are read, of fewer examples."""
@@ -39,6 +40,20 @@ FEWEST_VIEWS = 4
 IN_DATA, IN_STEP = "the dataset or the collate function", "the transfer hooks or the training step"
 HALF_LIMIT = 6e4
 """Larger values are not kept in half precision."""
+
+
+class Wanted(NamedTuple):
+    """How many examples are read, and how often, where time and memory allow it."""
+
+    examples: int
+    views: int
+
+
+def wanted(call: EncoderCall | None) -> Wanted:
+    """Of a text its parts become the views: it is read a second time only to see whether anything is random."""
+    if call is not None and is_text_leaf(call.input):
+        return Wanted(MOST_TEXTS, 2)
+    return Wanted(MOST_INPUTS, INPUT_FORWARDS // MOST_INPUTS)
 
 
 class ReadingPlan(NamedTuple):
@@ -90,7 +105,8 @@ def read_views(
     with reader.replay.ready(), probe_progress(trainer, "SynBench views") as progress:
         if plan is not None:
             return reader.read(plan.chunks, plan.views, math.inf, progress)
-        examples, whole = MOST_INPUTS, call is None or _fits(call, MOST_INPUTS)
+        examples = reader.wanted.examples
+        whole = call is None or _fits(call, examples)
         while True:
             try:
                 return reader.read(reader.chunks(examples, whole), None, seconds, progress)
@@ -124,7 +140,7 @@ class _Reader:
         shape: tuple[int, ...] | None,
         seed: int,
     ) -> None:
-        self.trainer, self.seed = trainer, seed
+        self.trainer, self.seed, self.wanted = trainer, seed, wanted(call)
         self.replay = StepReplay(trainer, pl_module, call, shape)
         self.opened: TrainingExamples | None = None
         self._on_first(self._open)
@@ -145,7 +161,7 @@ class _Reader:
 
     def read(self, chunks: list[Chunk], views: int | None, seconds: float, progress: Progress | None) -> ReadViews:
         """All views: as many as the first of them show to be within the limits, unless their number is given."""
-        self.chunk_count, self.views = len(chunks), max(2, views or INPUT_FORWARDS // MOST_INPUTS)
+        self.chunk_count, self.views = len(chunks), max(2, views or self.wanted.views)
         rows, random_in = ExampleRows(), ""
         read: list[list[Any]] = [[] for _ in range(self.views)]
         first: _Found | None = None
@@ -200,16 +216,19 @@ class _Reader:
             raise ExpensiveError("reading takes too long")
         if any(own != counts[0] for own in counts):
             raise NotReachedError("it gives the encoder another number of examples each time")
-        if random_in and not _belong(views[0], views[1]):
+        halves = views[::2], views[1::2]
+        if random_in and not (_belong(views[0], views[1]) or _belong(*map(_averaged, halves))):
             raise NotReachedError("an example that is read again is no nearer to itself than to others")
-        found = kept_views(views, random_in)._replace(plan=ReadingPlan(chunks[:number], len(views)))
+        found = kept_views(views, random_in, self.wanted.examples)._replace(
+            plan=ReadingPlan(chunks[:number], len(views))
+        )
         result: ReadViews = self.trainer.strategy.broadcast(found)  # a process may have its own random states
         return result
 
     def _limit(self, inputs: Any, batch_seconds: float, seconds: float, rows: int, chunks: int, several: bool) -> None:
         """Read fewer views, and of fewer examples, where time or memory is short; one view where nothing is random."""
         views, rows = self.views if several else 1, num_examples(inputs) or rows
-        chunks = min(chunks, math.ceil(MOST_INPUTS / rows))
+        chunks = min(chunks, math.ceil(self.wanted.examples / rows))
         workers = 1 if self.opened is None else self.opened.workers
         size = sum(tensor.nbytes for tensor in tensors_in(inputs))
 
@@ -293,17 +312,17 @@ class _Reader:
         yield "end", None, 0
 
 
-def kept_views(views: list[list[Any]], random_in: str) -> ReadViews:
-    """Chunks in one where they fit together, of at most 128 examples: of more, those that have views."""
+def kept_views(views: list[list[Any]], random_in: str, most: int) -> ReadViews:
+    """Chunks in one where they fit together, of at most so many examples: of more, those that have views."""
     rows = sum(num_examples(chunk) or 0 for chunk in views[0])
-    whole = [joined(view) for view in views]
-    if not rows or any(one is None for one in whole):
+    whole = [joined(view) for view in views] if rows else [None]
+    if any(one is None for one in whole):
         return ReadViews(views, rows, random_in)
     chosen = torch.arange(rows)
-    if rows > MOST_INPUTS and len(views) > 1:  # rows of another loader may be the same in all views
+    if rows > most and len(views) > 1:  # rows of another loader may be the same in all views
         alike = ~torch.stack([_changed(whole[0], one, rows) for one in whole[1:]]).any(0)
         chosen = alike.int().argsort(stable=True)
-    chosen = chosen[:MOST_INPUTS].sort().values
+    chosen = chosen[:most].sort().values
     return ReadViews([[taken(one, chosen, rows)] for one in whole], len(chosen), random_in)
 
 
@@ -331,6 +350,19 @@ def _kept(inputs: Any) -> Any:
 def _fits(call: EncoderCall, examples: int) -> bool:
     """Whether so many examples at once are no large batch."""
     return call.input is None or 4 * call.input.numel * examples < 2**28
+
+
+def _averaged(views: list[list[Any]]) -> list[Any]:
+    """For each chunk the mean of its views, which is nearer to its example than each of them; of texts the first."""
+    found = []
+    for chunks in zip(*views, strict=True):
+        leaf = input_leaf(chunks[0])
+        values = [] if leaf is None or leaf.listed or is_text_leaf(leaf) else [at(chunk, leaf.path) for chunk in chunks]
+        if leaf is None or not values or values[0].is_complex() or len({value.shape for value in values}) > 1:
+            found.append(chunks[0])
+        else:
+            found.append(replaced(chunks[0], leaf.path, torch.stack(values).float().mean(0)))
+    return found
 
 
 def _belong(ones: list[Any], others: list[Any]) -> bool:

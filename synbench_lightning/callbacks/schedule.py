@@ -89,7 +89,7 @@ class Schedule:
         """Training begins, or goes on in another fit."""
         self._first = trainer.global_step
         if self.uncounted:  # a batch had begun when the checkpoint was saved
-            self._count_uncounted()
+            self.count_uncounted()
 
     def begin_batch(self) -> None:
         """A batch of training begins."""
@@ -115,7 +115,7 @@ class Schedule:
     def due_at_end(self, trainer: Trainer) -> bool:
         """When training has ended, for weights that were not probed after their last batch."""
         if self.uncounted or (not trainer.global_step and self.batches >= trainer.accumulate_grad_batches):
-            self._count_uncounted()
+            self.count_uncounted()
         return self.at_end and self.step(trainer) > self.last_step
 
     def _count_batch(self, trainer: Trainer, is_last: bool) -> None:
@@ -124,9 +124,9 @@ class Schedule:
         if trainer.global_step > self._first:
             self._first, self.batches = None, 0
         elif self.uncounted or is_last or self.batches >= max(UNCOUNTED, 2 * trainer.accumulate_grad_batches):
-            self._count_uncounted()
+            self.count_uncounted()
 
-    def _count_uncounted(self) -> None:
+    def count_uncounted(self) -> None:
         """Batches without a counted step are steps from here on."""
         if self.batches and not self.uncounted:
             rank_zero_warn(

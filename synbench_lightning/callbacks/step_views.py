@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from synbench_lightning.callbacks.reread_views import ReadViews, kept, kept_views
+from synbench_lightning.callbacks.reread_views import ReadViews, kept, kept_views, wanted
 from synbench_lightning.functional.representation.view_matching import Layout, belong_together, rows_of_examples
-from synbench_lightning.probe.view_sampling import FEWEST_INPUTS, INPUT_FORWARDS, MOST_INPUTS
+from synbench_lightning.probe.view_sampling import FEWEST_INPUTS, INPUT_FORWARDS
 from synbench_lightning.runtime.call_recorder import Key, watch_calls
 from synbench_lightning.runtime.encoder_call import EncoderCall
 from synbench_lightning.runtime.example_rows import ExampleRows, exchanged
@@ -24,7 +24,7 @@ MOST_STEPS = 1000
 
 
 class StepViews:
-    """Collects what steps give the encoder: two views of about 1,024 examples, or one of 128.
+    """Collects what steps give the encoder: two views of about 1,024 examples, or one of 128; of texts one of 512.
 
     Two views are those of two calls, of crops in a list, or of rows of one call that change together when examples of
     the batch are exchanged. They are compared too: two views of an example are nearer to each other than to others.
@@ -78,7 +78,7 @@ class StepViews:
             fitting = PAIR_BYTES // max(1, size) * (1 if leaf is None else leaf.rows)
             self._most = min(self._most, max(FEWEST_INPUTS, fitting))
         pairs = bool(self._views[1]) or (self._layout is not None and self._layout[1] > 1)
-        enough = self._most if pairs else min(self._most, MOST_INPUTS)
+        enough = self._most if pairs else min(self._most, wanted(self.call).examples)
         return self._rows >= enough or self.steps >= MOST_STEPS
 
     def abandon(self) -> None:
@@ -106,13 +106,13 @@ class StepViews:
     def found(self, trainer: Trainer) -> ReadViews:
         """What was seen on the first process: two views of each example, or one where there are no two."""
         views = self._pairs()
-        number = self._most if len(views) == 2 else MOST_INPUTS
+        number = self._most if len(views) == 2 else wanted(self.call).examples
         whole = [joined(view) for view in views] if views[0] else []
         if whole and all(one is not None for one in whole) and (leaf := input_leaf(whole[0])) is not None:
             rows = torch.arange(min(leaf.rows, number))
             found = ReadViews([[taken(one, rows, leaf.rows)] for one in whole], len(rows), "")
         else:
-            found = kept_views(views, "")
+            found = kept_views(views, "", number)
         result: ReadViews = trainer.strategy.broadcast(found)
         return result
 

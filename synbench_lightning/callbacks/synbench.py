@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from synbench_lightning.callbacks.config_warnings import best_key_warnings
 from synbench_lightning.callbacks.figure_logging import FigureLogger
 from synbench_lightning.callbacks.label_collection import held_out_labels
+from synbench_lightning.callbacks.label_overlap import LabelOverlap
 from synbench_lightning.callbacks.layer_advice import LayerAdvice
 from synbench_lightning.callbacks.metric_keys import keys_of, logged_values, watched_names
 from synbench_lightning.callbacks.probe_warnings import ProbeWarnings
@@ -29,6 +31,7 @@ from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, Probe
 from synbench_lightning.probe.proxy_samples import Normalize
 from synbench_lightning.probe.result import ProbeResult
+from synbench_lightning.probe.view_files import from_files, write_views
 from synbench_lightning.probe.view_sampling import Views
 from synbench_lightning.runtime.collectives import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
@@ -131,10 +134,15 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         views: a function from a batch of ``inputs``, on the CPU, to a random view of each, such as the augmentations of
             the pretraining; they must be label-preserving. It is called 16 times or more, with a seed of its own and
             without advancing any random generator. For a transform of single examples:
-            ``lambda batch: torch.stack([transform(x) for x in batch])``. ``None``: white noise.
+            ``lambda batch: torch.stack([transform(x) for x in batch])``. ``None``: white noise. Or a tensor
+            ``(N, V, *input_shape)`` of V views of each input, or a ``.pt`` or ``.npy`` file that holds one
+            (:func:`save_views`): to compare the runs of a sweep, give all of them one file, whatever each trains with.
         labels: a few labels for ``synbench/readout``: integers ``(N,)``, those of ``inputs``, or a pair (x, y) of
-            labelled inputs and their labels; at least 20, of which the first 512 are encoded. They must be of examples
-            that are not trained on. ``"auto"``: the classes beside the inputs of the first validation loader.
+            labelled inputs and their labels; at least 20, of which the first 512 are encoded. They must be of held-out
+            examples, and may be wrong as often as those of the training: the readout of labels that a run is memorizing
+            misleads. A warning says where the first batches of training hold these inputs as they are; inputs that
+            training changes (augmentations, another scale) are not recognized. ``"auto"``: the classes beside the
+            inputs of the first validation loader.
         layers: which layers are compared, by ``synbench/information`` or, without views and with labels, by
             ``synbench/readout``, from the same forwards. ``"auto"``: the stages or blocks of the encoder, at most
             twelve, and the head that training puts on it; or dotted names, as ``("backbone.layer2", "projector.0")``;
@@ -166,7 +174,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     """
 
     title = "SynBench probe"
-    _fit_scoped: ClassVar[dict[str, Any]] = {**ProbingCallback._fit_scoped, "_shown": None}
+    _fit_scoped: ClassVar[dict[str, Any]] = {**ProbingCallback._fit_scoped, "_shown": None, "_label_overlap": None}
 
     def __init__(
         self,
@@ -185,7 +193,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         batch_size: int = 256,
         normalize: Normalize | None = None,
         inputs: Any = "auto",
-        views: Views | None = None,
+        views: Views | Tensor | str | None = None,
         labels: Labels | Literal["auto"] | None = None,
         layers: str | Sequence[str] | None = "auto",
         seed: int = 0,
@@ -211,16 +219,18 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             )
         check_thresholds((self.threshold,), self.plan.lowest_threshold)
         self.normalize = normalize
-        _check_inputs(inputs, views)
+        inputs, random_views = from_files(inputs, views)
+        _check_inputs(inputs, random_views)
         if labels is not None and not (isinstance(labels, str) and labels == "auto"):
             check_labels(labels, inputs)
-        self.inputs, self.views, self.labels = inputs, views, labels
+        self.inputs, self.views, self.labels = inputs, random_views, labels
         if isinstance(check_layers(layers), tuple) and inputs is None and labels is None:
             raise ValueError("`layers` needs `inputs`, with `views`, or `labels` to compare them by, got neither.")
         self.layers = layers
         self.log_figures = check_flag("log_figures", log_figures)
         self._figure_logger = FigureLogger(prefix, self.threshold) if log_figures else None
         self._shown: Probe | None = None  # the samples, ready to be shown
+        self._label_overlap: LabelOverlap | None = None
 
     def _begin(self) -> None:
         super()._begin()
@@ -248,6 +258,28 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         shape = state.get("input_shape")
         self._shape = None if shape is None else check_input_shape(shape)
         self._discovery.restore(state.get("call"))
+
+    def save_views(self, path: str | PathLike[str]) -> Tensor:
+        """Write the views of training examples that this run was probed with to a file, for the other runs of a sweep.
+
+        For ``inputs="auto"``, from the first probe on; see also :func:`save_views`. Every other run then has
+        ``SynBenchCallback(views=path)``, whatever it trains with, so that their information is comparable.
+
+        Args:
+            path: of the file.
+
+        Returns:
+            What was written, ``(N, V, *input_shape)``.
+
+        Raises:
+            ValueError: where there are no views, or the encoder takes more than one tensor.
+        """
+        if self._view_collection.inputs is None:
+            raise ValueError(
+                "No views of training examples have been read: `inputs='auto'` reads them before the first probe. For "
+                "`inputs` and `views` of your own there is `synbench_lightning.save_views(path, inputs, views)`."
+            )
+        return write_views(path, self._view_collection.inputs)
 
     def metrics(self, result: ProbeResult) -> dict[str, float]:
         """The logged values of a result by key, but for the overhead."""
@@ -303,6 +335,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             module=self._discovery.read_module(module_behind(self._encoder.forward)), call=self._discovery.call,
             layers=self._layer_reader(trainer, pl_module),
         )  # fmt: skip
+        if probe.with_labels is not None and trainer.is_global_zero:
+            self._label_overlap = LabelOverlap(probe.with_labels.inputs)
         if not self._ready() and not self._view_collection.collecting:
             rank_zero_warn(
                 f"SynBench: training calls {self._encoder.name}, and nothing in it takes real vectors of one shape, so "
@@ -426,9 +460,22 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         """Keep the loss, and probe where a probe is due."""
         if isinstance(outputs, Mapping) and isinstance(outputs.get("loss"), Tensor):
             self._probe_warnings.trained(outputs["loss"])
+        if self._label_overlap is not None:
+            self._look_for_labels(self._label_overlap, batch)
         if self._view_collection.end_step(trainer, pl_module, batch):
             self._use_views()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def _look_for_labels(self, overlap: LabelOverlap, batch: Any) -> None:
+        """Warn where training is given the labelled inputs; whatever a batch is, it ends no run."""
+        try:
+            with self._counted():
+                words = overlap.see(batch)
+        except Exception:
+            self._label_overlap = None
+        else:
+            if words is not None:
+                rank_zero_warn(words)
 
     def _read_deferred(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read views, put off by `max_overhead`, once they take no more than what is allowed by now."""
@@ -459,12 +506,12 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             known = any(result.information is not None for result in self.history)
             if not isinstance(self.inputs, str) or probe.shown is None or known:
                 raise
-            self._view_collection.discard(str(error))
+            reason = self._view_collection.discard(str(error))
             probe.shown = None
             if not probe.num_forwards:
                 raise
             result = probe(encoder, processes, progress)
-            rank_zero_warn(f"`{self.prefix}/information` is not measured on training examples: {error}")
+            rank_zero_warn(f"`{self.prefix}/information` is not measured on training examples: {reason}")
         return result.at(step=processes.broadcast(self.schedule.step(trainer)))
 
     def _after_logging(
@@ -496,5 +543,8 @@ def _check_inputs(inputs: Any, views: Any) -> None:
         )
     if views is not None and (inputs is None or isinstance(inputs, str) or not callable(views)):
         needed = "needs `inputs` of which views are drawn, a tensor or a structure of tensors"
-        kind = f"must be a function from a batch of inputs to views of them, or None, got {shown(views)}"
+        kind = (
+            "must be a function from a batch of inputs to views of them, a tensor (N, V, *input_shape), a .pt or .npy "
+            f"file of one, or None, got {shown(views)}"
+        )
         raise ValueError(f"`views` {needed if callable(views) else kind}.")

@@ -11,7 +11,7 @@ from torch import Tensor
 from synbench_lightning.callbacks.reread_views import READ_SECONDS, ReadingPlan, ReadViews, read_views
 from synbench_lightning.callbacks.step_views import StepViews
 from synbench_lightning.probe.chunked_views import ChunkedViews
-from synbench_lightning.probe.text_views import is_text, viewed_texts
+from synbench_lightning.probe.text_views import MOST_TEXTS, is_text, viewed_texts
 from synbench_lightning.probe.view_sampling import FEWEST_INPUTS
 from synbench_lightning.probe.views import ViewedInputs, viewed_inputs
 from synbench_lightning.runtime.encoder_call import EncoderCall
@@ -24,6 +24,10 @@ KEPT_BYTES = 2**25
 """Views that were read are in checkpoints up to this size; larger ones are read again in a resumed run."""
 LEAST_SECONDS = 1.0
 GIVE = "Give `inputs` and `views`, your augmentations."
+ONE_LENGTH = (
+    "Texts are encoded in four parts each, which are shorter than training's rows: where the encoder takes one length "
+    "only, let its `forward` pad them."
+)
 
 
 class ViewCollection:
@@ -50,6 +54,7 @@ class ViewCollection:
         self._kept: dict[str, Any] | None = None
         self._restored: dict[str, Any] | None = None
         self._device = torch.device("cpu")
+        self._parts = False
 
     @property
     def collecting(self) -> bool:
@@ -62,9 +67,12 @@ class ViewCollection:
             self._steps.abandon()
         self._steps, self.deferred = None, False
 
-    def discard(self, reason: str) -> None:
-        """Measure nothing on what was found."""
+    def discard(self, reason: str) -> str:
+        """Measure nothing on what was found, for a reason; the reason, with what can be done where texts are cut."""
+        if self._parts:
+            reason = f"{reason.removesuffix('.')}. {ONE_LENGTH}"
         self.inputs, self._kept, self.sentence = None, None, f"it is not measured: {reason}"
+        return reason
 
     def begin(
         self,
@@ -166,7 +174,9 @@ class ViewCollection:
         # representation of texts improves: see `examples/text_study.py`.
         texts = (kind == "noise" or read.random_in != "") and is_text(read.views[0][0])
         try:
+            self._parts = texts
             if texts:
+                read = read._replace(views=read.views[:1])
                 self.inputs = viewed_texts(read.views[0])
             elif kind == "noise":
                 self.inputs = self._with_noise(read)
@@ -181,7 +191,9 @@ class ViewCollection:
         how = f", each read {views} times (random in {read.random_in})"
         if texts:
             number, how = self.inputs.num_inputs, f" in {self.inputs.draws} parts each, which share no token"
+            how += " (a row is taken for one text)"
             how += f", since {self._reason}" if kind == "noise" else ""
+            how += f". Fewer than {MOST_TEXTS} texts are too few to rely on it" if number < MOST_TEXTS else ""
         elif kind == "pairs":
             how = f" in {views} views each, as training gave them to the encoder ({self._reason})"
         elif kind == "noise":

@@ -1,25 +1,24 @@
-"""`synbench evaluate`: score encoders and rank them."""
+"""`synbench evaluate`: probe encoders and rank them."""
 
 from __future__ import annotations
 
 import json
-import math
+import os
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
-from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from synbench_lightning.cli.cache import cache_key, cached_result, default_folder, keep_result
 from synbench_lightning.cli.encoder_sources import Candidate, Source, candidates, imported
 from synbench_lightning.cli.errors import CommandError, UsageError, in_one_line
-from synbench_lightning.cli.tables import aligned
+from synbench_lightning.cli.run_ranking import as_json, as_text, rankings
+from synbench_lightning.cli.tables import aligned, wrapped
 from synbench_lightning.functional.gaussian.bayes_optimal import optimal_accuracy
 from synbench_lightning.functional.gaussian.discriminant import check_epsilons
 from synbench_lightning.functional.gaussian.score import check_thresholds
@@ -29,7 +28,9 @@ from synbench_lightning.probe.layers import output_layer
 from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS
 from synbench_lightning.probe.proxy_samples import Normalize
+from synbench_lightning.probe.ranking import Ranking
 from synbench_lightning.probe.result import ProbeResult
+from synbench_lightning.probe.view_files import from_files, is_file_name, load_tensor
 from synbench_lightning.probe.view_sampling import Views
 from synbench_lightning.probe.views import SampledViews
 from synbench_lightning.runtime.devices import default_device
@@ -47,7 +48,7 @@ class Evaluated(NamedTuple):
 
 
 def evaluate_command(given: Namespace) -> int:
-    """Score the encoders that were named, and print them in the order of their scores.
+    """Probe the encoders that were named, rank them, and print what was found.
 
     Raises:
         UsageError: for arguments that are wrong or missing.
@@ -73,28 +74,16 @@ def evaluate_command(given: Namespace) -> int:
             words = in_one_line(error)
             print(f"synbench evaluate: error: {words if name in words else f'{name}: {words}'}", file=sys.stderr)
             failures += 1
-    found.sort(key=lambda one: -one.result.score(threshold=given.threshold))
+    if not given.json:
+        found = _with_short_names(found)
+    ranked = rankings({one.name: one.result for one in found}, given.threshold)
+    order = [one.name for ranking in ranked for one in ranking.ranked]
+    found.sort(key=lambda one: order.index(one.name) if one.name in order else len(order))
     if given.json:
-        print(json.dumps(_as_json(found, given.threshold), indent=2))
+        print(json.dumps(_as_json(found, ranked, given.threshold), indent=2))
     elif found:
-        print("\n".join(_as_text(found, given.threshold)))
+        print("\n".join(_as_text(found, ranked, given.threshold)))
     return 1 if failures else 0
-
-
-def indistinguishable(scored: Sequence[Evaluated], threshold: float) -> list[tuple[str, str]]:
-    """Pairs of encoders whose scores differ by less than two standard errors of the difference.
-
-    The errors are combined as if they were independent. They are not: all encoders see the same noise, and the real
-    error of a difference was 0.1 to 0.9 of this one among six small encoders. Pairs that are told apart are, by more
-    than two standard errors; of the others some could be with more forwards.
-    """
-    pairs = []
-    for one, other in combinations(scored, 2):
-        errors = [found.result.standard_error(threshold=threshold) for found in (one, other)]
-        difference = one.result.score(threshold=threshold) - other.result.score(threshold=threshold)
-        if None not in errors and abs(difference) < 2 * math.hypot(*(error or 0.0 for error in errors)):
-            pairs.append((one.name, other.name))
-    return pairs
 
 
 def _plan(given: Namespace) -> ProbePlan:
@@ -136,14 +125,17 @@ class About(NamedTuple):
 
 
 def _about(given: Namespace) -> About:
-    inputs, labels = _tensor("inputs", given.inputs), _tensor("labels", given.labels)
-    views = None if given.views is None else imported(Source("views", given.views))
-    if inputs is None and given.layers is not None:
-        raise UsageError("argument --layers: needs --inputs, by which layers are compared")
-    if inputs is None and (views is not None or labels is not None):
-        raise UsageError(f"argument --{'labels' if views is None else 'views'}: needs --inputs, the inputs themselves")
+    views: Any = given.views
+    if views is not None and not is_file_name(views):
+        views = imported(Source("views", views))
     identity: tuple[object, ...] = ()
     try:
+        labels = None if given.labels is None else load_tensor("labels", given.labels)
+        inputs = None if given.inputs is None else load_tensor("inputs", given.inputs)
+        inputs, views = from_files(inputs, views)
+        for option, value in (("layers", given.layers), ("views", views), ("labels", labels)):
+            if inputs is None and value is not None:
+                raise UsageError(f"argument --{option}: needs --inputs, {NEEDED[option]}")
         if inputs is not None:
             identity = (inputs.shape, checksum(inputs))
         if inputs is not None and views is not None:  # what they draw tells whether they are the same views
@@ -154,25 +146,16 @@ def _about(given: Namespace) -> About:
     except ValueError as error:
         words = in_one_line(error)
         for name in ("inputs", "views", "labels"):
-            words = words.replace(f"`{name}`", f"argument --{name}:", 1) if words.startswith(f"`{name}`") else words
+            if words.startswith(f"`{name}`"):
+                words = f"argument --{name}: {words.removeprefix(f'`{name}`').lstrip(': ')}"
         raise UsageError(words) from error
     return About(inputs, views, labels, identity)
 
 
-def _tensor(option: str, path: Path | None) -> torch.Tensor | None:
-    if path is None:
-        return None
-    try:
-        found = (
-            torch.from_numpy(np.load(path))
-            if path.suffix == ".npy"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:
-        raise UsageError(f"argument --{option}: {path} could not be read: {in_one_line(error)}") from error
-    if not isinstance(found, torch.Tensor):
-        raise UsageError(f"argument --{option}: {path} must hold a tensor, holds a {type(found).__name__}")
-    return found
+NEEDED = {
+    "layers": "by which layers are compared", "views": "the inputs themselves", "labels": "the inputs themselves",
+}  # fmt: skip
+"""What an option needs inputs for."""
 
 
 def _evaluated(
@@ -227,7 +210,7 @@ def _device(name: str | None) -> str:
     return chosen
 
 
-def _as_json(found: Sequence[Evaluated], threshold: float) -> dict[str, object]:
+def _as_json(found: Sequence[Evaluated], ranked: Sequence[Ranking], threshold: float) -> dict[str, object]:
     return {
         "threshold": threshold,
         "models": [
@@ -246,7 +229,7 @@ def _as_json(found: Sequence[Evaluated], threshold: float) -> dict[str, object]:
             }
             for one in found
         ],
-        "cannot_be_told_apart": indistinguishable(found, threshold),
+        "rankings": as_json(ranked),
     }
 
 
@@ -268,43 +251,80 @@ def _layers_as_text(found: Evaluated) -> list[str]:
     return ["", f"Layers of {found.name}:", *aligned(rows, left={0, 3})]
 
 
-def _as_text(found: Sequence[Evaluated], threshold: float) -> list[str]:
-    epsilons = [epsilon for epsilon in found[0].result.epsilons if epsilon]
-    header = ["rank", "encoder", "score", *(f"eps {epsilon:g}" for epsilon in epsilons), "worst task", "eff. rank"]
-    informed = found[0].result.information is not None
-    labelled = found[0].result.readout is not None
-    further = [*(["information"] if informed else []), *(["readout"] if labelled else [])]
-    rows = [[*header, *further, "forwards", "seconds"]]
-    for rank, (name, result, _, cached) in enumerate(found, 1):
-        error = result.standard_error(threshold=threshold)
-        score = f"{result.score(threshold=threshold):.3f}" + ("" if error is None else f" ± {error:.3f}")
-        task, worst = result.worst(threshold=threshold)
-        robust = [f"{result.score(epsilon=epsilon, threshold=threshold):.3f}" for epsilon in epsilons]
-        breadth = f"{result.effective_rank:.1f} of {result.feature_dim}"
-        seconds = "cached" if cached else f"{result.seconds:.1f}"
-        told = [f"{result.information:.2f} ± {result.information_error:.2f}"] if informed else []
-        told += [f"{result.readout:.3f} ± {result.readout_error:.3f}"] if labelled else []
-        cells = [score, *robust, f"{worst:.3f} {task}", breadth, *told, f"{result.num_forwards:,}", seconds]
-        rows.append([str(rank), name, *cells])
-    lines = aligned(rows, left={1})
+def _as_text(found: Sequence[Evaluated], ranked: Sequence[Ranking], threshold: float) -> list[str]:
     first = found[0].result
-    lines += [
-        "",
-        f"Score of the task {first.tasks[0]} at threshold {threshold:g}; ± one standard error over the noise.",
+    epsilons = [epsilon for epsilon in first.epsilons if epsilon]
+    known = [key for key in ("information", "readout") if any(getattr(one.result, key) is not None for one in found)]
+    shown = [key for key in known if len(found) == 1 or key != ranked[0].key]  # the ranking has the others
+    rows = [
+        [
+            "encoder",
+            *shown,
+            "score",
+            *(f"eps {epsilon:g}" for epsilon in epsilons),
+            "worst task",
+            "eff. rank",
+            "seconds",
+        ]
     ]
-    if informed:
-        kind = {"noise": "with white noise", "views": "in random views", "pairs": "in the views that were given"}
-        shown = kind[first.information_kind or "noise"]
-        lines.append(f"Information about the inputs {shown}, in nats: compare checkpoints of one architecture with it.")
-    if labelled:
-        lines.append("Readout: the share of the labels' variance that a ridge regression tells of left-out inputs.")
+    for name, result, _, cached in found:
+        task, worst = result.worst(threshold=threshold)
+        rows.append(
+            [
+                name,
+                *(_with_error(getattr(result, key), getattr(result, f"{key}_error"), DIGITS[key]) for key in shown),
+                _with_error(result.score(threshold=threshold), result.standard_error(threshold=threshold), 3),
+                *(f"{result.score(epsilon=epsilon, threshold=threshold):.3f}" for epsilon in epsilons),
+                f"{worst:.3f} {task}",
+                f"{result.effective_rank:.1f} of {result.feature_dim}",
+                "cached" if cached else f"{result.seconds:.1f}",
+            ]
+        )
+    if len(found) > 1:
+        lines = [*as_text(ranked)[1:], "", *aligned(rows, left={0}), ""]
+    else:
+        lines = [found[0].name, "", *aligned([row[1:] for row in rows]), ""]
+    for sentence in _sentences(found, known, threshold):
+        lines += wrapped(sentence)
     for one in found:
         lines += _layers_as_text(one)
-    if len({(one.result.inputs, one.result.labels) for one in found}) > 1:
-        lines.append("The encoders were shown different inputs or labels: information and readout do not compare.")
-    if len({one.input_shape for one in found}) > 1:
-        lines.append("The encoders have inputs of different shapes: their tasks are not the same.")
-    if len(found) > 1 and first.standard_errors is None:
-        lines.append("The official protocol has no standard errors: small differences may be noise.")
-    lines += [f"Cannot be told apart: {one} and {other}." for one, other in indistinguishable(found, threshold)]
     return lines
+
+
+def _with_short_names(found: Sequence[Evaluated]) -> list[Evaluated]:
+    """Paths of checkpoints without the folder that all of them are in."""
+    folders = [Path(one.name).parent for one in found]
+    if len(found) < 2 or not all(folder.parts for folder in folders) or len({folder.anchor for folder in folders}) > 1:
+        return list(found)
+    common = f"{os.path.commonpath(folders)}/"
+    return [one._replace(name=one.name.removeprefix(common)) for one in found]
+
+
+DIGITS = {"information": 2, "readout": 3}
+
+
+def _with_error(value: float | None, error: float | None, digits: int) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def _sentences(found: Sequence[Evaluated], known: Sequence[str], threshold: float) -> Iterator[str]:
+    """What must be known of the table."""
+    first = found[0].result
+    forwards = " to ".join(f"{number:,}" for number in sorted({one.result.num_forwards for one in found}))
+    yield f"± one standard error. Score: of the task {first.tasks[0]} at threshold {threshold:g}. Forwards: {forwards}."
+    if "information" in known:
+        kinds = {one.result.information_kind for one in found} - {None}
+        what = " or ".join(KINDS[kind] for kind in KINDS if kind in kinds)
+        yield f"Information: mutual information between features and the identity of the input, {what}, in nats."
+    if "readout" in known:
+        yield "Readout: leave-one-out R² of a ridge regression of the labels on the features."
+    if len({one.input_shape for one in found}) > 1:
+        yield "The encoders have inputs of different shapes: their tasks are not the same."
+    if len(found) > 1 and first.standard_errors is None:
+        yield "The official protocol has no standard errors: small differences may be noise."
+
+
+KINDS = {"views": "in random views", "pairs": "in the views that were given", "noise": "with white noise"}
+"""What inputs are encoded with."""

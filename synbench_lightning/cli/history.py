@@ -1,60 +1,70 @@
-"""`synbench history`: the curve of a run, read from its files."""
+"""`synbench history`: the curves of one or several runs, read from their files, and which run is best."""
 
 from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 
 from synbench_lightning.cli.errors import CommandError, UsageError
-from synbench_lightning.cli.run_files import Run, runs_in
-from synbench_lightning.cli.tables import aligned
+from synbench_lightning.cli.run_files import Run, runs_in_folders, with_short_names
+from synbench_lightning.cli.run_ranking import as_json, as_text, run_rankings
+from synbench_lightning.cli.tables import aligned, wrapped
 
-BAR = 24
-"""Characters of a bar for the score 1."""
+BAR = 14
+"""Characters of a bar for the score 1, or for the largest value of another key."""
 FORMATS = (".svg", ".pdf", ".png")
 
 
 def history_command(given: Namespace) -> int:
-    """Print the points of each run in a folder, and draw them if asked to.
+    """Print the points of each run in the folders and rank the runs, and draw them if asked to.
 
     Raises:
         UsageError: for a figure of an unknown format.
-        CommandError: if the folder holds no probes, or the figure needs a package that is not there.
+        CommandError: if a folder holds no probes, or the figure needs a package that is not there.
     """
     if given.figure is not None and given.figure.suffix not in FORMATS:
         raise UsageError(f"argument --figure: must end in {', '.join(FORMATS)}, got {str(given.figure)!r}")
-    runs = runs_in(given.run_dir, given.prefix, given.weights_only == "true")
+    runs = runs_in_folders(given.run_dir, given.prefix, given.weights_only == "true")
+    rankings, notes = run_rankings(with_short_names(runs))
     if given.json:
-        print(json.dumps([{"run": run.name, "source": run.source, "points": run.points} for run in runs], indent=2))
+        listed = [{"run": run.name, "source": run.source, "points": run.points} for run in runs]
+        print(json.dumps({"runs": listed, "rankings": as_json(rankings)}, indent=2))
     else:
         print("\n\n".join("\n".join(_as_text(run)) for run in runs))
+        print("\n".join(as_text(rankings, notes)), end="\n" if len(runs) > 1 else "")
     if given.figure is not None:
         _draw(runs, given.figure)
     return 0
 
 
 def _as_text(run: Run) -> list[str]:
-    further = [key for key in ("information", "readout") if run.series(key)[0]]
-    rows = [["step", "score", "", "worst task", "eff. rank", *further]]
+    keys = [run.monitored, *(key for key in ("information", "readout", "score") if key != run.monitored)]
+    keys = [key for key in keys if run.series(key)[0]]
+    first, *others = keys
+    full = 1.0 if first == "score" else max(run.series(first)[1])
+    rows = [["step", first, "", *others, "worst task"]]
     for step, values in run.points.items():
-        error = f" ± {values['score_se']:.3f}" if "score_se" in values else ""
-        rows.append([f"{step:,}", f"{values['score']:.3f}{error}", _bar(values["score"]), *_cells(values)])
-        told = [(values[key], values[f"{key}_se"]) if key in values else None for key in further]
-        rows[-1] += ["-" if both is None else "{:.2f} ± {:.2f}".format(*both) for both in told]
+        bar = _bar(values[first] / full) if first in values and full > 0 else ""
+        worst = f"{values['worst']:.3f}" if "worst" in values else "-"
+        rows.append([f"{step:,}", _value(values, first), bar, *(_value(values, key) for key in others), worst])
     lines = [f"{run.name}, from {run.source}", "", *aligned(rows, left={2}), ""]
-    best = run.points[run.best_step][run.monitored]
-    digits = 2 if run.monitored == "information" else 3
-    lines.append(f"Best {run.monitored} {best:.{digits}f} after {run.best_step:,} steps.")
+    lines.append(
+        f"Best {run.monitored} {_value(run.points[run.best_step], run.monitored)} after {run.best_step:,} steps."
+    )
     if run.best_checkpoint is not None:
         step, path = run.best_checkpoint
         lines.append(f"Best checkpoint, after {step:,} steps: {path}")
-    return lines + [f"Note: {note}" for note in run.warnings]
+    return lines + [line for note in run.warnings for line in wrapped(f"Note: {note}")]
 
 
-def _cells(values: dict[str, float]) -> list[str]:
-    worst = f"{values['worst']:.3f}" if "worst" in values else "-"
-    return [worst, f"{values['effective_rank']:.1f}" if "effective_rank" in values else "-"]
+def _value(values: Mapping[str, float], key: str) -> str:
+    if key not in values:
+        return "-"
+    digits = 2 if key == "information" else 3
+    error = f" ± {values[f'{key}_se']:.{digits}f}" if f"{key}_se" in values else ""
+    return f"{values[key]:.{digits}f}{error}"
 
 
 def _bar(score: float) -> str:
@@ -68,4 +78,4 @@ def _draw(runs: list[Run], path: Path) -> None:
     except ImportError as error:
         raise CommandError(f"argument --figure: {error}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    save(comparison_figure({run.name: run.points for run in runs}, runs[0].monitored), path)
+    save(comparison_figure({run.name: run.points for run in with_short_names(runs)}, runs[0].monitored), path)

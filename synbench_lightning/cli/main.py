@@ -26,7 +26,8 @@ from synbench_lightning.probe.families import FAMILIES
 from synbench_lightning.runtime.lightning_packages import PACKAGES
 
 EVALUATE = """\
-Score finished encoders and rank them. An encoder is one of
+Probe finished encoders and rank them: by information under --views, else by the
+readout of --labels; the score alone does not rank. An encoder is one of
 
   --encoder package.module:factory   a function or class that makes it; --encoder.NAME VALUE are its arguments,
                                      --ckpt FILE its weights
@@ -103,15 +104,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"synbench-lightning {synbench_lightning.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    _add_evaluate(_command(commands, "evaluate", evaluate_command, "score encoders and rank them", EVALUATE, EXAMPLES))
-    history = _command(commands, "history", history_command, "the curve of a run")
-    history.add_argument("run_dir", metavar="RUN_DIR", type=_folder, help="with checkpoints, event files or a CSV log")
+    _add_evaluate(_command(commands, "evaluate", evaluate_command, "probe encoders and rank them", EVALUATE, EXAMPLES))
+    history = _command(commands, "history", history_command, "the curves of runs, and which run is best")
+    history.add_argument(
+        "run_dir", metavar="RUN_DIR", nargs="+", type=_folder, help="with checkpoints, event files or a CSV log"
+    )
     history.add_argument("--figure", type=Path, metavar="FILE", help="draw the curve too, as .svg, .pdf or .png")
-    history.add_argument("--json", action="store_true", help="print the points as JSON")
+    history.add_argument("--json", action="store_true", help="print the points and the ranking as JSON")
     _command(
         commands, "best", lambda given: best_command(given.rest), "the best checkpoint of a folder on labelled tasks"
     )
-    report = _command(commands, "report", report_command, "one HTML page about one or several runs")
+    report = _command(commands, "report", report_command, "one HTML page about runs, and which run is best")
     report.add_argument("run_dir", metavar="RUN_DIR", nargs="+", type=_folder, help="as in `synbench history`")
     report.add_argument(
         "--output", type=Path, default=Path("synbench_report.html"), metavar="FILE", help="default: %(default)s"
@@ -159,8 +162,9 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         "what the encoder tells about them is measured too",
     )  # fmt: skip
     parser.add_argument(
-        "--views", metavar="MODULE:FUNCTION", help="from a batch of --inputs to a random view of each, such as the "
-        "augmentations of the pretraining: takes the place of noise",
+        "--views", metavar="SPEC", help="a .pt or .npy file of views (N, V, *shape), V of each input, in place of "
+        "--inputs: the same for all encoders and runs, whatever each was trained with. Or module:function, from a "
+        "batch of --inputs to a random view of each, such as the augmentations of the pretraining",
     )  # fmt: skip
     parser.add_argument(
         "--labels", type=Path, metavar="FILE", help="a .pt or .npy file of integers (N,), the labels of --inputs, at "

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from html import escape
 from itertools import combinations, pairwise
-from pathlib import Path
 from typing import Any
 
 import synbench_lightning
 from synbench_lightning.benchmark.result import BenchmarkResult
 from synbench_lightning.callbacks.layer_advice import LayerAdvice
 from synbench_lightning.cli.errors import CommandError
-from synbench_lightning.cli.run_files import Run, runs_in
+from synbench_lightning.cli.run_files import Run, runs_in_folders, with_short_names
 from synbench_lightning.probe.result import ProbeResult
 
 
@@ -27,10 +24,8 @@ def report_command(given: Namespace) -> int:
     Raises:
         CommandError: if a folder holds no probes, or matplotlib is not there.
     """
-    runs = {
-        run.name: run for folder in given.run_dir for run in runs_in(folder, given.prefix, given.weights_only == "true")
-    }
-    page = report(list(runs.values()))
+    runs = runs_in_folders(given.run_dir, given.prefix, given.weights_only == "true")
+    page = report(runs)
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text(page, encoding="utf-8")
     print(f"{given.output}: {len(runs)} run{'s' * (len(runs) > 1)}, {len(page) / 1024:,.0f} KiB")
@@ -47,7 +42,7 @@ def report(runs: Sequence[Run]) -> str:
         from synbench_lightning import plots
     except ImportError as error:
         raise CommandError(str(error)) from error
-    runs = _with_short_names(runs)
+    runs = with_short_names(runs)
     body = [
         "<h1>SynBench report</h1>",
         *(f"<p class=first>{_headline(run, of_several=len(runs) > 1)}</p>" for run in runs),
@@ -64,18 +59,6 @@ def report(runs: Sequence[Run]) -> str:
     for run in runs:
         body += _section(run)
     return PAGE.format(style=STYLE, body="\n".join(body))
-
-
-def _with_short_names(runs: Sequence[Run]) -> list[Run]:
-    """The runs, named by what tells their folders apart, and by at least the last two of the folders."""
-    paths = [Path(run.name).absolute() for run in runs]
-    common = Path(os.path.commonpath([path.parent.parent if path.parent.name else path for path in paths]))
-    return [
-        replace(
-            run, name=path.relative_to(common).as_posix(), hyperparameters={"folder": run.name, **run.hyperparameters}
-        )
-        for run, path in zip(runs, paths, strict=True)
-    ]
 
 
 def _headline(run: Run, of_several: bool) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,28 @@ class Run:
         return steps, [self.points[step][key] for step in steps]
 
 
+def runs_in_folders(folders: Sequence[Path], prefix: str = "synbench", weights_only: bool = True) -> list[Run]:
+    """The runs below several folders, each of them once.
+
+    Raises:
+        CommandError: if one of them holds no point of a probe.
+    """
+    runs = {run.name: run for folder in folders for run in runs_in(folder, prefix, weights_only)}
+    return list(runs.values())
+
+
+def with_short_names(runs: Sequence[Run]) -> list[Run]:
+    """The runs, named by what distinguishes their folders, and by at least the last two of the folders."""
+    paths = [Path(run.name).absolute() for run in runs]
+    common = Path(os.path.commonpath([path.parent.parent if path.parent.name else path for path in paths]))
+    return [
+        replace(
+            run, name=path.relative_to(common).as_posix(), hyperparameters={"folder": run.name, **run.hyperparameters}
+        )
+        for run, path in zip(runs, paths, strict=True)
+    ]
+
+
 def runs_in(folder: Path, prefix: str = "synbench", weights_only: bool = True) -> list[Run]:
     """The runs below a folder: the folder itself, or those that it holds.
 
@@ -150,8 +173,10 @@ def _from_checkpoints(
             states, step = dict(saved.get("callbacks") or {}), check_integer("global_step", saved["global_step"], 0)
             checkpoints[step] = path
         except Exception as error:
-            hint = " (--weights-only false reads it, if you trust its origin)" if "eights only" in str(error) else ""
-            notes.append(f"{path.name} could not be read{hint}: {in_one_line(error)[:160]}")
+            why = f": {in_one_line(error)[:160]}"
+            if "eights only" in str(error):
+                why = " (--weights-only false reads it, if you trust its origin)"
+            notes.append(f"{path.name} could not be read{why}")
             continue
         for key, state in states.items():
             name = BENCHMARK.fullmatch(str(key))

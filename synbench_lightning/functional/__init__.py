@@ -1,1 +1,1 @@
-"""Pure tensor mathematics: no Lightning, no input or output, no state."""
+"""Pure tensor mathematics: no Lightning, no files, no state. Derivations are in ``docs/mathematics.md``."""

@@ -1,4 +1,4 @@
-"""The maximum over task losses, smoothed, and the weights that its gradient gives to the tasks."""
+"""The smoothed maximum (log-sum-exp) of task losses, and the task weights of its gradient."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from synbench_lightning.checks import check_integer, check_integers, check_numbe
 
 
 def smoothed_maximum(losses: Tensor, temperature: Tensor | float) -> Tensor:
-    r"""A smooth upper bound of the largest of ``k`` losses.
+    r"""Compute the smoothed maximum of ``k`` losses, a smooth upper bound of the largest.
 
     :math:`F = \mu \log \sum_i \exp(L_i / \mu)` with :math:`\max_i L_i \le F \le \max_i L_i + \mu \log k`. Its gradient
-    is :func:`softmax_weights`, and its smoothness grows like :math:`1/\mu`: the choice
-    :math:`\mu = \varepsilon / (2 \log k)` gives half of an error :math:`\varepsilon` to the smoothing. Source:
-    Task-Robust Pre-Training for Worst-Case Downstream Adaptation (arXiv 2306.12070) for its use, Nesterov, Smooth
-    minimization of non-smooth functions (2005), for the bounds.
+    is :func:`softmax_weights`, whose Lipschitz constant grows like :math:`1/\mu`: with :math:`\mu = \varepsilon / (2
+    \log k)` smoothing contributes at most half of an error :math:`\varepsilon`. Source: Task-Robust Pre-Training for
+    Worst-Case Downstream Adaptation (arXiv 2306.12070) for its use, Nesterov, Smooth minimization of non-smooth
+    functions (2005), for the bounds.
 
     Args:
-        losses: ``(..., k)``; a task at ``-inf`` is left out.
+        losses: ``(..., k)``; a task at ``-inf`` is ignored.
         temperature: :math:`\mu`, in units of the losses, positive.
 
     Returns:
@@ -38,10 +38,10 @@ def smoothed_maximum(losses: Tensor, temperature: Tensor | float) -> Tensor:
 
 
 def softmax_weights(losses: Tensor, temperature: Tensor | float) -> Tensor:
-    r"""The gradient of :func:`smoothed_maximum`: :math:`p_i = \exp(L_i/\mu) / \sum_j \exp(L_j/\mu)`.
+    r"""Compute the gradient of :func:`smoothed_maximum`: :math:`p_i = \exp(L_i/\mu) / \sum_j \exp(L_j/\mu)`.
 
     Args:
-        losses: ``(..., k)``; a task at ``-inf`` is left out.
+        losses: ``(..., k)``; a task at ``-inf`` gets the weight 0.
         temperature: :math:`\mu`, in units of the losses, positive.
 
     Returns:
@@ -55,13 +55,13 @@ def softmax_weights(losses: Tensor, temperature: Tensor | float) -> Tensor:
 
 
 def exponentiated_gradient(weights: Tensor, losses: Tensor, step_size: Tensor | float) -> Tensor:
-    r"""One step of exponentiated gradient ascent on the weights: :math:`q_i \propto q_i \exp(\eta L_i)`.
+    r"""Take one step of exponentiated gradient ascent on the weights: :math:`q_i \propto q_i \exp(\eta L_i)`.
 
     Steps are additive: one step on the mean of ``m`` losses equals ``m`` steps of size :math:`\eta / m`. Source:
     Group DRO (Sagawa et al. 2020), algorithm 1.
 
     Args:
-        weights: ``(..., k)`` present weights, each at least 0. Zeros are replaced by the smallest positive number, so
+        weights: ``(..., k)`` current weights, each at least 0. Zeros are replaced by the smallest positive number, so
             that such a weight can grow again.
         losses: ``(..., k)``; a task at ``-inf`` gets no weight.
         step_size: :math:`\eta`, in units of one over the losses, positive.
@@ -78,13 +78,13 @@ def exponentiated_gradient(weights: Tensor, losses: Tensor, step_size: Tensor | 
 
 
 def task_means(losses: Tensor, tasks: Tensor, num_tasks: int) -> tuple[Tensor, Tensor]:
-    """Mean loss of each task, and how many losses it is the mean of.
+    """Compute the mean loss of each task, and the number of losses in it.
 
     Args:
         losses: loss of each example (or token, or pixel), any shape.
-        tasks: the task that each belongs to, integers below ``num_tasks`` that broadcast to the shape of ``losses``, as
-            :mod:`~synbench_lightning.functional.task_splits` makes them. Losses with a negative one, of no task, are
-            left out.
+        tasks: the task of each loss, integers below ``num_tasks`` that broadcast to the shape of ``losses``, as
+            :mod:`~synbench_lightning.functional.task_splits` makes them. A negative integer means no task: such losses
+            are ignored.
         num_tasks: number of tasks ``k``.
 
     Returns:
@@ -110,7 +110,7 @@ def task_means(losses: Tensor, tasks: Tensor, num_tasks: int) -> tuple[Tensor, T
         raise ValueError(
             f"`tasks` must broadcast to the shape of `losses`, {tuple(losses.shape)}, got {tuple(tasks.shape)}."
         ) from None
-    # A compiled step is one graph, which a look at a value would cut.
+    # Reading a value would break the graph of a compiled step.
     if not torch.compiler.is_compiling() and index.numel() and int(index.max()) >= num_tasks:
         raise ValueError(f"`tasks` must be below `num_tasks`, {num_tasks}, got {int(index.max())}.")
     counted = index >= 0

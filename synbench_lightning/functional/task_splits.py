@@ -1,24 +1,23 @@
-"""Ways to split one upstream task into several: which task each token, patch, coefficient or example belongs to.
+"""Task splits: assign each token, patch, coefficient or example of an upstream task to one of several tasks.
 
-Each gives the ``tasks`` of :func:`~synbench_lightning.functional.minimax.task_means`:
+Each returns the ``tasks`` of :func:`~synbench_lightning.functional.minimax.task_means`:
 
 ====================================== ======================================================================
 masked tokens by word frequency        ``of_tokens(labels, by_frequency(counts, 4))``
 masked tokens by word class            ``of_tokens(labels, by_class({17: "noun", 42: "verb"}, 30_000)[0])``
-tokens by position                     ``by_place((128,), (4,))``, beside losses ``(N, 128)``
-patches or pixels by region            ``by_place((14, 14), (2, 2)).flatten()``, beside losses ``(N, 196)``
-coefficients by frequency band         ``by_octave((32, 32), 4)``, beside :func:`cosine_transform` of the error
+tokens by position                     ``by_place((128,), (4,))``, with losses ``(N, 128)``
+patches or pixels by region            ``by_place((14, 14), (2, 2)).flatten()``, with losses ``(N, 196)``
+coefficients by frequency band         ``by_octave((32, 32), 4)``, with :func:`cosine_transform` of the error
 patches by texture                     ``of_values(texture_energy(patches), edges)``
-patches or examples by what they hold  ``of_features(features, centres)``
-examples by domain                     the number of the domain ``(N, 1)``, beside losses ``(N, T)``
-several losses of one module           none: give ``torch.stack([one, other])`` to the loss
+patches or examples by content         ``of_features(features, centres)``
+examples by domain                     the index of the domain ``(N, 1)``, with losses ``(N, T)``
+several losses of one module           none: pass ``torch.stack([one, other])`` to the loss
 ====================================== ======================================================================
 
-Tables, ``edges`` (:func:`quantiles`) and ``centres`` (:func:`cluster_centres`) are made once, from a sample of the
-data, never from a batch: the same patch would then be in another task in the next batch or on another process. Keep
-them with ``self.register_buffer``: they move with the module, come back from its checkpoints, and DDP gives all
-processes those of the first. A task of -1 is none: what belongs to no task, such as a token that was not masked, is
-left out.
+Compute tables, ``edges`` (:func:`quantiles`) and ``centres`` (:func:`cluster_centres`) once, from a sample of the data,
+never from a batch: otherwise the same patch would be in another task in the next batch or on another process. Keep
+them with ``self.register_buffer``: they then move with the module, are in its checkpoints, and DDP broadcasts those of
+the first process. A task of -1 means no task: its losses, such as of a token that was not masked, are ignored.
 """
 
 from __future__ import annotations
@@ -37,15 +36,15 @@ OTHER = "other"
 
 
 def by_frequency(counts: Tensor | Sequence[int], num_tasks: int) -> Tensor:
-    """Tokens by how often they occur; each task has about the same share of all occurrences.
+    """Split tokens by frequency; each task has about the same fraction of all occurrences.
 
     Args:
         counts: ``(V,)`` occurrences of each token of the vocabulary in the training data.
         num_tasks: number of tasks ``k``.
 
     Returns:
-        ``(V,)`` task of each token, long: 0 for the most frequent, ``k - 1`` for the rarest, among them those that do
-        not occur. Equally frequent tokens are taken in the order of their numbers.
+        ``(V,)`` task of each token, long: 0 for the most frequent, ``k - 1`` for the rarest, including those that do
+        not occur. Equally frequent tokens are ordered by their ids.
 
     Raises:
         ValueError: for counts that are negative or not finite, or where fewer than k tokens occur.
@@ -63,7 +62,7 @@ def by_frequency(counts: Tensor | Sequence[int], num_tasks: int) -> Tensor:
     if occurring < num_tasks:
         raise ValueError(f"`num_tasks` must be at most the number of tokens that occur, {occurring}, got {num_tasks}.")
     table = torch.full(numbers.shape, num_tasks - 1)
-    # A task takes its share of what is left, so that one very frequent token leaves no task without any.
+    # A task takes its part of what remains, so that one very frequent token leaves no task empty.
     task, taken, left = 0, 0.0, float(numbers.sum())
     for place, token in enumerate(order[:occurring].tolist()):
         table[token] = task
@@ -75,7 +74,7 @@ def by_frequency(counts: Tensor | Sequence[int], num_tasks: int) -> Tensor:
 
 
 def by_class(classes: Mapping[int, str], vocabulary_size: int) -> tuple[Tensor, tuple[str, ...]]:
-    """Tokens by a class that a lexicon or a tagger gives them, such as their part of speech.
+    """Split tokens by a class from a lexicon or a tagger, such as their part of speech.
 
     Args:
         classes: class of each token that has one, as ``{id: lexicon[word] for word, id in vocabulary.items() if word in
@@ -96,7 +95,7 @@ def by_class(classes: Mapping[int, str], vocabulary_size: int) -> tuple[Tensor, 
     check_integer("vocabulary_size", vocabulary_size, 1)
     if not isinstance(classes, Mapping) or not classes:
         raise ValueError(f"`classes` must map tokens to their class, at least one, got {shown(classes)}.")
-    # In an order that is the same in every process, which that of a set of texts is not.
+    # Sorted, since the order of a set of strings differs between processes.
     names = sorted({check_name("classes", name) for name in classes.values()} - {OTHER})
     table = torch.full((vocabulary_size,), len(names))
     for token, name in classes.items():
@@ -109,14 +108,14 @@ def by_class(classes: Mapping[int, str], vocabulary_size: int) -> tuple[Tensor, 
 
 
 def by_place(sizes: Sequence[int], parts: Sequence[int]) -> Tensor:
-    """Places of a sequence or a grid by the part that they are in, in parts of about the same size.
+    """Split the positions of a sequence or a grid into parts of about the same size.
 
     Args:
-        sizes: ``(n_1, ...)`` number of places along each axis: ``(tokens,)``, or ``(rows, columns)`` of patches.
-        parts: number of parts along each axis, at most as many as places.
+        sizes: ``(n_1, ...)`` number of positions along each axis: ``(tokens,)``, or ``(rows, columns)`` of patches.
+        parts: number of parts along each axis, at most as many as positions.
 
     Returns:
-        ``sizes`` task of each place, long, counted along the last axis first.
+        ``sizes`` task of each position, long, counted along the last axis first.
 
     Example:
         >>> by_place((2, 4), (1, 2))
@@ -134,7 +133,7 @@ def by_place(sizes: Sequence[int], parts: Sequence[int]) -> Tensor:
 
 
 def by_octave(sizes: Sequence[int], num_tasks: int) -> Tensor:
-    """Coefficients of :func:`cosine_transform` by octaves of their highest frequency.
+    """Split the coefficients of :func:`cosine_transform` by octaves of their highest frequency.
 
     The last task has the upper half of the frequencies on some axis, the one before the next quarter, and the first
     all that is slower.
@@ -156,14 +155,14 @@ def by_octave(sizes: Sequence[int], num_tasks: int) -> Tensor:
     longest = max(check_integer("sizes", size, 1) for size in sizes)
     if check_integer("num_tasks", num_tasks, 1) > (most := 1 + math.floor(math.log2(longest))):
         raise ValueError(f"`num_tasks` must be at most {most} for `sizes` {shown(sizes)}, got {num_tasks}.")
-    share = torch.zeros((), dtype=torch.float64)
+    highest = torch.zeros((), dtype=torch.float64)  # frequency over all axes, as a fraction of the largest
     for size in sizes:
-        share = torch.maximum(share[..., None], torch.arange(size) / size)
-    return torch.bucketize(share, 0.5 ** torch.arange(num_tasks - 1, 0, -1), right=True)
+        highest = torch.maximum(highest[..., None], torch.arange(size) / size)
+    return torch.bucketize(highest, 0.5 ** torch.arange(num_tasks - 1, 0, -1), right=True)
 
 
 def cosine_transform(x: Tensor, axes: int = 2) -> Tensor:
-    """The orthonormal cosine transform (type II) along the last axes, which keeps sums of squares.
+    """Compute the orthonormal discrete cosine transform (type II) along the last axes; it preserves sums of squares.
 
     Args:
         x: ``(..., n_1, ..., n_axes)`` floating-point numbers.
@@ -186,7 +185,7 @@ def cosine_transform(x: Tensor, axes: int = 2) -> Tensor:
 
 
 def image_patches(images: Tensor, size: int) -> Tensor:
-    """Square patches ``(N, T, C, size, size)`` of images ``(N, C, H, W)``, row by row.
+    """Cut images ``(N, C, H, W)`` into square patches ``(N, T, C, size, size)``, row by row.
 
     Raises:
         ValueError: for images that are not made of whole patches.
@@ -203,7 +202,7 @@ def image_patches(images: Tensor, size: int) -> Tensor:
 
 
 def texture_energy(patches: Tensor) -> Tensor:
-    """How much neighbouring pixels of a patch differ: mean squares of the differences along both axes, added.
+    """Compute the texture energy of a patch: the sum over both axes of the mean squared difference of neighbors.
 
     Args:
         patches: ``(..., C, H, W)`` floating-point pixels, H and W at least 2.
@@ -223,7 +222,7 @@ def texture_energy(patches: Tensor) -> Tensor:
 
 
 def quantiles(values: Tensor, num_tasks: int) -> Tensor:
-    """Edges between ``num_tasks`` equal parts of a sample of values, for :func:`of_values`.
+    """Compute the quantiles that split a sample of values into ``num_tasks`` equal parts, for :func:`of_values`.
 
     Args:
         values: sample of any shape, such as the texture energies of some thousand patches.
@@ -256,16 +255,16 @@ def quantiles(values: Tensor, num_tasks: int) -> Tensor:
 
 
 def cluster_centres(features: Tensor, num_tasks: int, seed: int = 0) -> Tensor:
-    """Means of clusters of a sample (k-means), for :func:`of_features`.
+    """Compute the k-means cluster centers of a sample, for :func:`of_features`.
 
     Args:
-        features: ``(..., D)`` sample of some thousand vectors: pixels of patches (less their mean, or whatever should
-            not count), or features of examples from an encoder.
+        features: ``(..., D)`` sample of some thousand vectors: pixels of patches (with their mean subtracted, if it is
+            a nuisance), or features of examples from an encoder.
         num_tasks: number of tasks ``k``, at most the number of vectors.
-        seed: of the first means.
+        seed: of the initial means.
 
     Returns:
-        ``(k, D)`` centres, float32, on the device of the features; the largest cluster first.
+        ``(k, D)`` centers, float32, on the device of the features; the largest cluster first.
 
     Raises:
         ValueError: for features that are not finite, or fewer than k.
@@ -286,11 +285,11 @@ def cluster_centres(features: Tensor, num_tasks: int, seed: int = 0) -> Tensor:
 
 
 def of_tokens(tokens: Tensor, table: Tensor) -> Tensor:
-    """The task of each token, long, of their shape and on their device; -1 for negative ones, as ignored labels are.
+    """Look up the task of each token, long, of their shape and on their device; -1 for negative (ignored) ones.
 
     Args:
-        tokens: integers below ``V``; negative ones (the -100 of tokens that are not to be predicted) have no task.
-        table: ``(V,)`` task of each token of the vocabulary, of :func:`by_frequency` or :func:`by_class`.
+        tokens: integers below ``V``; negative ones (the -100 of tokens that are not predicted) have no task.
+        table: ``(V,)`` task of each token of the vocabulary, from :func:`by_frequency` or :func:`by_class`.
 
     Example:
         >>> of_tokens(torch.tensor([[2, -100], [0, 1]]), torch.tensor([0, 0, 1]))
@@ -305,11 +304,11 @@ def of_tokens(tokens: Tensor, table: Tensor) -> Tensor:
 
 
 def of_values(values: Tensor, edges: Tensor) -> Tensor:
-    """Between which edges each value is, long, of the values' shape and on their device.
+    """Assign each value to the interval between two edges, long, of the values' shape and on their device.
 
     Args:
         values: any shape.
-        edges: ``(k - 1,)``, rising, of :func:`quantiles`; a value at an edge belongs above it.
+        edges: ``(k - 1,)``, increasing, from :func:`quantiles`; a value at an edge belongs above it.
 
     Example:
         >>> of_values(torch.tensor([0.1, 2.0, 7.0]), torch.tensor([2.0, 4.0, 6.0]))
@@ -319,11 +318,11 @@ def of_values(values: Tensor, edges: Tensor) -> Tensor:
 
 
 def of_features(features: Tensor, centres: Tensor) -> Tensor:
-    """The centre that is nearest to each vector, long, on the features' device.
+    """Assign each vector to the nearest cluster center, long, on the features' device.
 
     Args:
         features: ``(..., D)``.
-        centres: ``(k, D)`` of :func:`cluster_centres`.
+        centres: ``(k, D)``, from :func:`cluster_centres`.
 
     Returns:
         ``(...)`` in [0, k).
@@ -337,5 +336,5 @@ def of_features(features: Tensor, centres: Tensor) -> Tensor:
             f"`features` must be (..., {centres.shape[-1]}), as the centres, got shape {tuple(features.shape)}."
         )
     vectors, middle = features.detach().float(), centres.to(features.device).float()
-    # |x - c|² less |x|², which is the same for all centres; as products, which autocast would round, but sums
+    # |x - c|² - |x|²; the second term is the same for all centers. Sums of products, since autocast rounds matmuls.
     return torch.stack([(centre * (centre - 2 * vectors)).sum(-1) for centre in middle.unbind()], -1).argmin(-1)

@@ -1,4 +1,4 @@
-"""Figures of a benchmark during training: curves, relatedness, the map of points, predictions (extra ``plots``)."""
+"""Figures of a benchmark during training: curves, relatedness, the map of items, predictions (extra ``plots``)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def task_curves_figure(curves: Tensor, names: Sequence[str], steps: Sequence[int
         curves: ``(T, K)`` of :func:`~synbench_lightning.functional.benchmark.curve_correlation.task_curves`.
         names: of the K tasks.
         steps: optimizer steps of the T checkpoints.
-        warmup: number of checkpoints at which all points were evaluated; ``None`` draws no line after them.
+        warmup: number of checkpoints at which all items were evaluated; ``None`` draws no line after them.
 
     Returns:
         A figure of its own, not known to ``pyplot``.
@@ -91,13 +91,13 @@ def correlation_figure(correlation: Correlation, names: Sequence[str]) -> Figure
 
 @in_style
 def point_map_figure(positions: Tensor, groups: Tensor, names: Sequence[str], chosen: Tensor | None = None) -> Figure:
-    """Where the points of a benchmark lie by their training dynamics: points that move alike lie together.
+    """Where the items of a benchmark lie by their training dynamics: items that move alike lie together.
 
     Args:
         positions: ``(n, 2)`` of :func:`~synbench_lightning.functional.benchmark.cartography.multidimensional_scaling`.
-        groups: ``(n,)`` class or task of each point, integers from 0 on.
+        groups: ``(n,)`` class or task of each item, integers from 0 on.
         names: of the groups.
-        chosen: ``(B,)`` places of selected points, which are ringed.
+        chosen: ``(B,)`` places of selected items, which are ringed.
 
     Raises:
         ValueError: for positions that are not in the plane, or groups or names that do not fit.
@@ -132,7 +132,7 @@ def point_map_figure(positions: Tensor, groups: Tensor, names: Sequence[str], ch
 
 @in_style
 def prediction_figure(truth: Tensor, estimates: dict[str, Estimate], confidence: float = 0.95) -> Figure:
-    """The benchmark as predicted from few points against its true value, with intervals.
+    """The benchmark as predicted from few items against its true value, with intervals.
 
     Args:
         truth: ``(T,)`` true values at the checkpoints.

@@ -16,6 +16,7 @@ from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.probe import OFFICIAL_THRESHOLDS, Probe
 from synbench_lightning.probe.proxy_samples import Normalize
 from synbench_lightning.probe.result import ProbeResult
+from synbench_lightning.probe.view_files import from_files
 from synbench_lightning.probe.view_sampling import Views
 from synbench_lightning.runtime.call_check import call_of_inputs
 from synbench_lightning.runtime.collectives import Progress
@@ -38,7 +39,7 @@ def evaluate(
     batch_size: int = 256,
     normalize: Normalize | None = None,
     inputs: Any = None,
-    views: Views | None = None,
+    views: Views | Tensor | str | None = None,
     labels: Labels | None = None,
     layers: LayerSpec = None,
     seed: int = 0,
@@ -70,7 +71,9 @@ def evaluate(
         views: a function from a batch of inputs ``(N, *input_shape)``, on the CPU, to a random view of each, such as
             the augmentations of the pretraining. It takes the place of noise, and is called once for each of 16 draws
             or more with a seed of its own: whether it draws for a batch or for each example does not matter. For a
-            transform of single examples: ``lambda batch: torch.stack([transform(x) for x in batch])``.
+            transform of single examples: ``lambda batch: torch.stack([transform(x) for x in batch])``. Or a tensor
+            ``(N, V, *input_shape)`` of V views of each input, or a ``.pt`` or ``.npy`` file that holds one
+            (:func:`save_views`): encoders are compared with one set of views, whatever each was trained with.
         labels: a few labels for :attr:`ProbeResult.readout`: integers ``(N,)``, those of ``inputs``, or a pair
             (x, y) of labelled inputs and their labels; at least 20, of which the first 512 are shown.
         layers: ``"auto"`` (the stages or blocks of the encoder, at most twelve) or dotted names of its modules: what
@@ -92,6 +95,7 @@ def evaluate(
         >>> 0.97 < result.score() < 1.03
         True
     """
+    inputs, random_views = from_files(inputs, views)
     if not callable(encoder) or isinstance(encoder, type):
         raise ValueError(f"`encoder` must be a module or a function from a batch to features, got {shown(encoder)}.")
     module = module_behind(encoder)
@@ -125,7 +129,7 @@ def evaluate(
         )
     probe = Probe(
         tasks, plan, input_shape, epsilons=epsilons, thresholds=thresholds, batch_size=batch_size, normalize=normalize,
-        inputs=inputs, views=views, labels=labels, seed=seed, device=chosen, module=module, call=call,
+        inputs=inputs, views=random_views, labels=labels, seed=seed, device=chosen, module=module, call=call,
         layers=reader,
     )  # fmt: skip
 

@@ -223,12 +223,13 @@ class Probe:
             features = self._of_layers(encoding, self.shown)
             of_inputs = features[-1]
             information = [Information.of(of_layer) for of_layer in features]
-            told["information"], told["information_error"] = information[-1][:2]
+            told["information"], told["information_error"], told["information_replicates"] = information[-1]
             told["information_kind"], told["inputs"] = self.shown.kind, self.shown.identity
         if self.with_labels is not None:
             features = self._of_layers(encoding, self.with_labels)
             readouts = [few_label_readout(of_layer, self.with_labels.labels) for of_layer in features]
             told["readout"], told["readout_error"] = readouts[-1].value, readouts[-1].error
+            told["readout_replicates"] = tuple(map(tuple, readouts[-1].replicates.tolist()))
             told["labels"] = self.with_labels.identity
             if self.shown is not None and not self._judged and encoding.processes.rank == 0:
                 self._judged = True

@@ -54,6 +54,9 @@ class ProbeResult:
             :func:`.few_label_readout`. ``None`` without labels.
         readout_error: its standard error over the labelled examples.
         labels: how many labelled examples that was about, and checksums of them.
+        information_replicates: the information without each group of inputs and of views; from those of two results
+            :func:`~synbench_lightning.rank` has the standard error of the difference. Empty without inputs.
+        readout_replicates: ``(1, G)``, the readout without each group of labelled examples. Empty without labels.
         input_shape: of one example; ``None`` where it was not kept.
         num_forwards: examples that the encoder was shown, over all processes.
         seed: of the examples.
@@ -101,6 +104,8 @@ class ProbeResult:
     labels: str | None = None
     input_shape: tuple[int, ...] | None = None
     layers: tuple[LayerResult, ...] = ()
+    information_replicates: tuple[tuple[float, ...], ...] = ()
+    readout_replicates: tuple[tuple[float, ...], ...] = ()
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -161,9 +166,21 @@ class ProbeResult:
             >>> plain.compares(informed), informed.compares(other)
             (True, False)
         """
-        kinds = ((getattr(self, name), getattr(other, name)) for name in ("input_shape", "inputs", "labels"))
-        alike = all(own is None or its is None or own == its for own, its in kinds)
-        return alike and self._settings_of_score == other._settings_of_score
+        return not self.differences(other)
+
+    def differences(self, other: ProbeResult) -> tuple[str, ...]:
+        """Names of the settings in which two results differ, of those that both have.
+
+        Example:
+            >>> from synbench_lightning import evaluate
+            >>> one, other = (evaluate(torch.nn.Flatten(), (4,), seed=seed, tasks=tasks) for seed, tasks in
+            ...               ((0, "dc"), (1, "default")))
+            >>> one.differences(other)
+            ('tasks', 'seed')
+        """
+        names = ("tasks", "plan", "epsilons", "seed", "input_shape", "inputs", "labels")
+        pairs = ((name, getattr(self, name), getattr(other, name)) for name in names)
+        return tuple(name for name, own, its in pairs if None not in (own, its) and own != its)
 
     @property
     def collapsed(self) -> bool:
@@ -275,6 +292,8 @@ class ProbeResult:
         tables = {name: [[list(row) for row in rows] for rows in getattr(self, name)] for name in ("accuracy", "bound")}
         errors = self.standard_errors and [[list(row) for row in rows] for rows in self.standard_errors]
         plain["layers"] = [asdict(layer) for layer in self.layers]
+        for name in ("information_replicates", "readout_replicates"):
+            plain[name] = [list(row) for row in getattr(self, name)]
         return {**lists, **tables, "standard_errors": errors, "plan": asdict(self.plan), **plain}
 
     @classmethod
@@ -295,6 +314,8 @@ class ProbeResult:
         errors = None if values["standard_errors"] is None else _table(values["standard_errors"])
         plan = ProbePlan(**values["plan"])
         layers = tuple(map(_layer, values.get("layers") or ()))
+        for name in ("information_replicates", "readout_replicates"):
+            lists[name] = tuple(map(tuple, values.get(name) or ()))
         noise = {} if values.get("information") is None else {"information_kind": "noise"}  # was all that there was
         found = cls(**{**noise, **values, **lists, **tables, "standard_errors": errors, "plan": plan, "layers": layers})
         shape = (len(found.tasks), len(found.epsilons), len(plan.scales))

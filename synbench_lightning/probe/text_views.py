@@ -11,11 +11,13 @@ from torch import Tensor
 from synbench_lightning.probe.chunked_views import ChunkedViews
 from synbench_lightning.probe.view_sampling import INPUT_FORWARDS, check_enough
 from synbench_lightning.runtime.encoder_call import token_mask
-from synbench_lightning.runtime.input_leaf import input_leaf
+from synbench_lightning.runtime.input_leaf import InputLeaf, input_leaf
 from synbench_lightning.runtime.structures import Arguments, at, leaves, mapped, replaced, taken
 
 PARTS = 4
 """Of each text; chosen in ``examples/text_study.py``."""
+MOST_TEXTS = INPUT_FORWARDS // PARTS
+"""How many texts are encoded. With 128 of them the information did not follow accuracy; see ``examples/README.md``."""
 FEWEST_TOKENS = 16
 """Shorter rows of integers have no parts: they may be categories as well as texts."""
 PADDED = 0.05
@@ -31,20 +33,24 @@ def viewed_texts(chunks: Sequence[Any]) -> ChunkedViews:
     Raises:
         ValueError: for a structure without token ids, or fewer than 32 texts.
     """
-    parts, left = list[list[Any]](), INPUT_FORWARDS // PARTS
+    parts, left = list[list[Any]](), MOST_TEXTS
     for chunk in chunks:
         counting = _Tokens(chunk).counting
         rows = (counting.sum(1) >= FEWEST_TOKENS).nonzero()[:left, 0]
         if len(rows):
             parts.append(text_parts(mapped(taken(chunk, rows, len(counting)), lambda leaf: leaf.detach().cpu())))
             left -= len(rows)
-    check_enough("inputs", INPUT_FORWARDS // PARTS - left)
+    check_enough("inputs", MOST_TEXTS - left)
     return ChunkedViews("pairs", list(zip(*parts, strict=True)))
 
 
 def is_text(batch: Any) -> bool:
     """Whether a structure has token ids ``(N, T)`` for its input, of at least 16 tokens."""
-    leaf = input_leaf(batch)
+    return is_text_leaf(input_leaf(batch))
+
+
+def is_text_leaf(leaf: InputLeaf | None) -> bool:
+    """Whether an input is token ids ``(N, T)``, of at least 16 tokens."""
     return leaf is not None and leaf.is_integer and len(leaf.shape) == 1 and leaf.shape[0] >= FEWEST_TOKENS
 
 

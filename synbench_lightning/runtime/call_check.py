@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,14 +13,24 @@ from torch import Tensor, nn
 
 from synbench_lightning.runtime.call_recorder import Call
 from synbench_lightning.runtime.call_tree import Readout
-from synbench_lightning.runtime.encoder_call import EncoderCall, Placement, as_arguments, examples_first, template
+from synbench_lightning.runtime.encoder_call import (
+    EncoderCall,
+    Placement,
+    as_arguments,
+    examples_first,
+    seen_at,
+    template,
+)
 from synbench_lightning.runtime.input_leaf import InputLeaf, input_leaf
+from synbench_lightning.runtime.isolation import isolated, seed_generators
 from synbench_lightning.runtime.structures import Arguments, at, replaced, taken, tensors_in
 
 TOLERANCE = 0.02
 """Two outputs whose difference is below this fraction of their size are the same, in half precision too."""
 QUANTIZED_STD = 32.0
 """Standard deviation of Gaussian pictures in uint8: four of them reach black and white."""
+
+NOWHERE = Readout()
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,7 @@ class Rehearsal:
         training: context of the trainer's precision in training steps.
         evaluation: and in probes.
         flags: of all modules, as they were in training.
+        readout: where in the module the representation is, if it is not what the call returns.
     """
 
     function: Callable[..., Any]
@@ -42,37 +53,55 @@ class Rehearsal:
     training: Callable[[], AbstractContextManager[Any]]
     evaluation: Callable[[], AbstractContextManager[Any]]
     flags: Mapping[nn.Module, bool]
+    readout: Readout = NOWHERE
 
     def differs(self) -> bool:
-        """Whether a repetition of the recorded call returns something else than the call did, or compares examples.
+        """Whether a repetition of the recorded call returns something else than the call did.
 
-        Where weights or inputs were changed since, or the module draws from a generator of its own, or on an
-        accelerator, only shapes are compared.
+        Raises:
+            ValueError: if it compares examples.
         """
         call = self.call
         found = self._repeated(call.random_state)
-        if [tuple(x.shape) for x in found] != list(call.shapes):
-            return True
-        if self._compares_examples():
+        same_shapes = [tuple(x.shape) for x in found] == list(call.shapes)
+        if same_shapes and self._compares_examples():
             raise ValueError("it compares the examples of a batch")
-        rows = [x[: len(kept)] for x, kept in zip([x for x in found if x.ndim >= 2], call.sample, strict=True)]
-        if call.stale(self.module) or _alike(rows, call.sample):
-            return False
-        states = [torch.Generator().manual_seed(seed).get_state() for seed in (1, 2)]
-        first, second = (self._repeated(state) for state in states)
-        return _alike(first, second) and not _has_own_generator(self.module)
+        rows = [x[: len(kept)] if x.ndim else x for x, kept in zip(found, call.sample, strict=False)]
+        return not same_shapes or not (call.stale(self.module) or _alike(rows, call.sample))
 
-    def encoder_call(self, readout: Readout | None = None) -> EncoderCall:
-        """How a probe makes the call: what it is given besides the input, and where real vectors enter.
+    def varies(self) -> bool:
+        """Whether repetitions differ among themselves, by what is random or by a state that the module keeps.
 
-        Args:
-            readout: where in the module the representation is, if it is not what the call returns.
+        Of other randomness than torch's on the CPU the recorded call's is not known, nor is a state before it.
         """
+        (one, later), (same, _), (other, _) = (self._repeated_twice(seed) for seed in (1, 1, 2))
+        return _alike(one, same) and not (_alike(one, other) and _alike(one, later))
+
+    def reading(self, readout: Readout) -> Rehearsal:
+        """The same, with the representation inside the module, in a part that depends on the input.
+
+        One that embeds time steps, say, does not.
+        """
+        leaf, arguments, parts = self.call.input, self.call.arguments, readout.parts
+        if not parts or leaf is None or leaf.listed:
+            return replace(self, readout=Readout(readout.head))
+        value = at(arguments, leaf.path)
+        whole, other = (self._at_parts(parts, replaced(arguments, leaf.path, x)) for x in (value, value.roll(1, 0)))
+        seen = [part for part in parts if part in whole and part in other]
+        depending = tuple(part for part in seen if not _alike(whole[part], other[part]))
+        return replace(self, readout=Readout(readout.head, depending))
+
+    def _repeated_twice(self, seed: int) -> tuple[list[Tensor], list[Tensor]]:
+        """The call and the call after it, from the module's present state."""
+        with isolated(self.module):
+            return self._repeated(seed=seed), self._repeated(seed=seed)
+
+    def encoder_call(self) -> EncoderCall:
+        """How a probe makes the call: what it is given besides the input, and where real vectors enter."""
         assert self.call.arguments is not None
         leaf, arguments = self.call.input, self.call.arguments
         leaf, interact = self._examples_of(leaf, arguments)
         kept, per_example, defaults = template(self.function, arguments, leaf)
-        head, part = ("", "") if readout is None else (readout.head, self._depending(readout.parts))
         placement, batch_size = None, None
         if leaf is not None and not interact:
             batch_size = self._only_batch_size(leaf, arguments)
@@ -85,17 +114,19 @@ class Rehearsal:
             arguments=kept,
             per_example=per_example,
             defaults=defaults,
-            head=head,
-            part=part,
+            head=self.readout.head,
+            part=next(iter(self.readout.parts), ""),
             batch_size=batch_size,
             calls=self.call.count,
             whole=interact,
         )
 
-    def _repeated(self, random_state: Tensor | None) -> list[Tensor]:
+    def _repeated(self, random_state: Tensor | None = None, seed: int | None = None) -> list[Tensor]:
         assert self.call.arguments is not None
         if random_state is not None:
             torch.set_rng_state(random_state)
+        if seed is not None:
+            seed_generators(seed)
         with self._in_training(), self.training():
             output = self.call.arguments.of(self.function)
         return [x for x in tensors_in(output) if x.is_floating_point() or x.is_complex()]
@@ -113,8 +144,13 @@ class Rehearsal:
 
     def _evaluated(self, arguments: Arguments, seed: int = 0) -> list[Tensor]:
         torch.default_generator.manual_seed(seed)
+        place = self.readout.head or next(iter(self.readout.parts), "")
         with self.evaluation():
-            output = arguments.of(self.function)
+            if place:
+                part = self.module.get_submodule(place)
+                output = seen_at(part, bool(self.readout.head), self.function, arguments)
+            else:
+                output = arguments.of(self.function)
         return [x for x in tensors_in(output) if x.is_floating_point() and x.ndim >= 2]
 
     def _compares_examples(self) -> bool:
@@ -128,16 +164,6 @@ class Rehearsal:
         except Exception:
             return False
         return any(tuple(x.shape) == (rows - 1, rows - 1) for x in fewer)
-
-    def _depending(self, parts: Sequence[str]) -> str:
-        """The first of some parts whose output depends on the input; a part that embeds time steps, say, does not."""
-        leaf, arguments = self.call.input, self.call.arguments
-        if not parts or leaf is None or leaf.listed:
-            return ""
-        value = at(arguments, leaf.path)
-        whole, other = (self._at_parts(parts, replaced(arguments, leaf.path, x)) for x in (value, value.roll(1, 0)))
-        found = (part for part in parts if part in whole and part in other and not _alike(whole[part], other[part]))
-        return next(found, "")
 
     def _at_parts(self, parts: Sequence[str], arguments: Arguments) -> dict[str, list[Tensor]]:
         """What some parts return in a call."""
@@ -274,7 +300,3 @@ def _alike(ones: Any, others: Any) -> bool:
         if not bool((one - other).abs().square().mean().sqrt() <= TOLERANCE * size + 1e-12):
             return False
     return True
-
-
-def _has_own_generator(module: nn.Module) -> bool:
-    return any(isinstance(value, torch.Generator) for part in module.modules() for value in vars(part).values())

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -130,12 +130,22 @@ class CallRecorder:
         seen = list(_open_modules(root))
         self.paths = {id(part): path for path, part in seen}
         """The modules that are looked at."""
+        self._modules = dict(seen)
         self._copies: list[dict[int, Any]] = []
         self._ends: list[Callable[[], None]] = []
         for path, part in seen:
             self._ends.append(self._watch(path, part))
         for kind, name in _methods(root, [part for _, part in seen]):
             self._ends.append(self._wrap(kind, name))
+        if any(isinstance(part, torch._dynamo.OptimizedModule) for _, part in seen):
+            self._ends.append(_around_methods_of_compiled(self._begin_method, self._finish_method))
+
+    @property
+    def replaced(self) -> bool:
+        """Whether in the place of a module with parameters there is another by now, whose calls are not seen."""
+        now = dict(self._root.named_modules())
+        gone = [part for path, part in self._modules.items() if now.get(path) is not part]
+        return any(True for part in gone for _ in part.parameters())
 
     def end(self) -> dict[Key, Call]:
         """Take all hooks away; the calls in the order in which they first began."""
@@ -144,25 +154,35 @@ class CallRecorder:
         self._ends, self._open = [], []
         self._copies.clear()
         found: dict[Key, Call] = {}
+        now = dict(self._root.named_modules())
         for call in sorted(self._calls, key=lambda call: call.order):
+            if now.get(call.path) is not self._modules[call.path]:
+                continue
             other = found.get(call.key)
             found[call.key] = call if other is None else _joined(other, call)
         self._calls = []
         return {key: replace(call, consumers=frozenset(self._consumers.get(key, ()))) for key, call in found.items()}
 
+    def has_called_most(self) -> bool:
+        """Whether the modules that were called have more than half of the parameters that are trained."""
+        trained = {id(one): one.numel() for one in self._root.parameters() if one.requires_grad}
+        called = [self._root.get_submodule(path) for path in {call.path for call in self._calls}]
+        seen = {id(one) for module in called for one in module.parameters()}
+        return 2 * sum(size for one, size in trained.items() if one in seen) > sum(trained.values())
+
     def _watch(self, path: str, part: nn.Module) -> Callable[[], None]:
         return _around_module(part, partial(self._begin, path, ""), partial(self._finish, path, ""), self._copies)
 
     def _wrap(self, kind: type, name: str) -> Callable[[], None]:
-        def begin(module: Any, args: Any, kwargs: Any) -> None:
-            if (path := self.paths.get(id(module))) is not None:
-                self._begin(path, name, module, args, kwargs)
+        return _around_method(kind, name, partial(self._begin_method, name), partial(self._finish_method, name))
 
-        def finish(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            if (path := self.paths.get(id(module))) is not None:
-                self._finish(path, name, module, args, kwargs, output)
+    def _begin_method(self, name: str, module: Any, args: Any, kwargs: Any) -> None:
+        if (path := self.paths.get(id(module))) is not None:
+            self._begin(path, name, module, args, kwargs)
 
-        return _around_method(kind, name, begin, finish)
+    def _finish_method(self, name: str, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        if (path := self.paths.get(id(module))) is not None:
+            self._finish(path, name, module, args, kwargs, output)
 
     def _begin(self, path: str, method: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         if torch.compiler.is_compiling() or not self._root.training:  # in a probe, of another callback
@@ -194,7 +214,7 @@ class CallRecorder:
                 path, method, leaf,
                 arguments=mapped(arguments, Tensor.detach) if kept else None,
                 shapes=tuple(tuple(x.shape) for x in real),
-                sample=tuple(x.detach()[:SAMPLE_ROWS].clone() for x in real if x.ndim >= 2) if kept else (),
+                sample=tuple((x[:SAMPLE_ROWS] if x.ndim else x).detach().clone() for x in real) if kept else (),
                 vectors=None if vectors is None or len(real) != 1 or real[0].ndim != 2 else (
                     vectors, real[0].detach()[:SAMPLE_ROWS].clone()
                 ),
@@ -289,6 +309,40 @@ def _vectors(arguments: Arguments) -> Tensor | None:
     return rows.clone() if rows is not None and rows.is_floating_point() and rows.numel() <= MOST_VECTORS else None
 
 
+def _around_methods_of_compiled(begin: Callable[..., None], finish: Callable[..., None]) -> Callable[[], None]:
+    """The same around methods that are called on what `torch.compile` has returned for a module, which hands them on.
+
+    They run as they are, and what is compiled does not look them up there.
+    """
+    kind = torch._dynamo.OptimizedModule
+    original = vars(kind)["__getattr__"]
+
+    def look_up(module: Any, name: str) -> Any:
+        found = original(module, name)
+        owner = type(getattr(found, "__self__", None))
+        if not (isinstance(found, MethodType) and issubclass(owner, nn.Module) and _is_watched(owner, name)):
+            return found
+
+        @functools.wraps(found)
+        def method(*args: Any, **kwargs: Any) -> Any:
+            begin(name, module, args, kwargs)
+            output = found(*args, **kwargs)
+            finish(name, module, args, kwargs, output)
+            return output
+
+        return method
+
+    kind.__getattr__ = look_up  # type: ignore[method-assign]
+    return partial(setattr, kind, "__getattr__", original)
+
+
+def _is_watched(kind: type, name: str) -> bool:
+    """Whether a method is one that the user's class defines."""
+    known = hasattr(LightningModule, name) or name.startswith(("_", "on_"))
+    owner = next((one for one in kind.__mro__ if name in vars(one)), kind)
+    return not known and not f"{owner.__module__}.".startswith(PACKAGES)
+
+
 def _remove_hook(part: nn.Module, handle: RemovableHandle, copies: list[dict[int, Any]]) -> None:
     handle.remove()
     for memo in copies:
@@ -355,11 +409,10 @@ def _methods(root: nn.Module, parts: list[nn.Module]) -> Iterator[tuple[type, st
     closed = {kind for part in root.modules() if id(part) not in open_parts for kind in type(part).__mro__}
     kinds = dict.fromkeys(kind for part in parts if id(part) in open_parts for kind in type(part).__mro__)
     for kind in kinds:
-        if kind in closed or not issubclass(kind, nn.Module) or f"{kind.__module__}.".startswith(PACKAGES):
+        if kind in closed or not issubclass(kind, nn.Module):
             continue
         for name, value in list(vars(kind).items()):
-            known = hasattr(LightningModule, name) or name.startswith(("_", "on_"))
-            if isinstance(value, FunctionType) and not known:
+            if isinstance(value, FunctionType) and _is_watched(kind, name):
                 yield kind, name
 
 

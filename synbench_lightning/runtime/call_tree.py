@@ -9,8 +9,12 @@ from typing import NamedTuple
 from torch import nn
 
 from synbench_lightning.runtime.call_recorder import Call, Key
-from synbench_lightning.runtime.module_names import LOSSES, is_head, named_like_encoder, words
+from synbench_lightning.runtime.channel_layout import Widths, channel_axis
+from synbench_lightning.runtime.module_names import ENCODES, LOSSES, is_head, named_like_encoder, words
 from synbench_lightning.runtime.structures import leaves
+
+SMALL = 0.03
+"""A module with a smaller fraction of the parameters of the largest one beside it is not the encoder."""
 
 
 class Readout(NamedTuple):
@@ -35,6 +39,10 @@ class CallTree:
     def __init__(self, calls: Mapping[Key, Call], root: nn.Module) -> None:
         self.calls, self.root = calls, root
         self._returns: dict[Key, bool] = {}
+        self._feeders: dict[Key, list[Key]] = {key: [] for key in calls}
+        for call in calls.values():
+            for consumer in call.consumers & calls.keys():
+                self._feeders[consumer].append(call.key)
 
     def represents(self, call: Call) -> bool:
         """Whether what a call returns is a representation, as far as can be seen.
@@ -50,25 +58,50 @@ class CallTree:
         """Where the representation is, in a call that does not return it; ``None`` where that cannot be seen."""
         if self.represents(call) or self._compares(call):
             return None
-        prefix = f"{call.path}." if call.path else ""
         head = self.head(call)
         if head is not None:
-            return Readout(head=head.path.removeprefix(prefix)) if head.features else None
-        parts = [part for part in self.parts(call) if part.features and not is_head(part.path.removeprefix(prefix))]
+            encoders = [part for part in self._feeders_of(head, call) if named_like_encoder(part.path)]
+            if encoders and "decoder" in words(_relative(head, call)):  # which may be given mask tokens too
+                return Readout(parts=(_relative(encoders[-1], call),))
+            return Readout(head=_relative(head, call)) if head.features else None
+        parts = [part for part in self.parts(call) if part.features and not is_head(_relative(part, call))]
         if self._predicts_words(call):
             found = [part for part in reversed(parts) if not self._predicts_words(part, of=call)]
         elif self._reconstructs(call):
-            found = sorted(parts, key=lambda part: (_narrowest(part), -part.order[1]))
+            found = self._narrowest_first(call, parts)
         else:
             return None
-        return Readout(parts=tuple(part.path.removeprefix(prefix) for part in found)) if found else None
+        return Readout(parts=tuple(dict.fromkeys(_relative(part, call) for part in found))) if found else None
 
     def head(self, call: Call) -> Call | None:
         """The head that a call ends in: the last part with parameters, where it has the name of a head.
 
         A part without such a name is one where it is a linear layer that makes fewer numbers of the features, and
-        nothing but the loss is given them.
+        nothing but the loss is given them. Of heads behind each other it is the first, of several that which is given
+        what the latest part returned: another may be given targets.
         """
+        last = self._last_head(call)
+        if last is None:
+            return None
+        others = [part for part in self.parts(call) if is_head(_relative(part, call)) and part.features]
+        heads = [self._first_head(head, call) for head in (last, *filter(self._has_matrix, others))]
+        return max(heads, key=lambda head: max((one.order[1] for one in self._feeders_of(head, call)), default=-1))
+
+    def _first_head(self, head: Call, call: Call) -> Call:
+        seen = set[Key]()
+        while head.key not in seen:
+            seen.add(head.key)
+            before = (one for one in self._feeders_of(head, call) if is_head(_relative(one, call)))
+            head = next(before, head)
+        return head
+
+    def _feeders_of(self, part: Call, call: Call) -> list[Call]:
+        """Parts of a call, with weights, whose outputs another part of it was given."""
+        found = [self.calls[key] for key in self._feeders[part.key]]
+        found = [one for one in found if self._is_within(one, call) and not self._is_within(one, part)]
+        return [one for one in found if self._has_matrix(one)]
+
+    def _last_head(self, call: Call) -> Call | None:
         prefix = f"{call.path}." if call.path else ""
         parts = [part for part in self.parts(call) if self._has_matrix(part)]
         last = max(parts, key=lambda part: part.order[1], default=None)
@@ -82,27 +115,54 @@ class CallTree:
     def is_stage(self, call: Call) -> bool:
         """Whether a part is one stage of a pipeline whose later stages make the representation."""
         owner = self._owner(call)
-        readout = None if owner is None else self.readout(owner)
-        if owner is None or readout is None:
+        if owner is not None and owner.path == "" and not owner.features:  # a step
+            owner = next((one for one in self._callers(call) if one.path == "" and one.features), None)
+        if owner is None:
+            return not named_like_encoder(call.path) and self._is_small_beside(call)
+        readout = self.readout(owner)
+        if readout is None:
             return False
         if named_like_encoder(call.path):
+            if self._feeders_of(call, owner):
+                return True
             later = [part for part in self.parts(owner) if part.key in call.consumers and part.features]
             return any(self._continues(part, call, owner) for part in later)
         if readout.head:
             head = self.head(owner)
             assert head is not None
+            size = _parameters(self.root, call.path)
             taken = None if head.input is None else (head.input.rows, *head.input.shape)
             same_shape = call.input is None or owner.input is None or call.input.shape == owner.input.shape
             if not (same_shape or self._passed_on(call, "given")):
                 return True
-            if head.key in call.consumers:
-                return False
             later = [part for part in self.parts(owner) if part.key in call.consumers]
+            heads = [part for part in later if part.key == head.key or is_head(_relative(part, owner))]
+            later = [part for part in later if part not in heads]
+            if heads and not any(_parameters(self.root, part.path) > size for part in later):
+                return False
             return any(_parameters(self.root, part.path) for part in later) or (
                 taken is not None and taken not in call.shapes
             )
-        narrowest = min(_narrowest(part) for part in self.parts(owner) if not is_head(part.path) and part.features)
-        return _narrowest(call) > narrowest or self._predicts_words(owner)
+        if self._predicts_words(owner):
+            return True
+        if call.path == owner.path:  # another method of it
+            first = min(self._extent(part, owner) for part in self.parts(owner) if part.features)
+            return self._extent(call, owner) > first
+        return _relative(call, owner) != readout.parts[0]
+
+    def has_encoder(self, call: Call) -> bool:
+        """Whether a network in it makes vectors of the input, which what is behind it then projects."""
+        vectors = [part for part in self.parts(call) if part.features and all(len(shape) == 2 for shape in part.shapes)]
+        larger = [part for part in vectors if part.input is not None and len(part.input.shape) > 1]
+        networks = [part for part in larger if any(True for _ in self._module(part).children())]
+        return any(part.consumers and self._passed_on(part, "given") and not is_head(part.path) for part in networks)
+
+    def is_encoding_method(self, call: Call) -> bool:
+        """Whether a method by the name of an encoder's makes what the module's other layers with weights are given."""
+        owner = self._owner(call)
+        if owner is None or owner.path != call.path or not words(call.method) & ENCODES:
+            return False
+        return any(part.key in call.consumers and self._has_matrix(part) for part in self.parts(owner))
 
     def outer(self, call: Call) -> Call:
         """The call that an inner layer was made in, where other parts of that make its input; else the call itself."""
@@ -125,11 +185,14 @@ class CallTree:
 
     def owners(self, call: Call) -> list[Call]:
         """The calls of modules, from the inside out, in which a call was made, but for those of the root."""
+        return [owner for owner in self._callers(call) if owner.path]
+
+    def _callers(self, call: Call) -> list[Call]:
         found: list[Call] = []
         while call.parent is not None and call.parent in self.calls and self.calls[call.parent] not in found:
             call = self.calls[call.parent]
             found.append(call)
-        return [owner for owner in found if owner.path]
+        return found
 
     def parts(self, call: Call) -> list[Call]:
         """The calls of parts of the module that were made in a call, directly or by other methods of the module."""
@@ -215,8 +278,36 @@ class CallTree:
     def _continues(self, part: Call, stage: Call, owner: Call) -> bool:
         """Whether a part that is given what a stage returned is more of an encoder than the stage, and no decoder."""
         larger = _parameters(self.root, part.path) > _parameters(self.root, stage.path)
-        decodes = owner.input is not None and any(prod(shape[1:]) == owner.input.numel for shape in part.shapes)
+        decodes = self.head(owner) is None and _is_as_large(part, owner)
         return larger and not decodes and not is_head(part.path)
+
+    def _is_small_beside(self, call: Call) -> bool:
+        """Whether a much larger module, no head and no decoder, is given what a call returned."""
+        size = _parameters(self.root, call.path)
+        others = [self.calls[key] for key in call.consumers & self.calls.keys() if key[0] not in ("", call.path)]
+        others = [other for other in others if not (is_head(other.path) or _is_as_large(other, call))]
+        return any(size < SMALL * _parameters(self.root, other.path) for other in others)
+
+    def _narrowest_first(self, call: Call, parts: list[Call]) -> list[Call]:
+        """Parts of a call that reconstructs, but for its output layer: those with the fewest positions first.
+
+        Of vectors the narrowest are, of maps of one size the last.
+        """
+        assert call.input is not None
+        shape = call.input.shape
+        inner = [part for part in parts if all(own[1:] != shape for own in part.shapes)]
+        return sorted(inner, key=lambda part: (self._extent(part, call), -part.order[1]))
+
+    def _extent(self, part: Call, whole: Call) -> tuple[int, int]:
+        """Positions of the smallest output of a part; of vectors also how many numbers they are."""
+        shape = () if whole.input is None else whole.input.shape
+        widths = Widths.of(self._module(whole))
+
+        def positions(own: tuple[int, ...]) -> int:
+            return prod(own[1:]) // own[channel_axis(own, shape, widths).axis] if len(own) > 2 else 1
+
+        fewest = min(positions(own) for own in part.shapes if len(own) >= 2)
+        return fewest, _narrowest(part) if fewest == 1 else 0
 
     def _is_used(self, call: Call) -> bool:
         """Whether another module is given what a call returned, but for one that judges it."""
@@ -236,9 +327,19 @@ class CallTree:
         return self.root.get_submodule(call.path)
 
 
+def _relative(call: Call, outer: Call) -> str:
+    """The path of a part in the module that it is a part of."""
+    return call.path.removeprefix(f"{outer.path}.") if outer.path else call.path
+
+
 def _narrowest(call: Call) -> int:
     """Numbers for each example in the smallest output."""
     return min(prod(shape[1:]) for shape in call.shapes if len(shape) >= 2)
+
+
+def _is_as_large(part: Call, whole: Call) -> bool:
+    """Whether a part returns as many numbers for each example as the whole is given."""
+    return whole.input is not None and any(prod(shape[1:]) == whole.input.numel for shape in part.shapes)
 
 
 def _parameters(root: nn.Module, path: str) -> int:

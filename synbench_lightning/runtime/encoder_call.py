@@ -157,6 +157,8 @@ class EncoderCall:
         needed = set(self.per_example) - {path for path, _ in self.defaults}
         if self.input is None:
             return Arguments(tuple(x) if isinstance(x, (tuple, list)) else (x,))
+        if isinstance(x, Tensor) and x.dtype == torch.float32 and self.input.dtype.is_floating_point:
+            x = x.to(self.input.dtype)  # else the trainer's precision has decided
         if not isinstance(x, Mapping):
             needed.discard(self.input.path)
             arguments = replaced(rest, self.input.path, [x] if self.input.listed else x)
@@ -185,7 +187,7 @@ class EncoderCall:
     def _output(self, function: Callable[..., Any], module: nn.Module | None, arguments: Arguments) -> Any:
         with counting_tokens(token_mask(arguments)) as mask:
             if (self.head or self.part) and module is not None:
-                output = _seen_at(module.get_submodule(self.head or self.part), bool(self.head), function, arguments)
+                output = seen_at(module.get_submodule(self.head or self.part), bool(self.head), function, arguments)
             else:
                 output = arguments.of(function)
         if self.input is not None and self.input.axis:
@@ -403,7 +405,7 @@ class _embedding_gives:  # noqa: N801 (a context manager)
         return self.vectors.to(output.dtype)
 
 
-def _seen_at(part: nn.Module, before: bool, function: Callable[..., Any], arguments: Arguments) -> Any:
+def seen_at(part: nn.Module, before: bool, function: Callable[..., Any], arguments: Arguments) -> Any:
     """What a part is given, or what it returns, when a function is called."""
     found: list[Any] = []
     if before:

@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from torch import nn
 
 from synbench_lightning.runtime.call_recorder import Call, Key
-from synbench_lightning.runtime.call_tree import CallTree
+from synbench_lightning.runtime.call_tree import SMALL, CallTree
 from synbench_lightning.runtime.encoder import CANDIDATES
 from synbench_lightning.runtime.module_names import AVERAGES, STEMS, is_head, last_words, named_like_encoder, words
 
-SMALL = 0.03
-"""A module with a smaller fraction of the parameters of the largest one beside it is not the encoder."""
 MAKERS = {"generator", "generate", "decoder", "decode", "reconstruct"}
 """Words in the name of what makes inputs."""
 
@@ -57,7 +55,9 @@ def rank_encoders(calls: Mapping[Key, Call], root: nn.Module) -> list[Call]:
 
 def _may_be_encoder(call: Call, tree: CallTree) -> bool:
     """Whether a call gives features that may be the representation: heads, layers and losses are none."""
-    if not call.features or call.arguments is None or is_head(call.path) or is_head(call.method):
+    if call.arguments is None or is_head(call.path) or is_head(call.method):
+        return False
+    if not call.features and (call.path == "" or tree.readout(call) is None):
         return False
     if "." not in call.path or named_like_encoder(call.path):
         return True
@@ -74,7 +74,9 @@ def _kind(call: Call, tree: CallTree) -> float:
         return 6 if readout is None else 2 if readout.head else 3
     if call.path == "":
         heads = any(is_head(path) for path, _ in tree.calls if path and "." not in path)
-        return 3 if heads else 1
+        return 3 if heads or tree.has_encoder(call) else 1
+    if tree.is_encoding_method(call):
+        return 0
     named = named_like_encoder(call.path)
     if any(tree.represents(owner) for owner in tree.owners(call)):
         return 5 if named else 6

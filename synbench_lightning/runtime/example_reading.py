@@ -31,6 +31,7 @@ from synbench_lightning.runtime.shared_state import (
     COPY_BYTES,
     bytes_reached,
     file_positions_kept,
+    files_are_open,
     make_private,
     trace_of_reading,
 )
@@ -39,6 +40,8 @@ from synbench_lightning.runtime.structures import tensors_in
 PATIENCE_SECONDS = 60.0
 """A batch that takes longer ends the reading: a process may wait for something that only training's has."""
 MOST_WORKERS = 4
+READERS = 2
+"""Processes that read where training reads in its own; one where a file is open, whose position they would share."""
 FIRST = 4
 """Examples of a batch that tell how long it takes, and how large it is."""
 BATCH_BYTES = 2**29
@@ -96,7 +99,7 @@ class TrainingExamples:
             if reason := _why_not(loader, self.spawned):
                 raise UnreadableError(reason)
         workers = max(loader.num_workers for loader in self.loaders)
-        self.workers = max(1, min(workers, MOST_WORKERS))
+        self.workers = min(workers, MOST_WORKERS) or (1 if files_are_open() else READERS)
         can_start = sys.platform == "linux" or all(loader.num_workers for loader in self.loaders)
         self.in_processes = can_start and not multiprocessing.current_process().daemon
         if not self.in_processes and bytes_reached(*(loader.dataset for loader in self.loaders)) > COPY_BYTES:

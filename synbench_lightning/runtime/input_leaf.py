@@ -67,7 +67,7 @@ def input_leaf(arguments: Any) -> InputLeaf | None:
     found = [(path, leaf) for path, leaf in leaves(arguments, within_objects=False) if _may_be_input(path, leaf)]
     integers = [leaf for _, leaf in found if not _is_real(leaf)]
     real = [(path, leaf) for path, leaf in found if _is_real(leaf) and not _is_mask_of(leaf, integers)]
-    for path, leaf in real or found:
+    for path, leaf in real or [(path, leaf) for path, leaf in found if not _is_real(leaf)]:
         container = at(arguments, path[:-1])
         if not isinstance(container, (list, tuple)) or path[:-1] == ("args",):
             return InputLeaf(path, tuple(leaf.shape[1:]), len(leaf), leaf.dtype)

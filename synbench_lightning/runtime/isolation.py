@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,6 +19,8 @@ from synbench_lightning.runtime.module_snapshot import ModuleSnapshot
 from synbench_lightning.runtime.muted_logging import muted_logging
 from synbench_lightning.runtime.sharding import has_shards
 
+RAISES = 2
+"""torch's debug mode of deterministic algorithms, as `Trainer(deterministic=True)` sets it."""
 PROBE_SEED = 0
 """Global generators stand at this seed in every probe, so that encoders that draw (random masks) draw alike."""
 
@@ -47,6 +50,7 @@ def isolated(module: nn.Module | None, also: Sequence[Any] = (), refuse_iterator
     """
     with ExitStack() as stack:
         stack.enter_context(_random_states())
+        stack.enter_context(_deterministic_where_possible())
         if module is not None:
             _refuse_lazy(module)
             if has_shards(module):
@@ -60,20 +64,45 @@ def isolated(module: nn.Module | None, also: Sequence[Any] = (), refuse_iterator
         yield
 
 
+def seed_generators(seed: int) -> None:
+    """Seed the global generators of Python, numpy and torch; inside :func:`isolated`, which puts them back."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    seed_accelerator(seed)
+
+
 @contextmanager
 def _random_states() -> Iterator[None]:
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=()):
-        restore = seed_accelerator(PROBE_SEED)
+        restore = seed_accelerator(PROBE_SEED)  # which is in use from here on, or is not
         try:
-            random.seed(PROBE_SEED)
-            np.random.seed(PROBE_SEED)
-            torch.default_generator.manual_seed(PROBE_SEED)
+            seed_generators(PROBE_SEED)
             yield
         finally:
             restore()
             random.setstate(states[0])
             np.random.set_state(states[1])
+
+
+@contextmanager
+def _deterministic_where_possible() -> Iterator[None]:
+    """Where training raises for an operation without a deterministic implementation, a probe makes it all the same.
+
+    The statistics have some on a GPU (cumulative sums), and training does not depend on them.
+    """
+    mode = torch.get_deterministic_debug_mode()
+    if mode < RAISES:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
+        torch.set_deterministic_debug_mode("warn")
+        try:
+            yield
+        finally:
+            torch.set_deterministic_debug_mode(mode)
 
 
 def _refuse_lazy(module: nn.Module) -> None:

@@ -6,10 +6,12 @@ import re
 
 TRUNKS = {"encoder", "backbone", "trunk", "body", "features", "extractor", "visual", "vision"}
 """Words in the name of what computes a representation."""
+ENCODES = {"encode", "extract", "represent", "representation", "representations", "features", "embeddings"}
+"""Words in the name of a method that computes one."""
 HEADS = {
     "head", "heads", "projector", "projection", "proj", "project", "predictor", "prediction", "predictions", "decoder",
     "classifier", "fc", "cls", "loss", "criterion", "discriminator", "prototypes", "logits", "readout", "decode",
-    "predict", "classify", "reconstruct", "generate", "generator",
+    "predict", "pred", "classify", "reconstruct", "generate", "generator", "quantizer", "quantize", "codebook", "vq",
 }  # fmt: skip
 """Words in the name of what training puts behind it."""
 LOSSES = {"loss", "losses", "criterion", "discriminator", "critic", "perceptual", "lpips"}

@@ -88,13 +88,9 @@ def file_positions_kept() -> Iterator[None]:
     """
     kept: dict[int, int] = {}
     with suppress(OSError, ImportError):
-        import fcntl  # not on Windows
-
-        for name in os.listdir("/proc/self/fd"):
-            with suppress(OSError, ValueError):
-                descriptor = int(name)
-                read_only = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
-                if read_only and stat.S_ISREG(os.fstat(descriptor).st_mode):
+        for descriptor, mode in _open_files():
+            if mode == os.O_RDONLY:
+                with suppress(OSError):
                     kept[descriptor] = os.lseek(descriptor, 0, os.SEEK_CUR)
     try:
         yield
@@ -103,6 +99,31 @@ def file_positions_kept() -> Iterator[None]:
             with suppress(OSError):
                 if os.lseek(descriptor, 0, os.SEEK_CUR) != position:
                     os.lseek(descriptor, position, os.SEEK_SET)
+
+
+def files_are_open() -> bool:
+    """Whether this process can read a file that it has open, in Python or in a library; also where that is not seen."""
+    try:
+        return any(mode != os.O_WRONLY for _, mode in _open_files())
+    except (OSError, ImportError):
+        return True
+
+
+def _open_files() -> Iterator[tuple[int, int]]:
+    """Descriptor and access mode of each regular file that is open.
+
+    Raises:
+        OSError: where they are not listed.
+        ImportError: on Windows.
+    """
+    import fcntl
+
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError, ValueError):
+            descriptor = int(name)
+            mode = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                yield descriptor, mode
 
 
 def _is_open_file(value: io.IOBase) -> bool:

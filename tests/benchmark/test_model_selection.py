@@ -62,7 +62,7 @@ def test_candidates_that_are_alike_are_named_as_rivals():
 
     found = select_best(candidates(1.0, 2.0, 3.0, 4.0), TASKS, 0.1, log_likelihood=noisy, complete=1)
     assert len(found.rivals) >= 2
-    assert "not told apart from" in str(found)
+    assert "not distinguished from" in str(found)
 
 
 def test_loaders_are_called_one_at_a_time_and_few_points_are_evaluated():
@@ -149,13 +149,13 @@ def test_the_command_prints_the_comparison_and_says_what_is_wrong(capsys):
     assert main(["best", *arguments, "--budget=0.5"]) == 0
     assert "<- best" in capsys.readouterr().out
     assert main(["best", *arguments, "--budget=7"]) == 1
-    assert "synbench best: error: `budget` must be a share" in capsys.readouterr().err
+    assert "synbench best: error: `budget` must be a fraction" in capsys.readouterr().err
 
 
 def test_wrong_arguments_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="`candidates` must be a non-empty mapping"):
         select_best({}, TASKS)
-    with pytest.raises(ValueError, match=r"`budget` must be a share of the points in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"`budget` must be a fraction of the items in \(0, 1\]"):
         select_best(candidates(1.0), TASKS, 0.0)
     with pytest.raises(ValueError, match="`complete` must be an integer of at least 1"):
         select_best(candidates(1.0), TASKS, complete=0, log_likelihood=answered)
@@ -172,13 +172,13 @@ def unanswered(module, batch):
 def test_a_candidate_that_gives_no_numbers_is_left_out_by_name(complete, place):
     skills = [0.2, 0.9, 0.5]
     given = [*skills[:place], 9.0, *skills[place:]]
-    with pytest.warns(UserWarning, match="The candidate 'skill 9.0' cannot be evaluated and is left out"):
+    with pytest.warns(UserWarning, match="The candidate 'skill 9.0' cannot be evaluated and is skipped"):
         found = select_best(candidates(*given), TASKS, 0.2, log_likelihood=unanswered, complete=complete)
     assert found.best == "skill 0.9"
     assert list(found.values) == [f"skill {skill}" for skill in skills]
     assert list(found.left_out) == ["skill 9.0"]
     assert "must be finite and at most 0" in found.left_out["skill 9.0"]
-    assert "Left out is skill 9.0: " in str(found)
+    assert "Skipped: skill 9.0: " in str(found)
 
 
 def raising():
@@ -256,7 +256,7 @@ def test_right_and_wrong_answers_are_counted_and_tasks_borrow_from_each_other():
     assert found.tasks == tuple(names)
     assert 0.8 < found.decision_accuracy <= 1  # of the candidates that differ in skill by a tenth of the range
     assert len(found.task_decision_accuracies) == 12
-    assert f"The points put {found.decision_accuracy:.0%} of the pairs of complete candidates" in str(found)
+    assert f"The items rank {found.decision_accuracy:.0%} of the pairs of complete candidates" in str(found)
     off, inside = [], []
     for name, module in given.items():
         exact = [graded(module, dataset.tensors).mean().item() for dataset in tasks.values()]

@@ -147,6 +147,37 @@ def test_no_encoder_at_all():
         trainer(SynBenchCallback(), limit_val_batches=0).fit(Nothing())
 
 
+class Unrepeatable(Autoencoder):
+    """Its encoder returns something else in each call, and nothing in it is an encoder by itself."""
+
+    def __init__(self):
+        super().__init__()
+
+        class Counting(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.weight, self.calls = nn.Parameter(torch.ones(8)), [0]
+
+            def forward(self, x):
+                Unrepeatable.calls += 1
+                return (x * self.weight * Unrepeatable.calls).flatten(1)
+
+        self.encoder = Counting()
+
+    calls = 0
+
+    def training_step(self, batch, batch_idx):
+        return self.decoder(self.encoder(batch[0])[:, :16]).square().mean()
+
+
+def test_an_encoder_that_does_not_do_again_what_it_did():
+    message = "No encoder was found: training called `encoder`, and a repetition of these calls returned something else"
+    model = Unrepeatable()
+    with pytest.raises(ValueError, match=message):
+        trainer(SynBenchCallback(inputs=None)).fit(model)
+    assert not any(part._forward_hooks for part in model.modules())
+
+
 def test_a_named_encoder_that_training_does_not_call_is_told_with_what_it_calls():
     model = Autoencoder()
     model.backbone = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))

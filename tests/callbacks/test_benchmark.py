@@ -298,12 +298,12 @@ def test_proxy_tasks_are_a_benchmark():
         ({"tasks": {"a/b": NUMBERED["easy"]}}, "`tasks` must be a non-empty text without '/'"),
         ({"tasks": {"a": iter([])}}, "`tasks`: 'a' must be a dataset with a length and items by index"),
         ({"log_likelihood": None, "support": 199}, "`tasks`: 'easy' has 200 examples; at least 201 are needed"),
-        ({"budget": 0.0}, r"`budget` must be a share of the points in \(0, 1\]"),
-        ({"audit": 1.5}, r"`audit` must be a share of the points in \(0, 1\]"),
+        ({"budget": 0.0}, r"`budget` must be a fraction of the items in \(0, 1\]"),
+        ({"audit": 1.5}, r"`audit` must be a fraction of the items in \(0, 1\]"),
         ({"warmup": 0}, "`warmup` must be an integer of at least 1"),
         ({"method": "anchors"}, "`method` must be 'residual', 'clusters' or 'random'"),
         ({"log_likelihood": "no"}, "`log_likelihood` must be a callable"),
-        ({"encoder": "encoder"}, "`encoder` is of no use beside `log_likelihood`"),
+        ({"encoder": "encoder"}, "`encoder` and `log_likelihood` are mutually exclusive"),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(arguments, message):

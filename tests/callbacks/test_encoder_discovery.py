@@ -7,10 +7,10 @@ from torch.utils.data import DataLoader
 
 from synbench_lightning import evaluate
 from tests.callbacks.runs import SMALL, probing, steps, trainer
-from tests.integration import user_inputs, user_modules, user_wrappers
+from tests.integration import user_inputs, user_modules, user_pipelines, user_wrappers
 from tests.integration.test_training_unchanged import assert_identical
 
-KINDS = [*user_modules.KINDS, *user_wrappers.KINDS, *user_inputs.KINDS]
+KINDS = [*user_modules.KINDS, *user_wrappers.KINDS, *user_pipelines.KINDS, *user_inputs.KINDS]
 quiet = pytest.mark.filterwarnings("ignore:torch.utils.checkpoint:UserWarning", "ignore:.*[Ll]azy")
 
 
@@ -39,7 +39,8 @@ def test_a_run_without_arguments_takes_what_training_takes_and_changes_nothing(m
     assert_identical(plain.state_dict(), probed.state_dict())
     assert_identical([o.state_dict() for o in its_run.optimizers], [o.state_dict() for o in run.optimizers])
     assert getattr(plain, "graphs", 0) == getattr(probed, "graphs", 0)
-    assert not any(part._forward_hooks for part in probed.modules())
+    hooks = [[len(part._forward_hooks) for part in model.modules()] for model in (plain, probed)]
+    assert hooks[0] == hooks[1]
 
 
 def test_the_probe_of_step_0_is_that_of_the_weights_and_statistics_before_the_first_step():
@@ -56,6 +57,30 @@ def test_the_others_that_training_calls_are_named(caplog):
         fit(user_modules.BYOL, probing())
     [said] = [record.message for record in caplog.records if "training also calls" in record.message]
     assert said.startswith("SynBench: training also calls `target_encoder`: `encoder=` names another")
+
+
+def test_where_two_parts_of_a_model_may_be_the_representation_both_are_named(caplog):
+    with caplog.at_level("INFO"):
+        fit(user_wrappers.UNet, probing())
+    [said] = [record.message for record in caplog.records if "training also calls" in record.message]
+    assert "`unet` (for all that it returns), `unet.up`, `unet.down`: `encoder=`" in said
+
+
+def test_an_encoder_without_gradients_is_told(caplog):
+    with caplog.at_level("INFO"):
+        fit(user_pipelines.MethodOfACompiledInPlace, probing())
+    assert "`backbone` gets no gradients in training, and no other call that may be" in caplog.text
+
+
+@pytest.mark.parametrize("make", [user_pipelines.ReplacedBeforeTheStep, user_pipelines.WrappedInTheStep])
+def test_where_the_first_step_replaces_modules_the_second_is_looked_at(make, caplog):
+    plain, _ = fit(make)
+    callback = probing(every=2, tasks="dc")
+    with caplog.at_level("INFO"):
+        probed, _ = fit(make, callback)
+    assert steps(callback) == [1, 2, 4, 6]
+    assert f"SynBench probes `{make.path}`, a Sequential" in caplog.text
+    assert_identical(plain.state_dict(), probed.state_dict())
 
 
 class Lengths(user_modules.Foreign):

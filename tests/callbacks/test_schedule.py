@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.demos.boring_classes import BoringModel, ManualOptimBoringModel
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -152,6 +152,95 @@ def test_steps_that_are_not_counted_are_told_once_and_batches_count_in_their_pla
     assert steps(callback) == [0, 50, 60, 80, 90]
     assert [step for step, _ in curves(logger)["synbench/score"]] == [0, 50, 60, 80, 90]
     assert len({result.score() for result in callback.history}) == 5
+
+
+class Scaled(OwnOptimizer):
+    """Steps through a scaler of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+
+    def training_step(self, batch, batch_idx):
+        self.own.zero_grad()
+        self.scaler.scale(Autoencoder.training_step(self, batch, batch_idx)).backward()
+        self.scaler.step(self.own)
+        self.scaler.update()
+
+
+class InAHook(OwnOptimizer):
+    """Steps once the gradients are there, in the hook of a callback that comes before the one that probes."""
+
+    def __init__(self):
+        super().__init__("hook")
+
+    class Stepping(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            pl_module.own.step()
+
+
+class InBackward(OwnOptimizer):
+    """Each parameter has an optimizer of its own, which steps as soon as its gradient is there."""
+
+    def __init__(self):
+        super().__init__("backward")
+        self.optimizer_of = {one: torch.optim.SGD([one], lr=0.05) for one in self.parameters()}
+        for one in self.parameters():
+            one.register_post_accumulate_grad_hook(lambda parameter: self.optimizer_of[parameter].step())
+
+
+class Adversarial(OwnOptimizer):
+    """A discriminator makes its step first."""
+
+    def __init__(self):
+        super().__init__()
+        self.discriminator = torch.nn.Linear(64, 1)
+        self.other = torch.optim.SGD(self.discriminator.parameters(), lr=0.05)
+
+    def training_step(self, batch, batch_idx):
+        self.discriminator(batch[0].flatten(1)).mean().backward()
+        self.other.step()
+        super().training_step(batch, batch_idx)
+
+
+class Automatic(Autoencoder):
+    """A second optimizer, which is not Lightning's, steps in an automatic training step."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        own = torch.optim.SGD(self.parameters(), lr=0.05)
+        loss.backward(retain_graph=True)
+        own.step()
+        return Autoencoder.training_step(self, batch, batch_idx)
+
+
+@pytest.mark.parametrize("make", [OwnOptimizer, Scaled, InAHook, InBackward, Adversarial, Automatic])
+@pytest.mark.filterwarnings("ignore:No optimizer step was counted")
+def test_the_first_probe_comes_before_the_first_step_whoever_makes_it(make):
+    def first(**arguments):
+        seed_everything(0)
+        callback = probing(every=20, probe_at_end=False, **arguments)
+        others = [InAHook.Stepping()] if make is InAHook else []
+        trainer(*others, callback, max_steps=-1, max_epochs=1, limit_train_batches=2).fit(make())
+        return callback.history[0]
+
+    seen, before_the_batch = first(), first(encoder="encoder", input_shape=(1, 8, 8))
+    assert seen.step == before_the_batch.step == 0
+    assert seen.score() == before_the_batch.score()
+
+
+def test_weights_that_are_written_by_hand_in_the_first_batch_are_probed_as_those_after_it():
+    class ByHand(OwnOptimizer):
+        def training_step(self, batch, batch_idx):
+            super().training_step(batch, batch_idx)
+            for parameter in self.parameters():
+                parameter.data.sub_(0.05 * parameter.grad)
+
+    logger, callback = TensorBoardLogger("runs"), probing(every=20)
+    with pytest.warns(UserWarning, match=UNCOUNTED):
+        trainer(callback, max_steps=-1, max_epochs=4, logger=logger).fit(ByHand("hand"))
+    assert steps(callback) == [1, 20, 40]
+    assert [step for step, _ in curves(logger)["synbench/score"]] == [1, 20, 40]
 
 
 def test_a_short_run_without_a_counted_step_is_probed_at_its_end():

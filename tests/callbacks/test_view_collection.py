@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, seed_everything
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from synbench_lightning import SynBenchEarlyStopping
 from synbench_lightning.callbacks import reread_views, view_collection
@@ -181,18 +181,26 @@ def test_where_the_encoder_was_not_seen_and_nothing_can_be_read_it_is_said(log):
     assert "it is not measured: examples cannot be read again: Stream is a stream" in log.text
 
 
+class StreamOf(IterableDataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        return iter(self.rows)
+
+
 class Texts(LightningModule):
     """A bag of words over texts of 32 tokens, a share of which are masked when a batch is made."""
 
-    masked = 0.0
+    masked, length, stream = 0.0, 96, False
 
     def __init__(self):
         super().__init__()
         self.encoder = nn.EmbeddingBag(100, 16)
 
     def train_dataloader(self):
-        ids = torch.randint(1, 100, (96, 32), generator=torch.Generator().manual_seed(0))
-        return DataLoader(ids, batch_size=8, collate_fn=self.batch)
+        ids = torch.randint(1, 100, (self.length, 32), generator=torch.Generator().manual_seed(0))
+        return DataLoader(StreamOf(ids) if self.stream else ids, batch_size=8, collate_fn=self.batch)
 
     def batch(self, examples):
         ids = torch.stack(examples)
@@ -211,5 +219,86 @@ class Texts(LightningModule):
 def test_what_is_said_of_texts_gives_a_reason_only_where_nothing_is_random(log, masked, why):
     callback = auto(encoder="encoder")
     trainer(callback, max_steps=2).fit(type("Masked", (Texts,), {"masked": masked})())
-    assert f"training examples in 4 parts each, which share no token{why}." in log.text
+    said = "96 training examples in 4 parts each, which share no token (a row is taken for one text)"
+    assert f"{said}{why}. Fewer than 512 texts are too few to rely on it." in log.text
     assert callback.history[0].information is not None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_512_texts_are_read_and_as_many_are_collected_from_a_stream(log, stream):
+    callback = auto(encoder="encoder", every=70)
+    trainer(callback, max_steps=70).fit(type("Many", (Texts,), {"length": 600, "stream": stream})())
+    assert "on 512 training examples in 4 parts each" in log.text
+    assert "Fewer than" not in log.text
+    assert callback.history[-1].information is not None
+    views = callback._view_collection.inputs.views
+    distinct = {tuple(row) for part in views for row in part[0].args[0].tolist()}
+    assert len(distinct) == 4 * 512
+
+
+class OneLength(nn.Module):
+    """A position for each of 32 tokens; shorter rows are padded, or refused."""
+
+    def __init__(self, pads):
+        super().__init__()
+        self.embedding, self.position, self.pads = nn.Embedding(100, 16), nn.Parameter(torch.randn(32, 16)), pads
+
+    def forward(self, ids):
+        if self.pads:
+            ids = nn.functional.pad(ids, (0, 32 - ids.shape[1]))
+        return (self.embedding(ids) + self.position).relu().mean(1)
+
+
+@pytest.mark.parametrize("pads", [False, True])
+def test_an_encoder_that_takes_one_length_only_has_no_parts_of_texts_and_what_to_do_is_said(recwarn, pads):
+    module = Texts()
+    module.encoder = OneLength(pads)
+    callback = auto()
+    trainer(callback, max_steps=2).fit(module)
+    assert (callback.history[-1].information is not None) == pads
+    refused = [str(one.message) for one in recwarn if "The encoder failed on" in str(one.message)]
+    assert bool(refused) != pads
+    assert all("where the encoder takes one length only, let its `forward` pad them" in text for text in refused)
+
+
+class Recolored(Dataset):
+    """Patterns on a ground of another color in each reading; of other examples where ``shuffled``."""
+
+    shuffled = False
+
+    def __init__(self):
+        coarse = torch.randn(160, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        self.cover = nn.functional.interpolate(coarse, 8, mode="bilinear").sigmoid()
+
+    def __len__(self):
+        return len(self.cover)
+
+    def __getitem__(self, index):
+        index = int(torch.randint(160, ())) if self.shuffled else index
+        ground, ink = torch.randn(2, 3, 1, 1)
+        return ground + (ink - ground) * self.cover[index].roll(tuple(torch.randint(-1, 2, (2,)).tolist()), (1, 2))
+
+
+class RecoloredRun(Autoencoder):
+    shuffled = False
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 16))
+        self.decoder = nn.Linear(16, 192)
+
+    def train_dataloader(self):
+        dataset = Recolored()
+        dataset.shuffled = self.shuffled
+        return DataLoader(dataset, batch_size=8)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.mse_loss(self.decoder(self.encoder(batch)), batch.flatten(1))
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_views_in_other_colors_are_found_and_examples_that_do_not_come_back_are_not(log, shuffled):
+    callback = auto()
+    trainer(callback, max_steps=1).fit(type("Run", (RecoloredRun,), {"shuffled": shuffled})())
+    assert ("128 training examples, each read 16 times" in log.text) != shuffled
+    assert ("an example that is read again is no nearer to itself than to others" in log.text) == shuffled

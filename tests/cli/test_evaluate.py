@@ -1,12 +1,11 @@
 import importlib
 import json
-import math
 
 import numpy as np
 import pytest
 import torch
 
-from synbench_lightning import ProbePlan, evaluate
+from synbench_lightning import ProbePlan, ProbeResult, evaluate, rank, save_views
 from synbench_lightning.cli import main
 from tests.cli.commands import QUICK, SHAPE, run, scores
 
@@ -55,7 +54,7 @@ def test_views_and_labels_are_those_of_a_function_and_a_file(capsys):
     assert found["readout"] == pytest.approx(result.readout)
     assert main([*arguments, "--views", "encoders:shifted"]) == 0
     table = capsys.readouterr().out
-    assert "Information about the inputs in random views" in table
+    assert "identity of the input, in random views" in " ".join(table.split())
     assert "cached" in table
     assert f"{result.readout:.3f} ± {result.readout_error:.3f}" in table
     assert main(arguments) == 0  # the same inputs with noise are another question
@@ -84,22 +83,65 @@ def test_information_about_inputs_in_a_file_is_measured_and_kept(capsys, name):
     assert f"{result.information:.2f} ± {result.information_error:.2f}" in out
 
 
-def test_several_encoders_are_ranked_and_those_within_the_noise_are_named(capsys):
-    arguments = ["--encoder", "encoders:make", "--encoder", "encoders:make", "--encoder.width", "62", *QUICK]
-    more = ["--encoder", "encoders:make", "--encoder.width=63"]
+def views_in_a_file(name="views.pt"):
+    x = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return save_views(name, x, importlib.import_module("encoders").shifted)
+
+
+def test_encoders_are_ranked_by_information_under_one_file_of_views(capsys):
+    views_in_a_file()
+    arguments = ["--encoder", "encoders:make", "--encoder", "encoders:make", "--encoder.scale", "2", *QUICK]
+    more = ["--encoder", "encoders:lossy", "--encoder", "encoders:make", "--encoder.width=24", "--views", "views.pt"]
     found = scores(capsys, *arguments, *more)
-    names = [model["name"] for model in found["models"]]
-    assert names[2] == "encoders:make"
-    for one, other in found["cannot_be_told_apart"]:
-        first, second = (next(model for model in found["models"] if model["name"] == name) for name in (one, other))
-        error = math.hypot(first["standard_error"], second["standard_error"])
-        assert abs(first["score"] - second["score"]) < 2 * error
-    assert [set(pair) for pair in found["cannot_be_told_apart"]] == [set(names[:2])]
+    (ranking,) = found["rankings"]
+    names = [one["name"] for one in ranking["ranked"]]
+    assert [model["name"] for model in found["models"]][:3] == names
+    assert (ranking["key"], ranking["holds"], names[2]) == ("information", True, "encoders:lossy")
+    assert ranking["cannot_be_distinguished_from_best"] == [names[1]]  # a scale changes nothing
+    assert list(ranking["excluded"]) == ["encoders:make(width=24)"]
+    assert "24 features, not 16" in ranking["excluded"]["encoders:make(width=24)"]
+    results = {model["name"]: ProbeResult.from_dict(model["result"]) for model in found["models"]}
+    assert [one.name for one in rank(results).ranked] == names
     code, out, err = run(capsys, *arguments, *more)
     assert (code, err) == (0, "")
-    rows = [line.split() for line in out.splitlines()[1:4]]
-    assert [row[:2] for row in rows] == [[str(rank), name] for rank, name in enumerate(names, 1)]
-    assert f"Cannot be told apart: {names[0]} and {names[1]}." in out
+    assert [line.split()[:2] for line in out.splitlines()[1:4]] == [[str(n), name] for n, name in enumerate(names, 1)]
+    assert f"cannot be distinguished from {names[1]}" in " ".join(out.split())
+    assert "Not comparable: encoders:make(width=24) (24 features, not 16" in " ".join(out.split())
+
+
+def test_groups_that_are_not_comparable_have_a_ranking_each(capsys):
+    views_in_a_file()
+    pairs = ["--encoder", "encoders:make", "--encoder", "encoders:lossy", "--encoder", "encoders:make"]
+    pairs += ["--encoder.width=24", "--encoder", "encoders:make", "--encoder.width=24", "--encoder.scale=2"]
+    found = scores(capsys, *pairs, *QUICK, "--views", "views.pt")["rankings"]
+    assert [len(ranking["ranked"]) for ranking in found] == [2, 2]
+    assert [len(ranking["excluded"]) for ranking in found] == [2, 0]
+
+
+def test_by_the_score_alone_encoders_are_in_order_and_not_ranked(capsys):
+    arguments = ["--encoder", "encoders:lossy", "--encoder", "encoders:make", *QUICK]
+    (ranking,) = scores(capsys, *arguments)["rankings"]
+    assert (ranking["key"], ranking["holds"], ranking["best"]) == ("score", False, "encoders:make")
+    out = " ".join(run(capsys, *arguments)[1].split())
+    assert "This does not rank representations: the score can point the wrong way." in out
+    assert "Best is" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--views", "nowhere.pt"], "argument --views: nowhere.pt could not be read"),
+        (["--views", "flat.npy"], "argument --views: must be a tensor (N, V, *input_shape) with at least two views"),
+        (["--views", "views.pt", "--inputs", "views.pt"], "leave `inputs` out, or give a function for `views`"),
+        (["--views", "encoders:shifted"], "argument --views: needs --inputs, the inputs themselves"),
+    ],
+)
+def test_files_that_hold_no_views_are_refused(capsys, arguments, message):
+    views_in_a_file()
+    np.save("flat.npy", np.zeros((40, 64), dtype=np.float32))
+    code, out, err = run(capsys, *ENCODER, *QUICK, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
 
 
 def test_the_same_encoder_twice_has_two_names(capsys):

@@ -6,8 +6,7 @@ import logging
 import random
 import re
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +23,19 @@ from tests.integration.test_training_unchanged import assert_identical
 PLAN = ProbePlan(forwards=48, num_scales=2)
 """The smallest there is: what is found counts, not its value."""
 STEPS = 4
+SIZE = 16
+"""Examples in a batch: with those of the steps after the first there are enough for information."""
 NAMED = re.compile(r"SynBench probes (`\S+`|the `\S+` of \w+)(?:, an? \w+)?(?:, (before|after) its \w+ (`\S+`))?,")
 """In what a run says of the encoder: its name, and where in it the representation is."""
+OTHERS = "training also calls "
+VIEWS = {
+    r"each read \d+ times \(random in ([^)]*)\)": r"read again, random in \1",
+    r"in (\d+) parts each": r"\1 parts of a text",
+    r"in (\d+) views each": r"\1 views from steps",
+    "with white noise": "noise",
+    r"information`(?: is measured on .*|:) it is not measured: (.*)": r"none: \1",
+}
+"""In what a run says of the examples that information is measured on, and what a table says for it."""
 
 
 @dataclass
@@ -60,6 +70,22 @@ class Outcome:
     keys: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
 
+    @property
+    def views(self) -> str:
+        """What information was measured on."""
+        for pattern, said in VIEWS.items():
+            for message in self.messages:
+                if (match := re.search(pattern, message)) is not None:
+                    return match.expand(said)
+        return "none"
+
+    def verdict(self, client: Client) -> str:
+        """Whether the encoder was found that was expected; else whether the log names it."""
+        if self.encoder == client.encoder and client.shape in (..., self.shape):
+            return "right"
+        others = [message for message in self.messages if OTHERS in message]
+        return "told" if any(f"`{client.encoder}`" in message for message in others) else "wrong"
+
 
 def run(client: Client) -> Outcome:
     """Train with the callback and without it.
@@ -84,12 +110,8 @@ def run(client: Client) -> Outcome:
 def check(client: Client) -> None:
     """Assert that a client is probed as its maintainer would, and that its training is not changed."""
     outcome = run(client)
-    assert _right(client, outcome), (outcome.encoder, outcome.shape, outcome.messages)
+    assert outcome.verdict(client) == "right", (outcome.encoder, outcome.shape, outcome.messages)
     assert outcome.steps == [0, STEPS]
-
-
-def _right(client: Client, outcome: Outcome) -> bool:
-    return outcome.encoder == client.encoder and client.shape in (..., outcome.shape)
 
 
 def marks(*packages: str) -> list[Any]:
@@ -102,7 +124,7 @@ def marks(*packages: str) -> list[Any]:
 class Rows(Dataset[Any]):
     """Examples that are made once, from a seed, by a function of a generator and a number."""
 
-    def __init__(self, example: Callable[[torch.Generator, int], Any], number: int = 8 * STEPS) -> None:
+    def __init__(self, example: Callable[[torch.Generator, int], Any], number: int = SIZE * STEPS) -> None:
         generator = torch.Generator().manual_seed(0)
         self.rows = [example(generator, index) for index in range(number)]
 
@@ -113,7 +135,7 @@ class Rows(Dataset[Any]):
         return self.rows[index]
 
 
-def batches(example: Callable[[torch.Generator, int], Any], size: int = 8) -> DataLoader[Any]:
+def batches(example: Callable[[torch.Generator, int], Any], size: int = SIZE) -> DataLoader[Any]:
     """Batches of such examples."""
     return DataLoader(Rows(example), batch_size=size)
 
@@ -172,18 +194,3 @@ def _messages() -> Iterator[list[str]]:
         for one, level in zip(loggers, levels, strict=True):
             one.removeHandler(handler)
             one.setLevel(level)
-
-
-def table(clients: Sequence[Client]) -> None:
-    """Print a row for each client, and what was said where another encoder was found than was expected."""
-    for client in clients:
-        try:
-            outcome = run(client)
-        except Exception:
-            print(f"FAILED {client}\n{traceback.format_exc(limit=-4)}", flush=True)
-            continue
-        right = _right(client, outcome)
-        row = f"| {client} | `{outcome.encoder}` | {outcome.shape} | {', '.join(outcome.keys)} |"
-        print(row if right else f"{row} WRONG", flush=True)
-        for message in () if right else outcome.messages:
-            print(f"    {message}", flush=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.clients.clients import Client, batches, check, marks
+from tests.clients.clients import SIZE, Client, batches, check, marks
 
 pytestmark = marks("solo.methods", "omegaconf")
 from omegaconf import OmegaConf  # noqa: E402
@@ -39,7 +39,7 @@ def _method(name: str) -> Any:
             "dataset": "cifar10", "num_large_crops": 2, "num_small_crops": 0, "num_classes": 10, "num_workers": 0,
         },
         "optimizer": {
-            "name": "sgd", "batch_size": 8, "lr": 0.1, "classifier_lr": 0.1, "weight_decay": 1e-5, "kwargs": {},
+            "name": "sgd", "batch_size": SIZE, "lr": 0.1, "classifier_lr": 0.1, "weight_decay": 1e-5, "kwargs": {},
         },
         "scheduler": {"name": "none"},
         "max_epochs": 1,

@@ -61,7 +61,7 @@ class Classified(LightningModule):
         self.model = timm.create_model(name, **MODELS[name], num_classes=10)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return nn.functional.cross_entropy(self.model(batch), torch.arange(len(batch)))
+        return nn.functional.cross_entropy(self.model(batch), torch.arange(len(batch)) % 10)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.AdamW(self.parameters(), lr=1e-3)

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from tests.clients.clients import Client, check, marks
+from tests.clients.clients import SIZE, STEPS, Client, check, marks
 
 pytestmark = marks("torch_geometric")
 from torch_geometric.data import Data  # noqa: E402
@@ -73,11 +73,11 @@ class GraphCL(Contrastive):
 def _graphs() -> Any:
     generator = torch.Generator().manual_seed(0)
     graphs = []
-    for index in range(32):
+    for index in range(SIZE * STEPS):
         nodes = 5 + index % 4
         edges = torch.randint(nodes, (2, 3 * nodes), generator=generator)
         graphs.append(Data(x=torch.rand(nodes, 6, generator=generator), edge_index=edges))
-    return DataLoader(graphs, batch_size=8)
+    return DataLoader(graphs, batch_size=SIZE)
 
 
 CLIENTS = [

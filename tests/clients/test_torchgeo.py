@@ -24,7 +24,8 @@ def _of(task: type[Any], **given: Any) -> Any:
 CLIENTS = [
     Client("SimCLRTask", _of(SimCLRTask, size=32), "backbone", (4, 32, 32)),
     Client("MoCoTask", _of(MoCoTask, size=32), "backbone", (4, 32, 32)),
-    Client("BYOLTask", _of(BYOLTask), "model.backbone.model", (4, 256, 256)),
+    # as `model.backbone`: what it gives its projector, which a hook calls; the online network is called as a whole
+    Client("BYOLTask", _of(BYOLTask), "the forward of BYOLTask before model.backbone._projector", (4, 224, 224)),
 ]
 
 

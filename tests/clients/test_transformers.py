@@ -100,7 +100,7 @@ class Speech(Module):
 
 
 def _both(generator: torch.Generator, index: int) -> dict[str, Any]:
-    return {**tokens(12, 60)(generator, index), "pixel_values": torch.rand(3, 32, 32, generator=generator)}
+    return {**tokens(24, 60)(generator, index), "pixel_values": torch.rand(3, 32, 32, generator=generator)}
 
 
 WAVES: dict[str, Any] = {
@@ -139,21 +139,21 @@ CLIENTS = [
     ),
     Client(
         "BERT (BertForMaskedLM)",
-        lambda: (Masked(tf.BertForMaskedLM(tf.BertConfig(**TEXT))), batches(tokens(12, 60))),
-        "model.bert", (12, 32),
+        lambda: (Masked(tf.BertForMaskedLM(tf.BertConfig(**TEXT))), batches(tokens(24, 60))),
+        "model.bert", (24, 32),
     ),
     Client(
-        "BertModel and a head", lambda: (Headless(tf.BertModel(tf.BertConfig(**TEXT))), batches(tokens(12, 60))),
-        "model", (12, 32),
+        "BertModel and a head", lambda: (Headless(tf.BertModel(tf.BertConfig(**TEXT))), batches(tokens(24, 60))),
+        "model", (24, 32),
     ),
     Client(
-        "GPT-2 (GPT2LMHeadModel)", lambda: (Causal(tf.GPT2LMHeadModel(_gpt2())), batches(tokens(12, 60))),
-        "model.transformer", (12, 32),
+        "GPT-2 (GPT2LMHeadModel)", lambda: (Causal(tf.GPT2LMHeadModel(_gpt2())), batches(tokens(24, 60))),
+        "model.transformer", (24, 32),
     ),
     Client(
         "T5 (T5ForConditionalGeneration)",
-        lambda: (Causal(tf.T5ForConditionalGeneration(tf.T5Config(**T5))), batches(tokens(12, 60))),
-        "model.encoder", (12, 32),
+        lambda: (Causal(tf.T5ForConditionalGeneration(tf.T5Config(**T5))), batches(tokens(24, 60))),
+        "model.encoder", (24, 32),
     ),
     Client(
         "CLIP", lambda: (Module(_clip(), return_loss=True), batches(_both)),

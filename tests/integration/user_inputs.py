@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from tests.integration.user_modules import Foreign, conv, mlp, transformer
-from tests.integration.user_wrappers import Of
+from tests.integration.user_modules import Foreign, Of, conv, mlp, transformer
 
 WORDS = 30
 
@@ -24,10 +23,10 @@ class Text(Foreign):
 
     def __init__(self) -> None:
         super().__init__()
-        self.text = self.model()
+        self.text = self.made()
         self.lm_head = nn.Linear(16, WORDS)
 
-    def model(self) -> nn.Module:
+    def made(self) -> nn.Module:
         def forward(m: Any, ids: Tensor, attention_mask: Tensor | None = None) -> Any:
             padding = None if attention_mask is None else attention_mask == 0
             return m.blocks(m.embedding(ids), src_key_padding_mask=padding)
@@ -44,12 +43,33 @@ class Text(Foreign):
         return DataLoader([{"ids": i * m, "mask": m} for i, m in zip(ids, mask, strict=True)], batch_size=8)
 
 
+class Causal(Text):
+    """Its model returns logits and a loss."""
+
+    path, inside = "model", "before its head `model.lm_head`"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = None
+
+        def forward(m: Any, ids: Tensor, targets: Tensor) -> Any:
+            logits = m.lm_head(m.h(m.wte(ids) + m.wpe(torch.arange(ids.shape[1]))))
+            return logits, cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+        self.model = Of(
+            forward, wte=nn.Embedding(WORDS, 16), wpe=nn.Embedding(6, 16), h=transformer(), lm_head=self.lm_head
+        )
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.model(batch["ids"], batch["ids"])[1]
+
+
 class Tied(Text):
     """Words are predicted with the weights of the embedding."""
 
     inside = "after its part `text.blocks`"
 
-    def model(self) -> nn.Module:
+    def made(self) -> nn.Module:
         def forward(m: Any, ids: Tensor, attention_mask: Any = None) -> Any:
             return m.blocks(m.embedding(ids)) @ m.embedding.weight.T
 
@@ -62,7 +82,7 @@ class Tied(Text):
 class OneMapping(Text):
     """All that it is given is one mapping, as transformers' BatchEncoding."""
 
-    def model(self) -> nn.Module:
+    def made(self) -> nn.Module:
         return Of(lambda m, batch: m.net(m.words(batch["ids"])), words=nn.Embedding(WORDS, 16), net=transformer())
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -70,7 +90,7 @@ class OneMapping(Text):
 
 
 class WordsTimeFirst(Text):
-    def model(self) -> nn.Module:
+    def made(self) -> nn.Module:
         layer = nn.TransformerEncoderLayer(16, 2, 32)
 
         def forward(m: Any, ids: Tensor, padding: Tensor) -> Any:
@@ -88,24 +108,37 @@ class Takes(Foreign):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder, self.head = self.model(), mlp(16)
+        self.encoder, self.head = self.made(), mlp(16)
 
-    def model(self) -> nn.Module:
+    def made(self) -> nn.Module:
         raise NotImplementedError
 
     def given(self, x: Tensor) -> Any:
         raise NotImplementedError
 
-    def loss(self, x: Tensor) -> Tensor:
-        return self.head(self.encoder(self.given(x))).square().mean()  # type: ignore[no-any-return]
+    def output(self, x: Tensor) -> Any:
+        return self.head(self.encoder(self.given(x)))
 
 
 class TakesBytes(Takes):
-    def model(self) -> nn.Module:
+    def made(self) -> nn.Module:
         return Of(lambda m, x: m.net(x.float() / 255), net=conv())
 
     def given(self, x: Tensor) -> Any:
         return (x * 255).to(torch.uint8)
+
+
+class TakesHalfPrecision(TakesBytes):
+    def made(self) -> nn.Module:
+        def forward(m: Any, x: Tensor) -> Any:
+            if x.dtype != torch.float16:
+                raise TypeError(x.dtype)
+            return m.net(x.float())
+
+        return Of(forward, net=conv())
+
+    def given(self, x: Tensor) -> Any:
+        return x.half()
 
 
 @dataclass
@@ -115,7 +148,7 @@ class Sample:
 
 
 class TakesADataclass(Takes):
-    def model(self) -> nn.Module:
+    def made(self) -> nn.Module:
         return Of(lambda m, sample: m.net(sample.image), net=conv())
 
     def given(self, x: Tensor) -> Any:
@@ -125,7 +158,7 @@ class TakesADataclass(Takes):
 class TakesSpectra(Takes):
     shape = (1, 8, 5, 2)
 
-    def model(self) -> nn.Module:
+    def made(self) -> nn.Module:
         return Of(
             lambda m, x: torch.view_as_real(m.layer(x).mean((1, 2))).flatten(1),
             layer=nn.Linear(5, 8, dtype=torch.complex64),
@@ -138,18 +171,18 @@ class TakesSpectra(Takes):
 class TakesTimeFirst(Takes):
     shape = (4, 16)
 
-    def model(self) -> nn.Module:
+    def made(self) -> nn.Module:
         return nn.LSTM(16, 16)
 
-    def loss(self, x: Tensor) -> Tensor:
+    def output(self, x: Tensor) -> Any:
         _, (hidden, _) = self.encoder(x.reshape(len(x), 4, 16).transpose(0, 1))
-        return self.head(hidden[-1]).square().mean()  # type: ignore[no-any-return]
+        return self.head(hidden[-1])
 
 
 class KeepsAState(Takes):
     """It remembers as many states as there were examples."""
 
-    def model(self) -> nn.Module:
+    def made(self) -> nn.Module:
         def forward(m: Any, x: Tensor) -> Any:
             m.state = (m.net(x) + 0.5 * m.state).detach()
             return m.net(x) + 0 * m.state
@@ -163,7 +196,7 @@ class KeepsAState(Takes):
 
 
 KINDS: list[type[Foreign]] = [
-    Text, Tied, OneMapping, WordsTimeFirst, TakesBytes, TakesADataclass, TakesSpectra,
+    Text, Causal, Tied, OneMapping, WordsTimeFirst, TakesBytes, TakesHalfPrecision, TakesADataclass, TakesSpectra,
     TakesTimeFirst, KeepsAState,
 ]  # fmt: skip
 """All of them."""

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from tests.integration.user_modules import Foreign, conv, mlp
-
-
-class Of(nn.Module):
-    """Parts by name, and a forward over them."""
-
-    def __init__(self, forward: Callable[..., Any], **parts: nn.Module) -> None:
-        super().__init__()
-        self.over = forward
-        for name, part in parts.items():
-            self.add_module(name, part)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.over(self, *args, **kwargs)
+from tests.integration.user_modules import Foreign, Of, conv, mlp
 
 
 class ForwardIsTheTeacher(Foreign):
@@ -118,6 +104,48 @@ class ReconstructsWithoutAName(Foreign):
 
     def loss(self, x: Tensor) -> Tensor:
         return mse_loss(self.net(x), x)
+
+
+class UNet(Foreign):
+    path, inside = "unet", "after its part `unet.mid`"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def forward(m: Any, x: Tensor) -> Any:
+            one = m.down(x)
+            two = m.mid(one.relu())
+            return m.out(torch.cat([m.up(two.relu()), one], 1))
+
+        self.unet = Of(
+            forward, down=nn.Conv2d(1, 8, 2, 2), mid=nn.Conv2d(8, 16, 2, 2), up=nn.ConvTranspose2d(16, 8, 2, 2),
+            out=nn.ConvTranspose2d(16, 1, 2, 2),
+        )  # fmt: skip
+
+    def loss(self, x: Tensor) -> Tensor:
+        return mse_loss(self.unet(x), x)
+
+
+class Denoises(Foreign):
+    """A diffusion model; the embedding of time steps is the narrowest part, and is none."""
+
+    path, inside = "model", "after its part `model.mid`"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def forward(m: Any, x: Tensor, steps: Tensor) -> Any:
+            z = m.down(x).relu() + m.time(steps[:, None] / 100)[..., None, None]
+            return m.up(m.mid(z).relu())
+
+        self.model = Of(
+            forward, time=nn.Linear(1, 8), down=nn.Conv2d(1, 8, 2, 2), mid=nn.Conv2d(8, 8, 3, 1, 1),
+            up=nn.ConvTranspose2d(8, 1, 2, 2),
+        )  # fmt: skip
+
+    def loss(self, x: Tensor) -> Tensor:
+        steps, noise = torch.randint(100, (len(x),)), torch.randn_like(x)
+        return mse_loss(self.model(x + noise * steps[:, None, None, None] / 100, steps), noise)
 
 
 class VAE(Foreign):
@@ -241,6 +269,26 @@ class ClassifiesItself(Foreign):
         return cross_entropy(self(x), torch.arange(len(x)) % 4)
 
 
+class ProjectsInAHook(Foreign):
+    """The projector is called by a hook on a layer of the model, as in torchgeo's BYOL."""
+
+    path, inside = "backbone", "before its head `backbone.projector`"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def forward(m: Any, x: Tensor) -> Any:
+            m.model(x)
+            return m.kept
+
+        self.backbone = Of(forward, model=nn.Sequential(*conv(), nn.Linear(16, 4)), projector=nn.Linear(16, 12))
+        backbone: Any = self.backbone
+        backbone.model[-2].register_forward_hook(lambda _, args, z: setattr(backbone, "kept", backbone.projector(z)))
+
+    def loss(self, x: Tensor) -> Tensor:
+        return self.backbone(x).square().mean()  # type: ignore[no-any-return]
+
+
 class Adversarial(Foreign):
     """Nothing but a generator and a discriminator."""
 
@@ -274,8 +322,8 @@ class InADict(Foreign):
         super().__init__()
         self.nets = nn.ModuleDict({"enc": conv(), "proj": mlp(16)})
 
-    def loss(self, x: Tensor) -> Tensor:
-        return self.nets["proj"](self.nets["enc"](x)).square().mean()  # type: ignore[no-any-return]
+    def output(self, x: Tensor) -> Any:
+        return self.nets["proj"](self.nets["enc"](x))
 
 
 class Copies(Foreign):
@@ -295,8 +343,8 @@ class Copies(Foreign):
 
 
 KINDS: list[type[Foreign]] = [
-    ForwardIsTheTeacher, TeacherAndStudent, Averaged, Distilled, Reconstructs, ReconstructsWithoutAName,
+    ForwardIsTheTeacher, TeacherAndStudent, Averaged, Distilled, Reconstructs, ReconstructsWithoutAName, UNet, Denoises,
     VAE, EncodesAndDecodes, Siamese, Similarities, Classifies, ClassifiesWithoutAName, ClassifiesItself,
-    Adversarial, InADict, Copies,
+    ProjectsInAHook, Adversarial, InADict, Copies,
 ]  # fmt: skip
 """All of them."""

@@ -1,7 +1,8 @@
 """Which faults in a file no test notices: `python -m tests.mutants FILE ...`; see the README of this folder.
 
-The file on disk is never written: each mutant runs in a forked process, which imports the package with the changed
-module and runs the tests that reach the changed line, quickest first, until one fails.
+The files on disk are never written. The tests are collected once, and run once without a fault to see which lines they
+reach. Each fault is then planted in a forked process, which runs the tests that reach its line, the quickest first,
+until one fails.
 """
 
 from __future__ import annotations
@@ -22,43 +23,154 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from tests.mutants.faults import Mutant, mutants
 from tests.mutants.nearest_tests import PACKAGE, ROOT, Reached, nearest_tests
+from tests.mutants.planting import ImportChanged, replace_functions
 
 MARK = re.compile(r"#.*\bmutants: \S")
 
 
-class Changed(SourceFileLoader):
-    """Gives a module the code of a tree instead of its file."""
-
-    tree: ast.Module
-
-    def get_code(self, fullname: str) -> Any:
-        return compile(ast.fix_missing_locations(self.tree), self.path, "exec")
-
-
 @dataclass
-class Hook:
-    """Imports one module from a tree; stands first among the finders."""
+class Examined:
+    """A file, its faults and its tests, and what became of them."""
 
-    module: str
+    path: Path
     tree: ast.Module
+    found: list[Mutant]
+    marked: int
+    tests: list[Path] = field(default_factory=list)
+    planted: list[Mutant] = field(default_factory=list)
+    survived: list[Mutant] = field(default_factory=list)
+    timed_out: int = 0
+    ended: int = 0
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name != self.module:
-            return None
-        spec = PathFinder.find_spec(name, path)
-        assert spec is not None
-        spec.loader = Changed(name, str(spec.origin))
-        spec.loader.tree = self.tree
-        return spec
+    def report(self, failed: set[str]) -> None:
+        name = self.path.relative_to(ROOT)
+        for one in sorted(self.survived, key=lambda one: one.line):
+            print(f"{name}:{one.line}: {one.before}  ->  {one.after}")
+        said = [f"{len(self.survived)} of {len(self.planted)} survived", f"{self.marked} marked"]
+        said += [f"{self.timed_out} ran out of time"] if self.timed_out else []
+        own = {str(one.relative_to(ROOT)) for one in self.tests}
+        unused = sorted(test for test in failed if test.partition("::")[0] in own)
+        said += [f"without the tests that fail as it is: {', '.join(unused)}"] if unused else []
+        print(f"{name}: {'; '.join(said)}", flush=True)
+
+
+def read(path: Path, only_marked: bool) -> Examined:
+    """A file and its faults, those in marked lines or those in others."""
+    text = path.read_text()
+    tree, marks = ast.parse(text), {n for n, line in enumerate(text.splitlines(), 1) if MARK.search(line)}
+    found = list(mutants(tree))
+    marked = sum(one.line in marks for one in found)
+    return Examined(path, tree, [one for one in found if (one.line in marks) == only_marked], marked)
+
+
+def choose(files: Sequence[Examined], options: argparse.Namespace) -> None:
+    """Which faults are planted: all, or a random sample of those of all files together."""
+    places = [(file, index) for file in files for index in range(len(file.found))]
+    if options.sample is not None and options.sample < len(places):
+        places = sorted(random.Random(options.seed).sample(places, options.sample), key=places.index)
+    for file, index in places:
+        file.planted.append(file.found[index])
+    for file in files:
+        if file.planted:
+            file.tests = [Path(one).resolve() for one in options.tests] or nearest_tests(file.path, options.distance)
+
+
+@dataclass(eq=False)
+class Examination:
+    """A pytest plugin: in place of running the collected tests, runs those that matter for each fault."""
+
+    files: Sequence[Examined]
+    budget: float
+    workers: int
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        reached = self.without_fault(session)
+        waiting = [(file, mutant) for file in self.files for mutant in file.planted]
+        running: dict[int, tuple[Examined, Mutant, float]] = {}
+        while waiting or running:
+            while waiting and len(running) < self.workers:
+                file, mutant = waiting.pop(0)
+                wanted = reached.tests_of(file.path, mutant.lines if mutant.in_function else None, file.tests)
+                while sum(map(reached.seconds.__getitem__, wanted)) > self.budget:
+                    wanted.pop()
+                if not wanted:
+                    self.ended(file, mutant, True, reached)
+                    continue
+                limit = 30 + 10 * sum(reached.seconds[test] for test in wanted)
+                child = in_fork(partial(run_with_fault, session, file, mutant, wanted))
+                running[child] = file, mutant, time.monotonic() + limit
+            for child, (file, mutant, end) in list(running.items()):
+                if late := time.monotonic() > end:
+                    os.killpg(child, signal.SIGKILL)
+                    file.timed_out += 1
+                done, status = os.waitpid(child, 0 if late else os.WNOHANG)
+                if done:
+                    del running[child]
+                    code = os.waitstatus_to_exitcode(status)
+                    self.ended(file, mutant, code in (0, 5), reached)  # 5: there was no such test any more
+            time.sleep(0.02)
+        return True
+
+    def ended(self, file: Examined, mutant: Mutant, survived: bool, reached: Reached) -> None:
+        file.survived += [mutant] if survived else []
+        file.ended += 1
+        if file.ended == len(file.planted):
+            with os.fdopen(os.dup(OUT), "w") as out, redirect_stdout(out):
+                file.report(reached.failed)
+
+    def without_fault(self, session: pytest.Session) -> Reached:
+        """What the tests reach in the files as they are."""
+        with tempfile.NamedTemporaryFile() as kept:
+
+            def work() -> int:
+                reached = Reached(frozenset(str(file.path) for file in self.files))
+                session.config.pluginmanager.register(reached)
+                run_items(session, [item.nodeid for item in session.items])
+                Path(kept.name).write_bytes(pickle.dumps(reached))
+                return 0
+
+            code = os.waitstatus_to_exitcode(os.waitpid(in_fork(work), 0)[1])
+            if code:
+                raise RuntimeError(f"the tests without a fault ended with {code}")
+            reached: Reached = pickle.loads(Path(kept.name).read_bytes())
+            return reached
+
+
+def in_fork(work: Callable[[], int]) -> int:
+    """Start a process that ends with what ``work`` returns, in a group of its own, and prints nothing."""
+    if child := os.fork():
+        return child
+    try:
+        os.setsid()
+        silence = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(silence, stream)
+        code = work()
+    except BaseException:
+        code = 99
+    os._exit(code)
+
+
+def run_items(session: pytest.Session, wanted: Sequence[str]) -> None:
+    items = {item.nodeid: item for item in session.items}
+    for index, test in enumerate(wanted):
+        following = items[wanted[index + 1]] if index + 1 < len(wanted) else None
+        items[test].ihook.pytest_runtest_protocol(item=items[test], nextitem=following)
+
+
+class EndAtFailure:
+    """A pytest plugin: the first test that fails ends the process."""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            os._exit(1)
 
 
 @dataclass(eq=False)
@@ -72,124 +184,39 @@ class Only:
         items[:] = sorted((item for item in items if item.nodeid in place), key=lambda item: place[item.nodeid])
 
 
-def in_fork(work: Callable[[], int]) -> int:
-    """Start a process that ends with what ``work`` returns, in a group of its own, and prints nothing."""
-    if child := os.fork():
-        return child
-    try:
-        os.setsid()
-        silence = os.open(os.devnull, os.O_RDWR)
-        for stream in range(3):
-            os.dup2(silence, stream)
-        for name in [one for one in sys.modules if re.match(rf"({PACKAGE}|tests\.(?!mutants))\b", one)]:
-            del sys.modules[name]
-        code = work()
-    except BaseException:
-        code = 99
-    os._exit(code)
+def run_with_fault(session: pytest.Session, file: Examined, mutant: Mutant, wanted: Sequence[str]) -> int:
+    """Plant a fault in this process, and run tests until one fails."""
+    mutant.apply()
+    module = ".".join(file.path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    if mutant.in_function and replace_functions(file.path, file.tree, mutant.lines):
+        session.config.pluginmanager.register(EndAtFailure())
+        run_items(session, wanted)
+        return 0
+    # what is evaluated on import reaches other files: the package and the tests are imported again
+    for name in [one for one in sys.modules if re.match(rf"({PACKAGE}|tests\.(?!mutants))\b", one)]:
+        del sys.modules[name]
+    sys.meta_path.insert(0, ImportChanged(module, file.tree))
+    importlib.import_module(module)  # before pytest, which has a finder of its own for files that it is given
+    files = [one for one in file.tests if any(ROOT / test.partition("::")[0] == one for test in wanted)]
+    return pytest_run(files, Only(wanted), options=["-x"])
 
 
-def pytest_run(paths: Sequence[Path], *plugins: Any, options: Sequence[str] = ()) -> int:
+def pytest_run(paths: Sequence[Path], *plugins: object, options: Sequence[str] = ()) -> int:
     arguments = ["-p", "no:cacheprovider", "-p", "no:xdist", *options, *map(str, paths)]
     return int(pytest.main(arguments, plugins=plugins))
 
 
-def without_fault(path: Path, tests: Sequence[Path]) -> Reached:
-    """What the tests reach in the file as it is."""
-    with tempfile.NamedTemporaryFile() as kept:
-
-        def work() -> int:
-            reached = Reached(str(path))
-            code = pytest_run(tests, reached)
-            Path(kept.name).write_bytes(pickle.dumps(reached))
-            return code
-
-        code = os.waitstatus_to_exitcode(os.waitpid(in_fork(work), 0)[1])
-        if code not in (0, 1):
-            raise RuntimeError(f"pytest ended with {code} on {', '.join(map(str, tests))}")
-        reached: Reached = pickle.loads(Path(kept.name).read_bytes())
-        return reached
-
-
-@dataclass
-class Outcome:
-    """What became of the mutants of one file."""
-
-    survived: list[Mutant] = field(default_factory=list)
-    planted: int = 0
-    marked: int = 0
-    timed_out: int = 0
-    failed: list[str] = field(default_factory=list)
-    """Tests that fail without a fault, and are left out."""
-
-
-def examine(path: Path, options: argparse.Namespace) -> Outcome:
-    """Plant the faults of one file, and see which survive."""
-    text = path.read_text()
-    tree, marks = ast.parse(text), {n for n, line in enumerate(text.splitlines(), 1) if MARK.search(line)}
-    found = list(mutants(tree))
-    outcome = Outcome(marked=sum(one.line in marks for one in found))
-    found = [one for one in found if (one.line in marks) == options.marked]
-    if options.sample is not None and options.sample < len(found):
-        chosen = random.Random(f"{options.seed} {path.name}").sample(range(len(found)), options.sample)
-        found = [found[index] for index in sorted(chosen)]
-    tests = [Path(one).resolve() for one in options.tests] or nearest_tests(path, options.distance)
-    hook = Hook(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), tree)
-    with redirect_stdout(io.StringIO()):  # other packages that the tests import are then there for every process
-        pytest_run(tests, options=["--collect-only"])
-
-    reached = without_fault(path, tests)
-    outcome.failed = sorted(reached.failed)
-
-    def planted(mutant: Mutant, wanted: Sequence[str]) -> int:
-        mutant.apply()
-        sys.meta_path.insert(0, hook)
-        importlib.import_module(hook.module)  # before pytest, which has a finder of its own for files that it is given
-        files = [one for one in tests if any(of_file(test, one) for test in wanted)]
-        return pytest_run(files, Only(wanted), options=["-x"])
-
-    outcome.planted, waiting = len(found), list(found)
-    running: dict[int, tuple[Mutant, float]] = {}
-    while waiting or running:
-        while waiting and len(running) < options.workers:
-            mutant = waiting.pop(0)
-            wanted = [
-                test
-                for test in sorted(reached.seconds, key=lambda test: reached.seconds[test])
-                if not mutant.in_function or not reached.lines[test].isdisjoint(mutant.lines)
-            ]
-            while sum(map(reached.seconds.__getitem__, wanted)) > options.budget:
-                wanted.pop()
-            if not wanted:
-                outcome.survived.append(mutant)
-                continue
-            limit = 20 + 5 * sum(reached.seconds[test] for test in wanted)
-            running[in_fork(partial(planted, mutant, wanted))] = mutant, time.monotonic() + limit
-        for child, (mutant, end) in list(running.items()):
-            if late := time.monotonic() > end:
-                os.killpg(child, signal.SIGKILL)
-                outcome.timed_out += 1
-            ended, status = os.waitpid(child, 0 if late else os.WNOHANG)
-            if ended:
-                del running[child]
-                if os.waitstatus_to_exitcode(status) in (0, 5):  # passed, or there was no such test any more
-                    outcome.survived.append(mutant)
-        time.sleep(0.02)
-    outcome.survived.sort(key=lambda one: one.line)
-    return outcome
-
-
-def of_file(test: str, path: Path) -> bool:
-    return ROOT / test.partition("::")[0] == path
+OUT = 1
+"""The descriptor of the output, which pytest captures."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a file of the package")
-    parser.add_argument("--sample", type=int, help="faults drawn from each file (default: all)")
+    parser.add_argument("--sample", type=int, help="so many faults of all files together (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time")
-    parser.add_argument("--distance", type=int, default=0, help="also tests that are so many more imports away")
+    parser.add_argument("--distance", type=int, help="also tests of other folders that are so many more imports away")
     parser.add_argument("--tests", nargs="+", default=[], help="these test files instead of the nearest")
     parser.add_argument("--budget", type=float, default=60, help="seconds of tests for one fault")
     parser.add_argument("--marked", action="store_true", help="only the faults in lines marked as equivalent")
@@ -197,19 +224,19 @@ def main() -> None:
     os.chdir(ROOT)
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    all_planted = all_survived = 0
-    for file in options.files:
-        outcome = examine(file.resolve(), options)
-        name = file.resolve().relative_to(ROOT)
-        for one in outcome.survived:
-            print(f"{name}:{one.line}: {one.before}  ->  {one.after}")
-        all_planted, all_survived = all_planted + outcome.planted, all_survived + len(outcome.survived)
-        said = [f"{len(outcome.survived)} of {outcome.planted} survived", f"{outcome.marked} marked"]
-        said += [f"{outcome.timed_out} ran out of time"] if outcome.timed_out else []
-        said += [f"without the tests that fail as it is: {', '.join(outcome.failed)}"] if outcome.failed else []
-        print(f"{name}: {'; '.join(said)}", flush=True)
-    share = all_survived / max(all_planted, 1)
-    print(f"{all_survived} of {all_planted} survived ({share:.0%}), torch {torch.__version__}")
+    files = [read(file.resolve(), options.marked) for file in options.files]
+    choose(files, options)
+    global OUT
+    OUT = os.dup(1)
+    if planted := [file for file in files if file.planted]:
+        tests = list(dict.fromkeys(test for file in planted for test in file.tests))
+        with redirect_stdout(io.StringIO()):
+            code = pytest_run(tests, Examination(planted, options.budget, options.workers))
+        if code not in (0, 5):
+            raise SystemExit(f"pytest ended with {code} on {', '.join(map(str, tests))}")
+    survived, total = sum(len(file.survived) for file in files), sum(len(file.planted) for file in files)
+    marked, found = sum(file.marked for file in files), sum(len(file.found) for file in files)
+    print(f"{survived} of {total} survived ({survived / max(total, 1):.1%}), of {found} faults; {marked} more marked")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def test_one_fault_is_planted_at_a_time():
 
 
 def test_the_tests_of_a_file_are_those_that_import_it_and_those_of_its_folder():
-    chosen = nearest_tests(ROOT / PACKAGE / "functional/gaussian/cross_fitting.py", 0)
+    chosen = nearest_tests(ROOT / PACKAGE / "functional/gaussian/cross_fitting.py")
     names = {str(path.relative_to(ROOT)) for path in chosen}
     assert "tests/functional/gaussian/test_asymptotic.py" in names
     assert not any("distributed" in name for name in names)

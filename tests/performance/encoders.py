@@ -136,6 +136,14 @@ def gelu_norm() -> Made:
     return encode, (inputs,)
 
 
+def even() -> Made:
+    """Amplitudes of frequencies: an example and its negative have the same features, so the classes are alike.
+
+    The many-sample limit of the score is 0 exactly; whatever is estimated is error.
+    """
+    return lambda x: torch.fft.rfft(x).abs(), (256,)
+
+
 ENCODERS: dict[str, Callable[[], Made]] = {
     "isometric_128": lambda: rotated(128, 3072),
     "isometric_384": lambda: rotated(384, 3072),
@@ -150,6 +158,7 @@ ENCODERS: dict[str, Callable[[], Made]] = {
     "mlp_512": lambda: mlp(512),
     "bottleneck": bottleneck,
     "gelu_norm": gelu_norm,
+    "even": even,
 }
 
 

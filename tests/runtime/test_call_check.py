@@ -1,8 +1,10 @@
 """A call of training is made again and compared, and how a probe can make it is found out."""
 
+import random
 from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule
@@ -11,7 +13,7 @@ from torch import nn
 from synbench_lightning.runtime.call_check import Rehearsal, call_of_inputs
 from synbench_lightning.runtime.call_recorder import CallRecorder
 from synbench_lightning.runtime.call_tree import Readout
-from synbench_lightning.runtime.isolation import isolated
+from synbench_lightning.runtime.isolation import isolated, seed_generators
 
 IMAGES = torch.rand(8, 3, 4, 4)
 
@@ -45,12 +47,12 @@ def of(function, *parts):
 
 def differs(found):
     with isolated(found.module):
-        return found.differs()
+        return found.differs() and not found.varies()
 
 
-def probed(found, *readout):
+def probed(found):
     with isolated(found.module):
-        return found.encoder_call(*readout)
+        return found.encoder_call()
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,46 @@ def test_a_module_that_does_something_else_differs():
     assert differs(rehearsal(Switched(4, 2), torch.rand(8, 4)))
     Switched.calls = 0
     assert differs(rehearsal(Other(4, 2), torch.rand(8, 4)))
+
+
+class Drawing(nn.Linear):
+    """From a generator of its own."""
+
+    def __init__(self):
+        super().__init__(48, 4)
+        self.generator = torch.Generator()
+
+    def forward(self, x):
+        return super().forward(x.flatten(1)) * torch.rand(1, generator=self.generator)
+
+
+class Counting(nn.Linear):
+    """Its calls, in a buffer."""
+
+    def __init__(self):
+        super().__init__(48, 4)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        return super().forward(x.flatten(1)) * self.calls.add_(1)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        of(lambda m, x: x.flatten(1) * np.random.rand()),
+        of(lambda m, x: x.flatten(1)[:, : random.randint(2, 40)]),
+        Drawing(),
+        Counting(),
+    ],
+    ids=["numpy", "random number of features", "own generator", "counts"],
+)
+def test_what_is_random_and_a_state_of_the_module_explain_a_difference(net):
+    seed_generators(5)
+    found = rehearsal(net, IMAGES)
+    with isolated(net):
+        assert found.differs()
+    assert not differs(found)
 
 
 def test_where_weights_have_changed_since_only_shapes_are_compared():
@@ -157,13 +199,16 @@ def test_a_layer_that_normalises_over_the_batch_in_evaluation_keeps_its_place():
     assert probed(rehearsal(net, torch.rand(8, 4))).placement is not None
 
 
-def test_of_parts_the_first_that_depends_on_the_input_is_read():
+def test_of_parts_those_that_depend_on_the_input_may_be_read():
     def forward(m, x, steps):
         return m.parts[0](x) + m.parts[1](steps[:, None])
 
     net = of(forward, nn.Linear(4, 3), nn.Linear(1, 3))
-    found = probed(rehearsal(net, torch.rand(8, 4), torch.rand(8)), Readout(parts=("parts.1", "parts.0")))
-    assert (found.head, found.part) == ("", "parts.0")
+    found = rehearsal(net, torch.rand(8, 4), torch.rand(8))
+    with isolated(net):
+        reading = found.reading(Readout(parts=("parts.1", "parts.0")))
+    assert reading.readout.parts == ("parts.0",)
+    assert probed(reading).part == "parts.0"
     assert not any(part._forward_hooks for part in net.modules())
 
 

@@ -91,8 +91,7 @@ def test_what_is_trained_goes_before_its_average_and_before_what_is_not():
 
 
 def test_of_a_small_and_a_large_module_without_names_the_small_one_comes_later():
-    modules = {"small": nn.Linear(8, 8), "large": net(8, 4, 400), "head": net(4)}
-    found = ranked(lambda m, x: m.head(m.large(m.small(x))), **modules)
+    found = ranked(lambda m, x: m.large(m.small(x)), small=nn.Linear(8, 8), large=net(8, 4, 400))
     assert [path for path, _ in found] == ["large", "small"]
 
 
@@ -156,7 +155,7 @@ def test_a_trunk_that_a_head_is_given_is_read_itself_and_one_stage_of_it_is_not(
 def test_an_early_stage_by_the_name_of_an_encoder_is_none_before_a_larger_one():
     model = Of(
         lambda m, x: m.fc(m.context(m.feature_extractor(x))),
-        feature_extractor=net(8, 16), context=net(16, 16, 64), fc=nn.Linear(16, 3),
+        feature_extractor=net(8, 8), context=net(8, 8, 64), fc=nn.Linear(8, 3),
     )  # fmt: skip
     assert first(lambda m, x: m.model(x).sum(), model=model) == ("model", "fc")
 

@@ -25,6 +25,7 @@ from torch.utils.data import (
 
 from synbench_lightning.runtime import example_reading, shared_state
 from synbench_lightning.runtime.example_reading import ExpensiveError, TrainingExamples, UnreadableError
+from synbench_lightning.runtime.shared_state import files_are_open
 
 X = torch.arange(160.0)[:, None].expand(160, 3)
 
@@ -254,6 +255,23 @@ def test_the_position_in_an_open_file_stays_and_what_is_written_to_another_meanw
         log.write("done\n")
         assert file.tell() == 7
     assert (tmp_path / "log").read_text() == "read\nread\ndone\n"
+
+
+def test_two_processes_read_and_one_where_a_file_is_open(tmp_path, monkeypatch):
+    class Where(Drawing):
+        def __getitem__(self, index):
+            return torch.tensor([index, os.getpid()])
+
+    monkeypatch.setattr(example_reading, "files_are_open", lambda: False)  # the test runner has files open
+    views = read(DataLoader(Where(), batch_size=16))
+    assert numbers(views[0]) == numbers(views[1])
+    assert len({int(batch[0, 1]) for (batch,) in views} - {os.getpid()}) == 2
+    monkeypatch.undo()
+    (tmp_path / "data").write_bytes(bytes(200))
+    for mode in ("rb", "r+b"):
+        with (tmp_path / "data").open(mode):
+            assert files_are_open()
+            assert len({int(batch[0, 1]) for (batch,) in read(DataLoader(Where(), batch_size=16))}) == 1
 
 
 @pytest.mark.parametrize("how", ["raises", "dies", "hangs"])

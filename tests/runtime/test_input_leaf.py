@@ -18,6 +18,7 @@ IMAGES = torch.rand(8, 3, 4, 4)
         (Arguments((IMAGES,)), ("args", 0), (3, 4, 4)),
         (Arguments((True, None), {"scale": torch.ones(8), "images": IMAGES}), ("kwargs", "images"), (3, 4, 4)),
         (Arguments((), {"attention_mask": MASK, "input_ids": IDS}), ("kwargs", "input_ids"), (6,)),
+        (Arguments((MASK, IDS)), ("args", 1), (6,)),  # zeros and ones beside ids are a mask
         (Arguments((IDS, IMAGES)), ("args", 1), (3, 4, 4)),  # real vectors before ids
         (Arguments((UserDict(ids=IDS),)), ("args", 0, "ids"), (6,)),
         (Arguments(({"image": IMAGES, "label": torch.arange(8)},)), ("args", 0, "image"), (3, 4, 4)),

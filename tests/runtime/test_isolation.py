@@ -83,3 +83,18 @@ def test_a_layer_that_the_body_would_initialise_is_refused_and_stays_as_it_is():
     with pytest.raises(ValueError, match=r"'1.weight' is not initialised yet"), isolated(module):
         module(torch.ones(4, 2))
     assert module[1].has_uninitialized_params()
+
+
+def test_an_operation_without_a_deterministic_implementation_is_made_and_the_mode_is_put_back():
+    try:
+        torch.use_deterministic_algorithms(True)
+        numbers = torch.zeros(3)
+        with isolated(nn.Linear(2, 2)):
+            numbers.put_(torch.tensor([1]), torch.tensor([2.0]))  # has none, on any device
+            assert torch.are_deterministic_algorithms_enabled()
+        assert numbers.tolist() == [0, 2, 0]
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        with pytest.raises(RuntimeError, match="deterministic"):
+            numbers.put_(torch.tensor([1]), torch.tensor([2.0]))
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -1,1 +1,1 @@
-"""A benchmark from few of its points: relatedness, selection, prediction, estimates with intervals."""
+"""A benchmark from few of its items: correlation of training curves, selection, prediction, intervals."""

@@ -1,4 +1,4 @@
-"""Predictions of all points from a few evaluated ones, the anchors."""
+"""Anchor points: linear predictions of all items from a few evaluated ones."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from synbench_lightning.functional.benchmark.curve_correlation import check_curv
 
 
 def anchor_estimate(curves: Tensor, anchors: Tensor, values: Tensor, importance: Tensor | None = None) -> Estimate:
-    """Mean of :func:`anchor_predictions`, with the error that such predictions had in the past.
+    """Estimate the mean over all items by :func:`anchor_predictions`, with the error that these had in the past.
 
-    The standard error is the root mean square error when the first half of the curves predicts the second. It is a
-    forecast: nothing guarantees that points keep moving together.
+    The standard error is the root mean square error of predictions of the second half of the curves from the first.
+    It assumes that items stay correlated as they were.
 
     Args:
-        curves: ``(T, n)`` curves of all points over earlier checkpoints, in order.
-        anchors: ``(m,)`` places of the anchors.
+        curves: ``(T, n)`` curves of all items over earlier checkpoints, in order.
+        anchors: ``(m,)`` indices of the anchors.
         values: ``(..., m)`` values of the anchors at a later checkpoint.
-        importance: ``(n,)`` weight of each point in the mean; ``None`` for equal ones.
+        importance: ``(n,)`` weight of each item in the mean; ``None`` for equal ones.
 
     Returns:
         The estimate ``(...)``; the standard error is infinite with fewer than four checkpoints.
@@ -51,18 +51,18 @@ def anchor_estimate(curves: Tensor, anchors: Tensor, values: Tensor, importance:
 
 
 def anchor_predictions(curves: Tensor, anchors: Tensor, values: Tensor) -> Tensor:
-    r"""Predict each point from the anchor that its curve correlates with most.
+    r"""Predict each item by linear regression on the anchor whose curve has the highest correlation with its own.
 
-    A straight line :math:`y_i = a_i + b_i y_{anchor(i)}`, fitted to earlier checkpoints, for the anchor with the
-    highest correlation. Source: Vivek et al., Anchor Points (2024).
+    The line :math:`y_i = a_i + b_i y_{anchor(i)}` is fitted to earlier checkpoints. Source: Vivek et al., Anchor Points
+    (2024).
 
     Args:
-        curves: ``(T, n)`` curves of all points over earlier checkpoints; missing values (NaN) count as the mean.
-        anchors: ``(m,)`` places of the anchors.
+        curves: ``(T, n)`` curves of all items over earlier checkpoints; missing values (NaN) count as the mean.
+        anchors: ``(m,)`` indices of the anchors.
         values: ``(..., m)`` values of the anchors at another checkpoint.
 
     Returns:
-        ``(..., n)`` predicted values; a point whose curve is constant keeps its mean.
+        ``(..., n)`` predicted values; an item whose curve is constant keeps its mean.
 
     Raises:
         ValueError: for shapes that do not fit.
@@ -83,6 +83,7 @@ def anchor_predictions(curves: Tensor, anchors: Tensor, values: Tensor) -> Tenso
     length = torch.where(torch.isnan(curves), 0.0, curves.double() - mean).norm(dim=0)
     similarity, nearest = (shape.T @ shape[:, anchors]).max(1)
     scale = torch.where(length[anchors] > 0, 1 / length[anchors], 0.0)
+    # The regression slope of two curves is their correlation times the ratio of their lengths.
     moved = ((values - mean[anchors]) * scale)[..., nearest]
     predicted: Tensor = mean + similarity * length * moved
     return predicted

@@ -1,4 +1,4 @@
-"""Maps of the points of a benchmark: dataset cartography, and a plane in which points that move alike are near."""
+"""Maps of the items of a benchmark: dataset cartography, and multidimensional scaling of their curves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from synbench_lightning.functional.benchmark.curve_correlation import centred, c
 
 
 class Cartography(NamedTuple):
-    """Coordinates ``(n,)`` of each point on the map of a dataset; correctness ``None`` if it was not asked for."""
+    """Coordinates ``(n,)`` of each item on the map of a dataset; correctness ``None`` if it was not asked for."""
 
     confidence: Tensor
     variability: Tensor
@@ -20,17 +20,17 @@ class Cartography(NamedTuple):
 
 
 def cartography(curves: Tensor, correct: Tensor | None = None) -> Cartography:
-    """How easy, ambiguous or hard to learn each point is.
+    """Compute confidence, variability and correctness of each item: whether it is easy, ambiguous or hard to learn.
 
-    Source: Swayamdipta et al., Dataset Cartography (2020): mean and standard deviation over the checkpoints of the
-    probability of the right label, and the share of checkpoints at which it was the most probable.
+    Mean and standard deviation, over the checkpoints, of the probability of the right label, and the fraction of
+    checkpoints at which it was the most probable. Source: Swayamdipta et al., Dataset Cartography (2020).
 
     Args:
         curves: ``(T, n)`` probability of the right label, or its logarithm; missing values are NaN.
         correct: ``(T, n)`` whether the right label was the most probable one.
 
     Returns:
-        Confidence, variability and correctness of each point, ``(n,)`` each, float64; NaN for a point without values.
+        Confidence, variability and correctness of each item, ``(n,)`` each, float64; NaN for an item without values.
 
     Example:
         >>> probability = torch.tensor([[0.5, 0.9], [0.7, 0.9]])
@@ -53,9 +53,9 @@ def cartography(curves: Tensor, correct: Tensor | None = None) -> Cartography:
 
 
 def multidimensional_scaling(distances: Tensor, dims: int = 2) -> Tensor:
-    r"""Positions that reproduce the given distances as closely as possible (classical multidimensional scaling).
+    r"""Compute positions whose distances approximate the given ones (classical multidimensional scaling).
 
-    For curves, :math:`\sqrt{2 (1 - r)}` is their Euclidean distance after standardisation; unrelated curves (NaN) are
+    For curves, :math:`\sqrt{2 (1 - r)}` is their Euclidean distance after standardization; unrelated curves (NaN) are
     given the correlation 0.
 
     Args:
@@ -63,7 +63,7 @@ def multidimensional_scaling(distances: Tensor, dims: int = 2) -> Tensor:
         dims: of the positions.
 
     Returns:
-        ``(n, dims)`` float64, centred, along the principal axes; the sign of each axis is that of its largest position.
+        ``(n, dims)`` float64, centered, along principal axes; the sign of an axis is that of its largest position.
 
     Raises:
         ValueError: for distances that are not such a matrix.
@@ -82,7 +82,7 @@ def multidimensional_scaling(distances: Tensor, dims: int = 2) -> Tensor:
         )
     if not torch.allclose(d, d.T, atol=1e-8) or bool((d.diagonal().abs() > 1e-6).any()):
         raise ValueError("`distances` must be symmetric and 0 on the diagonal.")
-    squares = d.square()
+    squares = d.square()  # doubly centered, -1/2 times them are inner products of the positions (Torgerson)
     inner = -0.5 * (squares - squares.mean(0) - squares.mean(1, keepdim=True) + squares.mean())
     eigenvalues, vectors = torch.linalg.eigh(inner)
     kept = torch.arange(len(d) - 1, max(len(d) - 1 - dims, -1), -1)

@@ -1,4 +1,4 @@
-"""Clusters of points, each with a representative point."""
+"""k-medoids and k-means of items, each cluster with a representative item."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 BLOCK = 2**24  # mutants: memory and time alone
-"""Entries in a block of similarities: 128 MiB in float64, for any number of points. Not searched."""
+"""Entries in a block of similarities: 128 MiB in float64, for any number of items. Not searched."""
 
 
 def k_medoids(vectors: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Medoids under 1 - r, alternating between assignment and update.
+    """Cluster by k-medoids under the distance 1 - r, alternating between assignment and update.
 
-    Because r is an inner product, the point with the least sum of distances is the one with the largest inner product
+    Because r is an inner product, the item with the smallest sum of distances is the one with the largest inner product
     with the sum of its cluster. An iteration therefore costs O(n count T), without a matrix of all pairs.
 
     Args:
-        vectors: ``(n, T)`` standardised curves, rows of length 1 or 0.
+        vectors: ``(n, T)`` standardized curves, rows of length 1 or 0.
         count: number of medoids, at most n.
-        seed: of the first ones, which are drawn as in k-means++.
+        seed: of the initial ones, which are chosen as in k-means++.
 
     Returns:
-        ``(count,)`` places of the medoids and ``(n,)`` the cluster of each point.
+        ``(count,)`` indices of the medoids and ``(n,)`` the cluster of each item.
 
     Example:
         >>> vectors = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [-1.0, 0.0]])
@@ -55,15 +55,16 @@ def k_medoids(vectors: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def k_means(features: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Clusters around means (scipy), and the point nearest to each mean; none is empty.
+    """Cluster by k-means (scipy), and find the item nearest to each mean; no cluster is empty.
 
     Args:
         features: ``(n, D)`` float64.
-        count: number of clusters, at most n. Where fewer means are left, the points farthest from theirs stand alone.
-        seed: of the first means, which are drawn as in k-means++.
+        count: number of clusters, at most n. Where some become empty, the items farthest from their mean become
+            clusters of one.
+        seed: of the initial means, which are chosen as in k-means++.
 
     Returns:
-        ``(count,)`` different places of the points nearest to the means and ``(n,)`` the cluster of each point.
+        ``(count,)`` different indices of the items nearest to the means and ``(n,)`` the cluster of each item.
 
     Example:
         >>> nearest, cluster = k_means(torch.tensor([[0.0], [0.2], [0.4], [9.0]]).double(), 2, seed=0)
@@ -85,7 +86,7 @@ def k_means(features: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def nearest_medoid(vectors: Tensor, medoids: Tensor) -> Tensor:
-    """For each row of ``vectors`` ``(n, T)`` the row of ``medoids`` ``(k, T)`` with the highest correlation, ``(n,)``.
+    """Find, for each row of ``vectors`` ``(n, T)``, the most correlated row of ``medoids`` ``(k, T)``: ``(n,)``.
 
     Example:
         >>> nearest_medoid(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.6, 0.8], [1.0, 0.0]]))
@@ -96,7 +97,7 @@ def nearest_medoid(vectors: Tensor, medoids: Tensor) -> Tensor:
 
 
 def _spread(distance_to: Callable[[int], Tensor], points: int, count: int, generator: np.random.Generator) -> Tensor:
-    """Different first points, each likelier the farther it is from those before."""
+    """Choose ``(count,)`` different initial items, with probability proportional to the distance from those before."""
     chosen = [int(generator.integers(points))]
     distance = distance_to(chosen[0])
     for _ in range(count - 1):

@@ -1,4 +1,4 @@
-"""A mean of points with its standard error and interval, the mean of tasks, and the change that can be seen."""
+"""Means of sampled items with standard errors, confidence intervals and the minimum detectable difference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BELOW_ONE = math.nextafter(1, 0)
 
 
 class Estimate(NamedTuple):
-    """A value, its standard error (infinite where it is not known) and the degrees of freedom of that, ``(...)`` each.
+    """A value, its standard error (infinite where unknown) and the error's degrees of freedom, ``(...)`` each.
 
     Example:
         >>> low, high = mean_estimate(torch.tensor([1.0, 2.0, 3.0, 4.0])).interval()
@@ -31,7 +31,7 @@ class Estimate(NamedTuple):
     degrees_of_freedom: Tensor
 
     def interval(self, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Confidence interval for the true value under Gaussian errors, ``(...)`` each."""
+        """Compute the confidence interval of Student's t for the true value, ``(...)`` each."""
         half = _quantile(confidence, self.degrees_of_freedom) * self.standard_error
         return self.value - half, self.value + half
 
@@ -41,15 +41,15 @@ class Estimate(NamedTuple):
 
 
 def mean_estimate(values: Tensor, population: int | None = None) -> Estimate:
-    """Mean of points that were drawn at random, each with the same probability.
+    """Estimate the mean of a population from a simple random sample of items.
 
     Args:
-        values: ``(..., m)`` values of the points.
-        population: number of points that they were drawn from, without replacement; ``None`` for infinitely many.
+        values: ``(..., m)`` values of the items.
+        population: number of items that they were sampled from, without replacement; ``None`` for infinitely many.
 
     Returns:
-        The estimate ``(...)`` of the population's mean; the standard error is infinite for a single point, and 0 where
-        all points were evaluated.
+        The estimate ``(...)`` of the population's mean; the standard error is infinite for a single item, and 0 where
+        all items were evaluated.
 
     Raises:
         ValueError: for no values, or more of them than the population has.
@@ -61,25 +61,25 @@ def mean_estimate(values: Tensor, population: int | None = None) -> Estimate:
     values = check_values(values)
     count = values.shape[-1]
     total = count if population is None else check_population(population, count)
-    left = 1.0 if population is None else 1 - count / total
+    left = 1.0 if population is None else 1 - count / total  # the finite population correction
     variance = values.var(-1) if count > 1 else torch.full_like(values[..., 0], torch.inf)
     error = (variance * left / count).sqrt() if left else torch.zeros_like(values[..., 0])
     return estimate_of(values.mean(-1), error, count - 1)
 
 
 def weighted_mean(values: Tensor, weights: Tensor, population: int | None = None) -> Estimate:
-    """Weighted mean of points that represent different shares of a population, as anchors represent clusters.
+    """Estimate the mean of a population by a weighted mean of items, as of anchors that represent clusters.
 
-    The standard error is that of a ratio of two weighted sums over independent draws. Anchors are not drawn: for them
-    it describes the scatter between clusters, and no probability stands behind the interval.
+    The standard error is that of a ratio of two weighted sums over independent samples. Anchors are not sampled: for
+    them it describes the scatter between clusters, and the interval has no guaranteed coverage.
 
     Args:
-        values: ``(..., m)`` values of the points.
+        values: ``(..., m)`` values of the items.
         weights: ``(m,)`` weights, not negative, not all 0; scaled to sum 1 here.
-        population: number of points that they stand for; ``None`` for infinitely many.
+        population: number of items that they represent; ``None`` for infinitely many.
 
     Returns:
-        The estimate ``(...)``; the standard error is infinite for a single point.
+        The estimate ``(...)``; the standard error is infinite for a single item.
 
     Raises:
         ValueError: for no values, weights that do not fit, or more values than the population has.
@@ -101,7 +101,7 @@ def weighted_mean(values: Tensor, weights: Tensor, population: int | None = None
 
 
 def mean_of_tasks(estimates: Sequence[Estimate]) -> Estimate:
-    """The benchmark: the mean over tasks that were estimated independently of each other.
+    """Estimate the mean over tasks that were estimated independently of each other: the value of the benchmark.
 
     Args:
         estimates: one for each task.
@@ -130,18 +130,18 @@ def mean_of_tasks(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def minimum_detectable_difference(difference: Estimate, confidence: float = 0.95, power: float = 0.8) -> Tensor:
-    r"""The smallest difference between two checkpoints that would be detected.
+    r"""Compute the minimum detectable difference between two checkpoints.
 
     :math:`(t_{1-\alpha/2} + z_{power})\, SE` with the standard error of their difference. Where both were evaluated
-    on the same points, estimate it from the paired differences: that is more precise.
+    on the same items, paired differences are more precise.
 
     Args:
         difference: an estimate of the difference of two checkpoints.
-        confidence: 1 minus the probability of seeing a difference where there is none, in (0, 1).
-        power: probability of seeing one that is as large as the result, in (0, 1).
+        confidence: 1 minus the probability of a false positive, in (0, 1).
+        power: probability of detecting a difference of that size, in (0, 1).
 
     Returns:
-        ``(...)`` the smallest difference that is seen with probability ``power``.
+        ``(...)`` the smallest difference that is detected with probability ``power``.
 
     Raises:
         ValueError: for a probability outside (0, 1).
@@ -161,23 +161,24 @@ def minimum_detectable_difference(difference: Estimate, confidence: float = 0.95
 
 
 def _quantile(confidence: float, degrees_of_freedom: Tensor) -> Tensor:
+    """Two-sided quantile of Student's t, ``(...)``."""
     confidence = check_number("confidence", confidence, "a probability in (0, 1)", 0, BELOW_ONE, low_in=False)
     freedom = np.maximum(degrees_of_freedom.numpy(), 1)
     return torch.as_tensor(student.ppf((1 + confidence) / 2, freedom), dtype=torch.float64)
 
 
 def estimate_of(value: Tensor, error: Tensor, degrees_of_freedom: int) -> Estimate:
-    """An estimate whose values all have the same degrees of freedom."""
+    """Build an estimate whose values ``(...)`` all have the same degrees of freedom."""
     return Estimate(value, error, torch.full_like(value, float(degrees_of_freedom)))
 
 
 def check_values(values: Tensor, name: str = "values") -> Tensor:
-    """Values ``(..., m)`` as float64, after checks."""
+    """Check values ``(..., m)`` and return them as float64."""
     return check_floats(name, values, "(..., points) with at least one point", (..., None))
 
 
 def check_shares(name: str, shares: Tensor, count: int, what: str) -> Tensor:
-    """Weights ``(count,)`` as float64: not negative, not all 0."""
+    """Check that weights ``(count,)`` are not negative and not all 0, and return them as float64."""
     checked = check_floats(name, shares, f"of shape {(count,)}, {what}", (count,))
     if bool((checked < 0).any()) or not bool(checked.sum() > 0):
         raise ValueError(f"`{name}` must be numbers of at least 0, not all 0, got {checked.tolist()[:8]}.")
@@ -185,7 +186,7 @@ def check_shares(name: str, shares: Tensor, count: int, what: str) -> Tensor:
 
 
 def check_population(population: int, points: int) -> int:
-    """The population's size, which is at least the number of points evaluated."""
+    """Check that the population's size is at least the number of evaluated items, and return it."""
     population = check_integer("population", population, 1)
     if population < points:
         raise ValueError(f"`population` must be at least the number of evaluated points, {points}, got {population}.")

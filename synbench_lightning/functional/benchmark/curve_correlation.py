@@ -1,4 +1,4 @@
-"""How curves over the checkpoints of a training run, of points or of tasks, are correlated."""
+"""Pearson correlation of curves over the checkpoints of a training run, of items or of tasks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 from synbench_lightning.checks import check_floats, check_integers
 
 CONSTANT = 1e-13
-"""A curve that varies by less than this share of its mean is constant. A guard against rounding, not searched: 450
-times the precision of float64, so that the rounding of a constant curve correlates with nothing."""
+"""A curve that varies by less than this fraction of its mean is constant. A guard against rounding, not searched: 450
+times the precision of float64, so that the rounding of a constant curve has no correlation."""
 
 
 class Correlation(NamedTuple):
@@ -24,11 +24,11 @@ class Correlation(NamedTuple):
 
 
 def pearson(first: Tensor, second: Tensor | None = None) -> Correlation:
-    r"""Pearson correlation of every curve with every curve, and its p-value.
+    r"""Compute the Pearson correlation of each pair of curves, with its p-value.
 
-    The pairwise way: its cost grows with the square of the number of curves. A missing value (NaN) leaves its
-    checkpoint out for the pairs that it belongs to. The p-value is that of the t-test with two degrees of freedom fewer
-    than checkpoints; successive checkpoints are not independent, so treat it as a lower bound.
+    The cost grows with the square of the number of curves. A checkpoint with a missing value (NaN) is ignored for the
+    pairs that the value belongs to. The p-value is that of the t-test with two degrees of freedom fewer than
+    checkpoints; successive checkpoints are not independent, so treat it as a lower bound.
 
     Source: Vivek et al., Benchmark Hill Climbing, sections 3.3 and 3.4.
 
@@ -63,7 +63,7 @@ def pearson(first: Tensor, second: Tensor | None = None) -> Correlation:
     x, y = centred(one), centred(other)
     seen_x, seen_y = (~torch.isnan(one)).double(), (~torch.isnan(other)).double()
     shared = seen_x.T @ seen_y
-    # The curves are centred, but perhaps not over the checkpoints that a pair shares.
+    # The curves are centered, but perhaps not over the checkpoints that a pair shares.
     sum_x, sum_y = x.T @ seen_y, seen_x.T @ y
     square_x, square_y = x.square().T @ seen_y, seen_x.T @ y.square()
     vary_x, vary_y = square_x - sum_x.square() / shared, square_y - sum_y.square() / shared
@@ -76,14 +76,14 @@ def pearson(first: Tensor, second: Tensor | None = None) -> Correlation:
 
 
 def task_curves(curves: Tensor, tasks: Tensor) -> Tensor:
-    """The mean curve of each task.
+    """Compute the mean curve of each task.
 
     Args:
-        curves: ``(T, n)`` curves of the points; a missing value (NaN) leaves its point out at that checkpoint.
-        tasks: ``(n,)`` task of each point, integers from 0 on.
+        curves: ``(T, n)`` curves of the items; missing values (NaN) are ignored.
+        tasks: ``(n,)`` task of each item, integers from 0 on.
 
     Returns:
-        ``(T, K)`` float64; NaN where no point of a task has a value.
+        ``(T, K)`` float64; NaN where no item of a task has a value.
 
     Example:
         >>> task_curves(torch.tensor([[1.0, 3.0, 5.0], [2.0, float("nan"), 7.0]]), torch.tensor([0, 0, 1]))
@@ -98,7 +98,7 @@ def task_curves(curves: Tensor, tasks: Tensor) -> Tensor:
 
 
 def standardised(curves: Tensor) -> Tensor:
-    """Curves with mean 0 and length 1 over their checkpoints: the inner product of two is their correlation.
+    """Standardize curves to mean 0 and norm 1 over their checkpoints: the inner product of two is their correlation.
 
     Args:
         curves: ``(T, n)`` curves.
@@ -118,7 +118,7 @@ def standardised(curves: Tensor) -> Tensor:
 
 
 def correlation_distance(r: Tensor) -> Tensor:
-    r"""Euclidean distances ``(n, n)`` of standardised curves, :math:`\sqrt{2 (1 - r)}`; NaN counts as uncorrelated.
+    r"""Compute Euclidean distances ``(n, n)`` of standardized curves, :math:`\sqrt{2 (1 - r)}`; NaN counts as r = 0.
 
     Example:
         >>> correlation_distance(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
@@ -131,7 +131,7 @@ def correlation_distance(r: Tensor) -> Tensor:
 
 
 def centred(curves: Tensor) -> Tensor:
-    """Curves minus their means; 0 where a value is missing, and all 0 for a constant curve."""
+    """Subtract the mean of each curve ``(T, n)``; 0 where a value is missing, and all 0 for a constant curve."""
     seen = ~torch.isnan(curves)
     mean = curves.nan_to_num(0.0).sum(0) / seen.sum(0).clamp_min(1)
     deviation = torch.where(seen, curves - mean, 0.0)
@@ -139,7 +139,7 @@ def centred(curves: Tensor) -> Tensor:
 
 
 def check_curves(curves: Tensor, name: str) -> Tensor:
-    """Curves ``(T, n)`` as float64, after checks of their shape and values."""
+    """Check the shape and values of curves ``(T, n)``, and return them as float64."""
     checked = check_floats(name, curves, "(checkpoints, points)", (None, None), finite=False)
     if bool(torch.isinf(curves).any()):
         raise ValueError(
@@ -150,7 +150,7 @@ def check_curves(curves: Tensor, name: str) -> Tensor:
 
 
 def check_tasks(tasks: Tensor, points: int | None = None) -> None:
-    """The task of each point, integers from 0 on; with ``points``, one for each column of the curves."""
+    """Check that tasks are integers from 0 on; with ``points``, one for each column of the curves."""
     if points is None:
         points = max(1, len(tasks)) if isinstance(tasks, Tensor) and tasks.ndim else 1
     what = "the task of each point, of each column of `curves`"

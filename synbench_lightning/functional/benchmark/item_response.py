@@ -1,4 +1,4 @@
-"""Item response models: right and wrong answers of a model, from its ability in each task."""
+"""Item response theory: the two-parameter logistic model of right and wrong answers, with an ability for each task."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from synbench_lightning.functional.benchmark.selection import task_sizes
 from synbench_lightning.functional.benchmark.task_shrinkage import correlations
 
 STEPS = 12  # mutants: more steps change nothing
-"""Newton steps; the penalised likelihoods are concave, and six are enough for a change below 1e-6."""
+"""Number of Newton steps; the penalized likelihoods are concave, and six are enough for a change below 1e-6."""
 
 SLOPE, SLOPE_SPREAD, EASINESS_SPREAD = 1.0, 0.5, 2.0  # mutants: a prior, alike over a range
 """Prior of an item: mean and standard deviation of its slope, and standard deviation of its easiness around the
-logit of its task's mean. A slope spread of .3 gives errors that are alike, an easiness spread of 1 or 4 too."""
+logit of its task's mean. A slope spread of .3 gives similar errors, and so does an easiness spread of 1 or 4."""
 
 ABILITY_SPREAD = 1.5  # mutants: searched, alike over a range
-"""Variance of a new model's abilities as a multiple of that of the known models, which it may lie outside of. Searched
-among 1, 1.5 and 4; all give errors that are alike."""
+"""Variance of a new model's abilities as a multiple of that of the known models, whose range it may leave. Searched
+among 1, 1.5 and 4; all give similar errors."""
 
 
 class ItemResponse(NamedTuple):
-    """Two-parameter logistic model: an item is answered rightly with probability sigmoid(slope * ability + easiness).
+    """Two-parameter logistic model: an item is answered correctly with probability sigmoid(slope * ability + easiness).
 
     ``slope`` and ``easiness`` ``(n,)``; the difficulty of an item is -easiness / slope. ``covariance`` ``(K, K)`` of
-    the abilities, one for each task: their correlations are the common factor. Abilities have mean 0 and variance 1
+    the abilities, one for each task: their correlations are their common factor. Abilities have mean 0 and variance 1
     over the models that the items were fitted to.
     """
 
@@ -36,14 +36,14 @@ class ItemResponse(NamedTuple):
 
 
 def fit_item_response(right: Tensor, tasks: Tensor) -> ItemResponse:
-    """Fit the items to models that have answered all of them.
+    """Fit slope and easiness of the items to models that have answered all of them.
 
-    With hundreds of items in a task the ability of a known model is known well from its number of right answers: the
-    logit of its share is taken for it, and each item is a logistic regression of two parameters of its own.
-    Iterating between the two makes predictions no better.
+    With hundreds of items in a task, the ability of a known model is estimated well by the logit of its fraction of
+    right answers. Given these, each item is a logistic regression with two parameters and a Gaussian prior.
+    Iterating between the two does not improve predictions.
 
     Args:
-        right: ``(T, n)`` 1 where a model answered rightly, else 0.
+        right: ``(T, n)`` 1 where a model answered correctly, else 0.
         tasks: ``(n,)`` task of each item, integers from 0 on.
 
     Raises:
@@ -67,7 +67,7 @@ def fit_item_response(right: Tensor, tasks: Tensor) -> ItemResponse:
     x = ability[:, tasks]
     usual = torch.logit((counts.sum(0) + 0.5) / (len(answers) * sizes + 1))[tasks]
     slope, easiness = torch.full_like(usual, SLOPE), usual.clone()
-    for _ in range(STEPS):
+    for _ in range(STEPS):  # Newton steps of the penalized log-likelihood, with the 2 x 2 Hessian inverted by hand
         chance = torch.sigmoid(slope * x + easiness)
         left, weight = answers - chance, chance * (1 - chance)
         up = (left * x).sum(0) - (slope - SLOPE) / SLOPE_SPREAD**2
@@ -81,16 +81,16 @@ def fit_item_response(right: Tensor, tasks: Tensor) -> ItemResponse:
 
 
 def abilities(model: ItemResponse, right: Tensor, indices: Tensor, tasks: Tensor, used: Tensor | None = None) -> Tensor:
-    """Abilities of models from some of their answers: the mode of the posterior.
+    """Estimate the abilities of models from some of their answers: the mode of the posterior.
 
-    Through the common factor a task's ability is known from the other tasks as well.
+    Abilities are correlated, so that the ability in a task is estimated from the answers in other tasks too.
 
     Args:
         model: of :func:`fit_item_response`.
         right: ``(..., B)`` answers, 1 or 0.
         indices: ``(B,)`` their items.
         tasks: ``(n,)`` task of each item.
-        used: ``(..., B)`` 1 for answers to use, 0 for those to leave aside; ``None``: all are used.
+        used: ``(..., B)`` 1 for answers to use, 0 for those to ignore; ``None``: all are used.
 
     Returns:
         ``(..., K)``.
@@ -116,7 +116,7 @@ def abilities(model: ItemResponse, right: Tensor, indices: Tensor, tasks: Tensor
 
 
 def chances(model: ItemResponse, ability: Tensor, tasks: Tensor) -> Tensor:
-    """Probabilities ``(..., n)`` of right answers to all items from abilities ``(..., K)``.
+    """Compute the probabilities ``(..., n)`` of right answers to all items from abilities ``(..., K)``.
 
     Example:
         >>> model = ItemResponse(torch.tensor([1.0, 2.0]), torch.tensor([0.0, -2.0]), torch.eye(1))
@@ -127,9 +127,9 @@ def chances(model: ItemResponse, ability: Tensor, tasks: Tensor) -> Tensor:
 
 
 def chances_from_other_tasks(model: ItemResponse, right: Tensor, indices: Tensor, tasks: Tensor) -> Tensor:
-    """Probabilities of right answers to all items, for each task from the answers in the others.
+    """Compute the probabilities of right answers to all items, for each task from the answers in the others.
 
-    As no answer has a part in the forecasts of its own task, these may be corrected by the answers without bias
+    No answer contributes to the forecasts of its own task, so these can be corrected by the answers without bias
     (:func:`.aipw`). With a single task they are those of an average model.
 
     Args:

@@ -1,4 +1,4 @@
-"""The levelled unbiased risk estimator: a mean from points that were drawn with unequal probabilities."""
+"""The levelled unbiased risk estimator (LURE): a mean from items sampled with unequal probabilities."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from synbench_lightning.functional.benchmark.confidence_intervals import (
 
 
 def lure(values: Tensor, proposal: Tensor, population: int) -> Estimate:
-    r"""Unbiased mean of a population from points drawn sequentially without replacement, for any proposal.
+    r"""Estimate the mean of a population without bias, from items sampled sequentially without replacement.
 
-    After each draw :math:`a_m = L_m / (N q_m) + \frac{1}{N} \sum_{t<m} L_t` estimates the mean without bias, and the
-    errors of the :math:`a_m` are uncorrelated; the levelled estimator is a weighted mean of them, and its standard
-    error follows from their scatter. Source: Farquhar, Gal and Rainforth (2021); Kossen et al., Active Testing (2021).
+    For any proposal :math:`q`, :math:`a_m = L_m / (N q_m) + \frac{1}{N} \sum_{t<m} L_t` is an unbiased estimate of the
+    mean, and the errors of the :math:`a_m` are uncorrelated; the levelled estimator is a weighted mean of them, and its
+    standard error follows from their scatter. Source: Farquhar, Gal and Rainforth (2021); Kossen et al., Active Testing
+    (2021).
 
     Args:
-        values: ``(..., M)`` values :math:`L_m` in the order of the draws.
-        proposal: ``(M,)`` probability :math:`q_m` of each draw among the points that were left.
-        population: number N of points that were drawn from, at least M.
+        values: ``(..., M)`` values :math:`L_m` in the order in which they were sampled.
+        proposal: ``(M,)`` probability :math:`q_m` of each item among those not yet sampled.
+        population: number N of items that were sampled from, at least M.
 
     Returns:
-        The estimate ``(...)``; the standard error is infinite for a single point, and 0 where all were evaluated.
+        The estimate ``(...)``; the standard error is infinite for a single item, and 0 where all were evaluated.
 
     Raises:
         ValueError: for values, probabilities or a population that do not fit.
@@ -44,11 +45,11 @@ def lure(values: Tensor, proposal: Tensor, population: int) -> Estimate:
     value = (weights * values).sum(-1)
     if draws == population:
         return estimate_of(value, torch.zeros_like(value), draws - 1)
-    turn = torch.arange(1, draws + 1, dtype=torch.float64)
+    turn = torch.arange(1, draws + 1, dtype=torch.float64)  # m
     level = population * (population - draws) / ((population - turn) * (population - turn + 1)) / draws
     before = values.cumsum(-1) - values
     single = values / (population * proposal) + before / population
-    # Divided by its expectation under equal variances, so that the variance estimate is then unbiased.
+    # Divided by their expectation under equal variances, which makes the estimate of the variance unbiased there.
     shrunk = 1 - 2 * level + level.square().sum()
     terms = (level * (single - value[..., None])).square() / shrunk
     error = terms.sum(-1).sqrt() if draws > 1 else torch.full_like(value, torch.inf)
@@ -56,17 +57,17 @@ def lure(values: Tensor, proposal: Tensor, population: int) -> Estimate:
 
 
 def lure_weights(proposal: Tensor, population: int) -> Tensor:
-    r"""Weights ``(M,)`` of the levelled unbiased risk estimator: the estimate is the sum of weight times value.
+    r"""Compute the weights ``(M,)`` of the levelled unbiased risk estimator, the sum of weight times value.
 
     :math:`v_m / M` with :math:`v_m = 1 + \frac{N-M}{N-m} \left(\frac{1}{(N-m+1) q_m} - 1\right)`.
     Source: Farquhar, Gal and Rainforth, On Statistical Bias in Active Learning (2021).
 
     Args:
-        proposal: ``(M,)`` probability :math:`q_m` of each draw among the points that were left, in the order of draws.
-        population: number N of points that were drawn from, at least M.
+        proposal: ``(M,)`` probability :math:`q_m` of each item among those not yet sampled, in the order of sampling.
+        population: number N of items that were sampled from, at least M.
 
     Raises:
-        ValueError: for probabilities outside (0, 1], or more draws than the population has points.
+        ValueError: for probabilities outside (0, 1], or more of them than the population has items.
 
     Example:
         >>> lure_weights(torch.tensor([1 / 10, 1 / 9]), population=10)  # all equally likely: the plain mean

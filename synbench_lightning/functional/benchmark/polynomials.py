@@ -1,4 +1,4 @@
-"""Training dynamics as polynomial coefficients: what the O(n) way compares in place of all pairs of curves."""
+"""Polynomial coefficients of training curves, which can be compared at a cost of O(n) instead of all pairs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from synbench_lightning.functional.benchmark.curve_correlation import check_curv
 
 
 def polynomial_basis(positions: Tensor, degree: int) -> Tensor:
-    """Polynomials of degree 0 to ``degree`` that are orthonormal over the checkpoints.
+    """Compute polynomials of degree 0 to ``degree`` that are orthonormal over the checkpoints (Arnoldi).
 
-    Each is the one before times the position, made orthogonal to all before it, twice: powers of the position
-    (Vandermonde) would be dependent within rounding from about degree 15 on, this stays orthonormal to the highest
-    degree. Source: Brubeck, Nakatsukasa and Trefethen, Vandermonde with Arnoldi (2021).
+    Each is the previous one times the position, orthogonalized against all previous ones, twice: powers of the position
+    (Vandermonde) would be linearly dependent within rounding from about degree 15 on, while this stays orthonormal to
+    the highest degree. Source: Brubeck, Nakatsukasa and Trefethen, Vandermonde with Arnoldi (2021).
 
     Args:
         positions: ``(T,)`` different positions of the checkpoints, as the steps.
@@ -50,13 +50,13 @@ def polynomial_basis(positions: Tensor, degree: int) -> Tensor:
 
 
 def polynomial_coefficients(curves: Tensor, degree: int, positions: Tensor | None = None) -> Tensor:
-    r"""Coefficients of the polynomial that fits each curve best: the way that costs O(n).
+    r"""Compute the coefficients of the least-squares polynomial of each curve, at a cost of O(n).
 
     The basis is orthonormal over the checkpoints (:func:`polynomial_basis`). For :func:`.standardised` curves and
     degree T - 1 the squared distance between two coefficient vectors is therefore exactly :math:`2 (1 - r)`; a lower
     degree compares smoothed curves. A curve with missing values (NaN) is fitted to the checkpoints it has; where those
     do not determine the polynomial, the coefficients with the smallest norm are taken. Each pattern of missing
-    checkpoints costs one factorisation.
+    checkpoints costs one factorization.
 
     Source: Vivek et al., Benchmark Hill Climbing, section 3.4.
 
@@ -102,14 +102,14 @@ def polynomial_coefficients(curves: Tensor, degree: int, positions: Tensor | Non
 
 
 def agreement(coefficients: Tensor, r: Tensor) -> float:
-    """How well the O(n) way agrees with the pairwise one, as the paper measures it.
+    """Compute the agreement of coefficient distances with pairwise correlations, as in the paper.
 
-    Pearson correlation, over all pairs of points, of the pairwise correlation with minus the Euclidean distance of the
+    Pearson correlation, over all pairs of items, of the pairwise correlation with minus the Euclidean distance of the
     coefficients. Source: Vivek et al., Benchmark Hill Climbing, figure 8.
 
     Args:
         coefficients: ``(n, degree + 1)`` of :func:`polynomial_coefficients`.
-        r: ``(n, n)`` of :func:`.pearson`; pairs whose correlation is NaN are left out.
+        r: ``(n, n)`` of :func:`.pearson`; pairs whose correlation is NaN are ignored.
 
     Returns:
         A number in [-1, 1]; 1 for full agreement; NaN for fewer than two pairs.

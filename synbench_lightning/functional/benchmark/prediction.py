@@ -1,4 +1,4 @@
-"""Choose which points of a benchmark to evaluate, and predict its value from them."""
+"""Select which items of a benchmark to evaluate, and estimate its value from them."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ from synbench_lightning.functional.benchmark.signal_to_noise import decision_acc
 from synbench_lightning.functional.benchmark.task_shrinkage import related_tasks
 
 Method = Literal["residual", "clusters", "random"]
-"""How points are chosen in each task: drawn in proportion to how far off their forecasts were; the centres of clusters
-of their curves; or drawn all alike."""
+"""How items are selected in each task: sampled in proportion to the error of their forecasts; the items at the centers
+of clusters of curves; or sampled uniformly."""
 
 WINDOWS = (1, 2, 5, 10)  # mutants: a choice of candidates
-"""Numbers of the latest evaluations whose mean may be the forecast, beside the mean of all of them."""
+"""Candidate numbers of latest evaluations whose mean is the forecast, in addition to all of them."""
 
 PRIOR = 3.0  # mutants: searched, alike over a range
-"""The mean squared residual of its task counts for each point like so many evaluations: a point that was never off in
-five of them may be off in the sixth. Searched among 0, 3 and 10 on matrices of ``python -m tests.performance.points``:
-with 0 the error is up to a quarter above that of random drawing where answers are right or wrong, with 10 drawing gains
-less where they are log-likelihoods."""
+"""Number of evaluations that the mean squared residual of the task is worth as a prior for each item: an item without a
+residual in five of them may have one in the sixth. Searched among 0, 3 and 10 on matrices of
+``python -m tests.performance.points``: with 0 the error is up to a quarter above that of uniform sampling where answers
+are right or wrong, with 10 there is less gain where they are log-likelihoods."""
 
 EVEN = 0.3  # mutants: searched, alike over a range
-"""Share of the probability that is the same for all points of a task; .5 gives errors that are alike."""
+"""Fraction of the probability that is the same for all items of a task; .5 gives similar errors."""
 
 LEAST_MODELS = 4
-"""Complete evaluations below which no item response model is tried: the first half of them must be two."""
+"""Number of complete evaluations below which no item response model is tried: the first half of them must be two."""
 
 
 def choose_points(curves: Tensor, tasks: Tensor, budget: int, method: Method = "residual", seed: int = 0) -> Selection:
-    """Choose the points to evaluate from here on.
+    """Select the items to evaluate from here on, from the complete evaluations so far.
 
     Args:
         curves: ``(T, n)`` log-likelihoods of the right label in complete evaluations, the latest last.
-        tasks: ``(n,)`` task of each point, integers from 0 on.
-        budget: number of points, over all tasks.
-        method: how they are chosen.
-        seed: the same seed gives the same points.
+        tasks: ``(n,)`` task of each item, integers from 0 on.
+        budget: number of items, over all tasks.
+        method: how they are selected.
+        seed: the same seed gives the same items.
 
     Raises:
         ValueError: for an unknown method, or another argument outside its range.
@@ -71,24 +71,24 @@ def choose_points(curves: Tensor, tasks: Tensor, budget: int, method: Method = "
 
 
 def check_complete(curves: Tensor, tasks: Tensor) -> None:
-    """Complete evaluations ``(T, n)``, and the tasks ``(n,)`` of their points, none of them without a point."""
+    """Check complete evaluations ``(T, n)`` and the tasks ``(n,)`` of their items, none of them empty."""
     curves = check_floats("curves", curves, "(evaluations, points)", (None, None))
     check_tasks(tasks, curves.shape[1])
     task_sizes(tasks)
 
 
 def check_selection(selection: Selection, points: int) -> None:
-    """Points that were chosen among so many."""
+    """Check that a selection is from that many items."""
     if not isinstance(selection, Selection) or int(selection.indices.max()) >= points:
         raise ValueError(f"`selection` must be a Selection among {points} points, got {shown(selection)}.")
 
 
 def exact_tasks(values: Tensor, tasks: Tensor) -> list[Estimate]:
-    """Each task's mean where all of its points were evaluated: no error.
+    """Compute the mean of each task where all of its items were evaluated: the standard error is 0.
 
     Args:
-        values: ``(n,)`` values of all points.
-        tasks: ``(n,)`` task of each point, integers from 0 on.
+        values: ``(n,)`` values of all items.
+        tasks: ``(n,)`` task of each item, integers from 0 on.
 
     Example:
         >>> [float(estimate.value) for estimate in exact_tasks(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 1]))]
@@ -100,31 +100,31 @@ def exact_tasks(values: Tensor, tasks: Tensor) -> list[Estimate]:
 
 
 def limits(estimate: Estimate) -> tuple[float, float]:
-    """Its interval of 95 percent."""
+    """Return the 95 % confidence interval of an estimate."""
     low, high = estimate.interval()
     return float(low), float(high)
 
 
 class Forecast(NamedTuple):
-    """What an evaluation is expected to give each point ``(n,)``, and how far off such a forecast was ``(n,)``."""
+    """Forecast of each item ``(n,)``, and the root mean square of the residuals of such forecasts ``(n,)``."""
 
     values: Tensor
     residual: Tensor
 
 
 def forecast(curves: Tensor, tasks: Tensor) -> Forecast:
-    """Forecast each point by the mean of some of the evaluations before: as many as would have been best so far.
+    """Forecast each item by the mean of its last evaluations, with the window that would have been best so far.
 
     Each evaluation in the second half is forecast from those before it, by the mean of the last 1, 2, 5, 10 or of all.
-    The number with the smallest residuals is taken. Checkpoints of one run are told best by the last ones, different
-    models by all of them. A change that all points of a task share is no residual: it is found from any point.
+    The window with the smallest residuals is taken. Checkpoints of one run are forecast best by the last ones,
+    different models by all of them. A change common to all items of a task is no residual: any item reveals it.
 
     Args:
         curves: ``(T, n)`` complete evaluations, the latest last.
-        tasks: ``(n,)`` task of each point, integers from 0 on.
+        tasks: ``(n,)`` task of each item, integers from 0 on.
 
     Returns:
-        The forecast, and the root mean square of the residuals; 1 for each point after a single evaluation.
+        The forecast, and the root mean square of the residuals; 1 for each item after a single evaluation.
 
     Example:
         >>> curves = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, 3.0], [0.0, 4.0]])
@@ -142,38 +142,38 @@ def forecast(curves: Tensor, tasks: Tensor) -> Forecast:
 
 
 def _residuals(curves: Tensor, tasks: Tensor, window: int) -> Tensor:
-    """What forecasts from the evaluations of a window leave of those in the second half, less the mean of each task."""
+    """Compute the residuals ``(t, n)`` of forecasts of the second half from a window, less the mean of each task."""
     later = range(max(1, len(curves) // 2), len(curves))
     left = [curves[turn] - curves[max(0, turn - window) : turn].mean(0) for turn in later]
     return _off(torch.stack(left), tasks)
 
 
 def _off(residuals: Tensor, tasks: Tensor) -> Tensor:
-    """Residuals ``(..., n)`` less the mean of each task."""
+    """Subtract the mean of each task from residuals ``(..., n)``."""
     return residuals - _of_each_task(residuals, tasks)
 
 
 def _of_each_task(values: Tensor, tasks: Tensor) -> Tensor:
-    """The mean of its task for each point, ``(..., n)``."""
+    """Compute, for each item, the mean of its task over values ``(..., n)``."""
     sums = torch.zeros(*values.shape[:-1], int(tasks.max()) + 1, dtype=values.dtype).index_add(-1, tasks, values)
     means: Tensor = (sums / torch.bincount(tasks))[..., tasks]
     return means
 
 
 def predict_tasks(values: Tensor, selection: Selection, curves: Tensor, tasks: Tensor) -> list[Estimate]:
-    """Each task's mean from the chosen points: forecast from the complete evaluations, and corrected.
+    """Estimate the mean of each task from the selected items, by forecasts that are corrected by their residuals.
 
     Forecasts are those of :func:`forecast`. Where all values are one of two, right or wrong, an item response model
-    takes their place if it forecasts the second half of the complete evaluations better from the first.
+    replaces them if it forecasts the second half of the complete evaluations better from the first.
 
-    Points drawn at random give an unbiased correction (:func:`.aipw`); cluster centres are weighted by the size of
-    their clusters (:func:`.weighted_residual`).
+    Random items give an unbiased correction (:func:`.aipw`); cluster centers are weighted by the size of their clusters
+    (:func:`.weighted_residual`).
 
     Args:
-        values: ``(..., B)`` values of the selected points.
+        values: ``(..., B)`` values of the selected items.
         selection: of :func:`choose_points`.
         curves: ``(T, n)`` complete evaluations.
-        tasks: ``(n,)`` task of each point.
+        tasks: ``(n,)`` task of each item.
 
     Returns:
         An estimate of each task, in order.
@@ -202,7 +202,7 @@ def predict_tasks(values: Tensor, selection: Selection, curves: Tensor, tasks: T
 
 
 def _expected(values: Tensor, selection: Selection, curves: Tensor, tasks: Tensor) -> Tensor:
-    """What is expected of all points ``(n,)`` or ``(..., n)``, without the values of their own task."""
+    """Forecast all items ``(n,)`` or ``(..., n)``, without the values of their own task."""
     low, high = curves.min(), curves.max()
     two_valued = all(bool(((seen == low) | (seen == high)).all()) for seen in (curves, values.to(curves)))
     if not two_valued or low == high or len(curves) < LEAST_MODELS:
@@ -219,18 +219,19 @@ def _expected(values: Tensor, selection: Selection, curves: Tensor, tasks: Tenso
 
 
 def related(estimates: Sequence[Estimate], selection: Selection, curves: Tensor, tasks: Tensor) -> list[Estimate]:
-    """Estimates of :func:`predict_tasks`, each drawn to what the other tasks say of it (:func:`.related_tasks`).
+    """Shrink the estimates of :func:`predict_tasks` towards those of the other tasks (:func:`.related_tasks`).
 
     Args:
         estimates: of the tasks.
         selection: of :func:`choose_points`.
         curves: ``(T, n)`` complete evaluations.
-        tasks: ``(n,)`` task of each point.
+        tasks: ``(n,)`` task of each item.
 
     Example:
-        >>> curves, tasks = -torch.rand(5, 40), torch.arange(40) // 20
+        >>> generator, tasks = torch.Generator().manual_seed(0), torch.arange(40) // 20
+        >>> curves = -torch.rand(5, 40, generator=generator)
         >>> selection = choose_points(curves, tasks, budget=10)
-        >>> estimates = predict_tasks(-torch.rand(10), selection, curves, tasks)
+        >>> estimates = predict_tasks(-torch.rand(10, generator=generator), selection, curves, tasks)
         >>> drawn = related(estimates, selection, curves, tasks)
         >>> all(one.standard_error < other.standard_error for one, other in zip(drawn, estimates))
         True
@@ -240,14 +241,14 @@ def related(estimates: Sequence[Estimate], selection: Selection, curves: Tensor,
 
 
 def change_of_benchmark(changes: Tensor, selection: Selection, tasks: Tensor) -> Estimate:
-    """How much the mean over the tasks has changed, from the changes of the selected points.
+    """Estimate the change of the mean over the tasks from the paired differences of the selected items.
 
-    The paired differences are much less noisy than the difference between two separate estimates.
+    Paired differences are much less noisy than the difference between two separate estimates.
 
     Args:
-        changes: ``(..., B)`` differences of the selected points.
+        changes: ``(..., B)`` differences of the selected items.
         selection: of :func:`choose_points`.
-        tasks: ``(n,)`` task of each point.
+        tasks: ``(n,)`` task of each item.
 
     Example:
         >>> tasks = torch.arange(40) // 20
@@ -262,12 +263,12 @@ def change_of_benchmark(changes: Tensor, selection: Selection, tasks: Tensor) ->
 
 
 def decisions(curves: Tensor, selection: Selection, tasks: Tensor) -> tuple[Tensor, Tensor]:
-    """How often the selected points put two complete evaluations in the order that all points put them in.
+    """Compute how often the selected items rank two complete evaluations as all items do (decision accuracy).
 
     Args:
         curves: ``(T, n)`` complete evaluations.
         selection: of :func:`choose_points`.
-        tasks: ``(n,)`` task of each point.
+        tasks: ``(n,)`` task of each item.
 
     Returns:
         The :func:`.decision_accuracy` of the benchmark, and that of its tasks ``(K,)``.
@@ -285,6 +286,7 @@ def decisions(curves: Tensor, selection: Selection, tasks: Tensor) -> tuple[Tens
 
 
 def _changes_of_tasks(changes: Tensor, selection: Selection, tasks: Tensor) -> list[Estimate]:
+    """Estimate the change of each task from differences ``(..., B)`` of the selected items."""
     found = []
     for own, inside in _by_task(selection, tasks):
         if selection.proposal is None:
@@ -295,7 +297,7 @@ def _changes_of_tasks(changes: Tensor, selection: Selection, tasks: Tensor) -> l
 
 
 def _by_task(selection: Selection, tasks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """All points of each task, and the places of its points in the selection."""
+    """Yield, for each task, the indices of all its items, and the positions of its items in the selection."""
     for task in range(int(tasks.max()) + 1):
         inside = (tasks[selection.indices] == task).nonzero()[:, 0]
         yield (tasks == task).nonzero()[:, 0], inside

@@ -1,4 +1,4 @@
-"""Points of a benchmark that represent the others, chosen from their training dynamics."""
+"""Representative items of a benchmark, selected from training dynamics: medoids, cluster centers, coverage."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from synbench_lightning.functional.benchmark.polynomials import polynomial_coeff
 from synbench_lightning.functional.benchmark.selection import Selection, allotment, check_budget, task_sizes
 
 MAX_CANDIDATES = 1024
-"""Number of random candidates from which :func:`coverage` selects (twice the budget, if that is more). Set for time,
-not searched for quality: each candidate costs one pass over all points, timed by
+"""Number of random candidates from which :func:`coverage` selects (twice the budget, if that is more). Set to limit
+time, not searched for quality: each candidate costs one pass over all items, timed by
 `python -m tests.performance.dynamics`."""
 
 
 def anchor_points(curves: Tensor, tasks: Tensor, budget: int, seed: int = 0) -> Selection:
-    """The points that best represent each task: medoids under 1 - r of their training dynamics.
+    """Select anchor points: the medoids of each task under the distance 1 - r of training curves.
 
-    Source: Vivek et al., Anchor Points (2024). Each anchor weighs as much as the share of the points nearest to it.
+    The weight of an anchor is the fraction of the items that are nearest to it. Source: Vivek et al., Anchor Points
+    (2024).
 
     Args:
-        curves: ``(T, n)`` curves of the points over earlier checkpoints; missing values (NaN) count as the mean.
-        tasks: ``(n,)`` task of each point, integers from 0 on.
-        budget: number of points, over all tasks, in equal shares as far as the tasks have them; at least one for each.
-        seed: of the first choice of medoids.
+        curves: ``(T, n)`` curves of the items over earlier checkpoints; missing values (NaN) count as the mean.
+        tasks: ``(n,)`` task of each item, integers from 0 on.
+        budget: number of items over all tasks, the same number for each as far as it has them, at least one.
+        seed: of the initial medoids.
 
     Raises:
         ValueError: for curves, tasks or a budget outside their range.
@@ -49,17 +50,18 @@ def anchor_points(curves: Tensor, tasks: Tensor, budget: int, seed: int = 0) -> 
 
 
 def coefficient_clusters(curves: Tensor, tasks: Tensor, budget: int, degree: int, seed: int = 0) -> Selection:
-    """The points of each task nearest to the centres of clusters of polynomial coefficients (k-means).
+    """Select the items of each task nearest to the k-means centers of polynomial coefficients.
 
-    Source: Vivek et al., Benchmark Hill Climbing, section 3.4. Each point weighs as much as the share of its cluster.
+    The weight of an item is the fraction of the items in its cluster. Source: Vivek et al., Benchmark Hill Climbing,
+    section 3.4.
 
     Args:
-        curves: ``(T, n)`` curves of the points over earlier checkpoints.
-        tasks: ``(n,)`` task of each point, integers from 0 on.
-        budget: number of points, over all tasks, in equal shares as far as the tasks have them; at least one for each.
-        degree: of the polynomials, at most T - 1; they are fitted to the curves as they are, so level, trend and shape
-            count.
-        seed: of the first choice of centres.
+        curves: ``(T, n)`` curves of the items over earlier checkpoints.
+        tasks: ``(n,)`` task of each item, integers from 0 on.
+        budget: number of items over all tasks, the same number for each as far as it has them, at least one.
+        degree: of the polynomials, at most T - 1; they are fitted to the curves without standardization, so level,
+            trend and shape count.
+        seed: of the initial centers.
 
     Raises:
         ValueError: for curves, tasks, a degree or a budget outside their range.
@@ -82,18 +84,17 @@ def coefficient_clusters(curves: Tensor, tasks: Tensor, budget: int, degree: int
 
 
 def coverage(curves: Tensor, tasks: Tensor, budget: int, seed: int = 0) -> Selection:
-    """Points that cover the whole benchmark, so that related tasks share the budget.
+    """Select items that cover the whole benchmark (greedy facility location), so that related tasks share the budget.
 
-    Each step adds the point that most increases the correlation with the most similar selected point, averaged over
-    tasks and points (greedy facility location, at least 63 percent of the optimum among the candidates). A task whose
-    points move like those of another needs few of its own; one that is unlike all others gets more. Each task gets at
-    least one.
+    Each step adds the item that most increases the correlation with the most similar selected item, averaged over
+    tasks and items (at least 63 percent of the optimum among the candidates). A task whose items are correlated with
+    those of another needs few of its own; one that is unlike all others gets more. Each task gets at least one.
 
     Args:
-        curves: ``(T, n)`` curves of the points over earlier checkpoints; missing values (NaN) count as the mean.
-        tasks: ``(n,)`` task of each point, integers from 0 on.
-        budget: number of points, over all tasks; at least one for each.
-        seed: of the candidates, where there are more points than are looked through.
+        curves: ``(T, n)`` curves of the items over earlier checkpoints; missing values (NaN) count as the mean.
+        tasks: ``(n,)`` task of each item, integers from 0 on.
+        budget: number of items, over all tasks; at least one for each.
+        seed: of the candidates, where there are more items than ``MAX_CANDIDATES``.
 
     Raises:
         ValueError: for curves, tasks or a budget outside their range.
@@ -112,7 +113,7 @@ def coverage(curves: Tensor, tasks: Tensor, budget: int, seed: int = 0) -> Selec
     candidates = torch.cat([firsts, order[: max(MAX_CANDIDATES, 2 * budget)]]).unique()
     importance = (1 / (len(sizes) * sizes.double()))[tasks]
     covered = vectors.new_zeros(len(tasks))
-    # Gains only shrink as points are added (submodularity), so an earlier gain is an upper bound.
+    # Gains only shrink as items are added (submodularity), so an earlier gain is an upper bound.
     gains = torch.cat([
         importance @ (vectors @ vectors[part].T).clamp_min(0)
         for part in candidates.split(max(1, BLOCK // len(tasks)))
@@ -121,7 +122,7 @@ def coverage(curves: Tensor, tasks: Tensor, budget: int, seed: int = 0) -> Selec
     taken = torch.zeros(len(candidates), dtype=torch.bool)
     for left in range(budget, 0, -1):
         allowed = ~taken
-        if left == len(without):  # the rest of the budget is for the tasks that have no point yet
+        if left == len(without):  # the rest of the budget is for the tasks that have no item yet
             allowed &= torch.isin(tasks[candidates], torch.tensor(sorted(without)))
         known = torch.zeros_like(taken)
         while not known[best := int(torch.where(allowed, gains, -1.0).argmax())]:
@@ -139,6 +140,7 @@ def coverage(curves: Tensor, tasks: Tensor, budget: int, seed: int = 0) -> Selec
 
 
 def _deterministic(found: list[tuple[Tensor, Tensor]], points: int) -> Selection:
+    """Join the indices and weights of the tasks; no item is selected by chance."""
     indices = torch.cat([chosen for chosen, _ in found])
     inclusion = torch.zeros(points, dtype=torch.float64)
     inclusion[indices] = 1.0
@@ -146,7 +148,7 @@ def _deterministic(found: list[tuple[Tensor, Tensor]], points: int) -> Selection
 
 
 def _vectors(curves: Tensor, tasks: Tensor) -> Tensor:
-    """Standardised curves ``(n, T)``; a missing value counts as the mean of its curve."""
+    """Standardize curves ``(T, n)`` to ``(n, T)``; a missing value counts as the mean of its curve."""
     vectors = standardised(curves).nan_to_num(0.0).T.contiguous()
     check_tasks(tasks, len(vectors))
     return vectors

@@ -1,4 +1,4 @@
-"""Predictions for all points, corrected by their residuals at the points that were evaluated."""
+"""Augmented inverse probability weighting: predictions of all items, corrected by the residuals of evaluated ones."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from synbench_lightning.functional.benchmark.lure import lure
 
 
 def aipw(values: Tensor, predictions: Tensor, indices: Tensor, proposal: Tensor | None = None) -> Estimate:
-    r"""Predictions for all points, corrected by how far off they were for those that were evaluated.
+    r"""Estimate the mean over all items by augmented inverse probability weighting (AIPW).
 
-    :math:`\frac{1}{N} \sum_i f_i` plus the :func:`.lure` estimate of the mean residual :math:`y - f` (augmented
-    inverse probability weighting). It has no bias whatever the predictions, as long as they were not made from the
-    values; the better they are, the smaller its error. As predictions, the values at earlier checkpoints serve.
+    :math:`\frac{1}{N} \sum_i f_i` plus the :func:`.lure` estimate of the mean residual :math:`y - f`. It is unbiased
+    for any predictions that do not depend on the values; the better they are, the smaller its error. Values at earlier
+    checkpoints can be the predictions.
 
     Args:
-        values: ``(..., m)`` values of the points that were evaluated, in the order of the draws.
-        predictions: ``(N,)`` predicted values of all points, or ``(..., N)`` where they differ.
-        indices: ``(m,)`` places of the evaluated points among them.
-        proposal: ``(m,)`` probability of each draw among the points that were left; ``None``: all equally likely.
+        values: ``(..., m)`` values of the items that were evaluated, in the order in which they were sampled.
+        predictions: ``(N,)`` predicted values of all items, or ``(..., N)`` where they differ.
+        indices: ``(m,)`` indices of the evaluated items among them.
+        proposal: ``(m,)`` probability of each item among those not yet sampled; ``None``: all equally likely.
 
     Returns:
-        The estimate ``(...)`` of the mean over all points.
+        The estimate ``(...)`` of the mean over all items.
 
     Raises:
         ValueError: for values, predictions or probabilities that do not fit.
@@ -50,20 +50,20 @@ def aipw(values: Tensor, predictions: Tensor, indices: Tensor, proposal: Tensor 
 
 
 def weighted_residual(values: Tensor, predictions: Tensor, indices: Tensor, weights: Tensor) -> Estimate:
-    r"""Predictions for all points, corrected by how far off they were for points that stand for the others.
+    r"""Estimate the mean over all items from predictions and the weighted residuals of representative items.
 
-    :math:`\frac{1}{N} \sum_i f_i` plus the :func:`.weighted_mean` of the residuals :math:`y - f`: what :func:`aipw` is
-    for points drawn at random, for anchors or centres of clusters. It has a bias where residuals within a cluster
-    differ, and no probability stands behind its interval.
+    :math:`\frac{1}{N} \sum_i f_i` plus the :func:`.weighted_mean` of the residuals :math:`y - f`: the analog of
+    :func:`aipw` for anchors or cluster centers in place of a random sample. It is biased where residuals within a
+    cluster differ, and its interval has no guaranteed coverage.
 
     Args:
-        values: ``(..., m)`` values of the points that were evaluated.
-        predictions: ``(N,)`` predicted values of all points, or ``(..., N)`` where they differ.
-        indices: ``(m,)`` places of the evaluated points among them.
-        weights: ``(m,)`` share of the points that each of them stands for.
+        values: ``(..., m)`` values of the items that were evaluated.
+        predictions: ``(N,)`` predicted values of all items, or ``(..., N)`` where they differ.
+        indices: ``(m,)`` indices of the evaluated items among them.
+        weights: ``(m,)`` fraction of the items that each of them represents.
 
     Returns:
-        The estimate ``(...)`` of the mean over all points.
+        The estimate ``(...)`` of the mean over all items.
 
     Raises:
         ValueError: for values, predictions or weights that do not fit.
@@ -80,6 +80,7 @@ def weighted_residual(values: Tensor, predictions: Tensor, indices: Tensor, weig
 
 
 def _residual_parts(values: Tensor, predictions: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Check values ``(..., m)``, predictions and indices; return the first two as float64."""
     values, predicted = check_values(values), check_values(predictions, "predictions")
     if predicted.shape[:-1] not in (torch.Size(), values.shape[:-1]):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Which points of a benchmark to evaluate within a budget: random draws, and how a budget is shared among tasks."""
+"""Random selection of the items to evaluate: uniform, stratified or proportional to a size, within a budget."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from synbench_lightning.functional.benchmark.lure import lure_weights
 
 
 class Selection(NamedTuple):
-    """Points to evaluate, grouped by task; within a task in the order in which they were drawn.
+    """Items to evaluate, grouped by task; within a task in the order in which they were sampled.
 
-    ``indices`` ``(B,)``: places of the points. ``weights`` ``(B,)``: the estimate of a task is the sum of weight times
-    value over its points. ``inclusion`` ``(n,)``: probability of each point of the benchmark to be selected; 0 or 1
-    where nothing was left to chance, and then no estimate is free of bias. ``proposal`` ``(B,)``: probability of each
-    draw among the points of its task that were left, for :func:`.lure`;
-    ``None`` where nothing was left to chance.
+    ``indices`` ``(B,)`` of the items. ``weights`` ``(B,)``: the estimate of a task is the sum of weight times value
+    over its items. ``inclusion`` ``(n,)``: inclusion probability of each item of the benchmark; 0 or 1 where the
+    selection is deterministic, and no estimate is then unbiased. ``proposal`` ``(B,)``: probability of each item among
+    those of its task not yet sampled, for :func:`.lure`; ``None`` where the selection is deterministic.
     """
 
     indices: Tensor
@@ -31,14 +30,14 @@ class Selection(NamedTuple):
 
 
 def uniform(tasks: Tensor, budget: int, seed: int = 0) -> Selection:
-    """Points at random from the whole benchmark, each with the same probability.
+    """Sample items uniformly from the whole benchmark.
 
-    A small task may be left without a point; :func:`stratified` gives each its share.
+    A small task may get no item; :func:`stratified` gives each task the same number.
 
     Args:
-        tasks: ``(n,)`` task of each point, integers from 0 on.
-        budget: number of points, over all tasks.
-        seed: the same seed gives the same points.
+        tasks: ``(n,)`` task of each item, integers from 0 on.
+        budget: number of items, over all tasks.
+        seed: the same seed gives the same items.
 
     Raises:
         ValueError: for tasks that are not such integers, or a budget outside [1, n].
@@ -58,12 +57,12 @@ def uniform(tasks: Tensor, budget: int, seed: int = 0) -> Selection:
 
 
 def stratified(tasks: Tensor, budget: int, seed: int = 0) -> Selection:
-    """Points at random from each task, the same number from each as far as it has them.
+    """Sample items uniformly within each task, the same number from each as far as it has them.
 
     Args:
-        tasks: ``(n,)`` task of each point, integers from 0 on.
-        budget: number of points, over all tasks; at least one for each.
-        seed: the same seed gives the same points.
+        tasks: ``(n,)`` task of each item, integers from 0 on.
+        budget: number of items, over all tasks; at least one for each.
+        seed: the same seed gives the same items.
 
     Raises:
         ValueError: for tasks that are not such integers, or a budget outside [tasks, n].
@@ -77,25 +76,25 @@ def stratified(tasks: Tensor, budget: int, seed: int = 0) -> Selection:
 
 
 def proportional(sizes: Tensor, tasks: Tensor, budget: int, seed: int = 0, floor: float = 0.1) -> Selection:
-    """Points at random from each task, with probabilities that grow with their size and are known.
+    """Sample items within each task with probability proportional to a size, sequentially without replacement.
 
-    With the expected loss of each point as its size this is the proposal of active testing; the standard deviation of
-    its curve (the variability of dataset cartography) serves as well. Points with a large size are drawn often; those
-    with a small one rarely, and then with a large weight. Points are drawn sequentially without replacement.
+    With the expected loss of each item as its size this is the proposal of active testing; the standard deviation of
+    its curve (the variability of dataset cartography) is another choice. Items with a large size are sampled often,
+    with a small weight; those with a small size rarely, with a large one.
 
     Source: Kossen et al., Active Testing (2021).
 
     Args:
-        sizes: ``(n,)`` size of each point, not negative; where a task has only zeros, its points are equally likely.
-        tasks: ``(n,)`` task of each point, integers from 0 on.
-        budget: number of points, over all tasks, in equal shares as far as the tasks have them; at least one for each.
-        seed: the same seed gives the same points.
-        floor: share of the probability that is spread evenly over all points, in (0, 1] (a defensive mixture): a point
-            whose size was underestimated can still be drawn. The default is a convention, not searched.
+        sizes: ``(n,)`` size of each item, not negative; where a task has only zeros, its items are equally likely.
+        tasks: ``(n,)`` task of each item, integers from 0 on.
+        budget: number of items over all tasks, the same number for each as far as it has them, at least one.
+        seed: the same seed gives the same items.
+        floor: fraction of the probability that is the same for all items, in (0, 1] (a defensive mixture): an item
+            whose size was underestimated can still be sampled. The default is a convention, not searched.
 
     Returns:
-        The points; the weights are those of :func:`.lure`, the probabilities
-        of inclusion those of successive sampling to first order (Rosén, 1997).
+        The items; the weights are those of :func:`.lure`, the inclusion probabilities those of successive sampling to
+        first order (Rosén, 1997).
 
     Raises:
         ValueError: for sizes, tasks, a budget or a floor outside their range.
@@ -110,7 +109,7 @@ def proportional(sizes: Tensor, tasks: Tensor, budget: int, seed: int = 0, floor
     sizes = check_floats("sizes", sizes, f"of shape {(len(tasks),)}, one for each point", (len(tasks),))
     if bool((sizes < 0).any()):
         raise ValueError(f"`sizes` must be numbers of at least 0, got {float(sizes.min())}.")
-    floor = check_number("floor", floor, "a share in (0, 1]", 0, 1, low_in=False)
+    floor = check_number("floor", floor, "a number in (0, 1]", 0, 1, low_in=False)
     seed = check_integer("seed", seed, 0)
     generator = np.random.default_rng(seed)
     drawn, proposals, inclusion = [], [], torch.zeros(len(tasks), dtype=torch.float64)
@@ -119,7 +118,7 @@ def proportional(sizes: Tensor, tasks: Tensor, budget: int, seed: int = 0, floor
         size = sizes[own]
         even = torch.full_like(size, 1 / len(own))
         share = (1 - floor) * size / size.sum() + floor * even if bool(size.sum() > 0) else even
-        # Sorting exponential waiting times is equivalent to drawing without replacement.
+        # Sorting exponential waiting times with these rates is sampling without replacement in proportion to them.
         order = (torch.from_numpy(generator.exponential(size=len(own))) / share).argsort()[:count]
         left = 1 - torch.cat([share.new_zeros(1), share[order].cumsum(0)[:-1]])
         drawn.append(own[order])
@@ -129,7 +128,7 @@ def proportional(sizes: Tensor, tasks: Tensor, budget: int, seed: int = 0, floor
 
 
 def allotment(sizes: Tensor, budget: int) -> Tensor:
-    """Points for each task ``(K,)``: equal shares of the budget as far as the tasks have them.
+    """Allocate a budget to the tasks ``(K,)``: the same number of items for each, as far as it has them.
 
     Example:
         >>> allotment(torch.tensor([3, 50, 50]), budget=23)
@@ -148,7 +147,11 @@ def allotment(sizes: Tensor, budget: int) -> Tensor:
 
 
 def _successive_inclusion(share: Tensor, count: int) -> Tensor:
-    """Probabilities of inclusion for ``count`` draws without replacement with probability proportional to ``share``."""
+    """Compute inclusion probabilities ``(n,)`` of ``count`` items sampled in proportion to ``share`` ``(n,)``.
+
+    An item is included if its exponential waiting time, with the rate ``share``, ends before the time by which
+    ``count`` items are expected: ``1 - exp(-share t)`` with the ``t`` at which these sum to ``count``.
+    """
     if count == len(share):
         return torch.ones_like(share)
     if count == 1:
@@ -162,6 +165,7 @@ def _successive_inclusion(share: Tensor, count: int) -> Tensor:
 
 
 def _random(tasks: Tensor, drawn: list[Tensor], proposals: list[Tensor], inclusion: Tensor) -> Selection:
+    """Join the sampled indices and proposals of the tasks, with the weights of LURE."""
     sizes = task_sizes(tasks).tolist()
     drew = [(q, size) for q, size in zip(proposals, sizes, strict=True) if len(q)]
     weights = torch.cat([lure_weights(q, size) for q, size in drew])
@@ -169,7 +173,7 @@ def _random(tasks: Tensor, drawn: list[Tensor], proposals: list[Tensor], inclusi
 
 
 def task_sizes(tasks: Tensor) -> Tensor:
-    """Points of each task ``(K,)``."""
+    """Count the items of each task ``(K,)``, after a check that none is empty."""
     check_tasks(tasks)
     sizes = torch.bincount(tasks)
     if bool((sizes == 0).any()):
@@ -180,10 +184,10 @@ def task_sizes(tasks: Tensor) -> Tensor:
 
 
 def check_budget(budget: int, lowest: int, points: int) -> int:
-    """The number of points to evaluate, in [lowest, points]."""
+    """Check that a number of items to evaluate is in [lowest, points], and return it."""
     budget = check_integer("budget", budget, 1)
     if not lowest <= budget <= points:
         raise ValueError(
-            f"`budget` must be a number of points from {lowest} (one for each task) to {points} (all), got {budget}."
+            f"`budget` must be a number of items from {lowest} (one for each task) to {points} (all), got {budget}."
         )
     return budget

@@ -1,4 +1,4 @@
-"""What a benchmark is worth for decisions: how far checkpoints lie apart, and neighbours by chance."""
+"""Signal and noise of a benchmark over a run, and the accuracy of decisions that are based on it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from scipy.stats import norm
 from torch import Tensor
 
 LEAST = 5
-"""Values in a row below which signal and noise are not told apart."""
+"""Number of values below which signal and noise are not separated."""
 
 
 class SignalNoise(NamedTuple):
-    """Of one or several series, ``(...)`` each.
+    """Signal and noise of one or several series, ``(...)`` each.
 
-    ``signal`` and ``noise`` are standard deviations in the unit of the values. ``p_value`` is the probability of a
-    series in which neighbours are so much alike, if its values were in random order.
+    ``signal`` and ``noise`` are standard deviations in the unit of the values. ``p_value`` is that of von Neumann's
+    test of the hypothesis that the values are in random order, against positive serial correlation.
     """
 
     signal: Tensor
@@ -25,11 +25,11 @@ class SignalNoise(NamedTuple):
 
 
 def signal_and_noise(values: Tensor) -> SignalNoise:
-    r"""Signal: how far the values of a run lie apart. Noise: how far each is off the line between its neighbours.
+    r"""Compute the standard deviations of signal and noise of a series, from its second differences.
 
-    The variance of the noise is :math:`\overline{(v_{t-1} - 2 v_t + v_{t+1})^2} / 6`, free of any trend that is
-    straight over three values; that of the signal is what it leaves of the variance of the values. The p-value is that
-    of the ratio of von Neumann (1941), normal for long series.
+    The variance of the noise is :math:`\overline{(v_{t-1} - 2 v_t + v_{t+1})^2} / 6`, without any trend that is linear
+    over three values (independent noise has second differences of six times its variance); that of the signal is the
+    variance of the values minus it. The p-value is that of the ratio of von Neumann (1941), normal for long series.
     Source of the idea: Heineman et al., Signal and Noise (2025), who divide the spread of models by that of the last
     checkpoints of one.
 
@@ -59,9 +59,9 @@ def signal_and_noise(values: Tensor) -> SignalNoise:
 
 
 def decision_accuracy(estimates: Tensor, truth: Tensor) -> Tensor:
-    """Share of the pairs of evaluations whose order is the same for the estimates as in truth.
+    """Compute the fraction of pairs of evaluations that the estimates rank in their true order.
 
-    Pairs that are equal in truth are left out; equal estimates are right by half.
+    Pairs that are equal in truth are ignored; equal estimates count one half.
 
     Args:
         estimates: ``(T, ...)``.
@@ -76,5 +76,5 @@ def decision_accuracy(estimates: Tensor, truth: Tensor) -> Tensor:
     """
     first, second = torch.triu_indices(len(truth), len(truth), 1)
     true, found = ((one.double()[first] - one.double()[second]).sign() for one in (truth, estimates))
-    told = true != 0
-    return torch.where(told, (1 + true * found) / 2, 0.0).sum(0) / told.sum(0)
+    differ = true != 0
+    return torch.where(differ, (1 + true * found) / 2, 0.0).sum(0) / differ.sum(0)

@@ -1,4 +1,4 @@
-"""The values of tasks from a few points of each: related tasks tell about each other."""
+"""Shrinkage of the estimates of tasks towards the estimates of related tasks (Fay-Herriot)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from torch import Tensor
 from synbench_lightning.functional.benchmark.confidence_intervals import Estimate
 
 FREE = 100.0  # mutants: searched, alike over a range
-"""Variance of the shift that all tasks share, as a multiple of what complete evaluations had: it is left to the points.
-A run improves beyond all that its warm-up has seen; with 1 the tasks' error there is up to three quarters larger."""
+"""Prior variance of the shift common to all tasks, as a multiple of that in the complete evaluations: large, so that
+the shift is hardly shrunk. A run improves beyond the values of its warm-up; with 1 the tasks' error there is up to
+three quarters larger."""
 
 PRIOR = 4.0  # mutants: a convention
-"""Degrees of freedom that the mean variance of all tasks has in the variance of each; a convention, not searched."""
+"""Degrees of freedom of the mean variance of all tasks as a prior for that of each; a convention, not searched."""
 
 
 def correlations(known: Tensor) -> Tensor:
-    """Correlations of tasks over a few complete evaluations, shrunk to a common one.
+    """Estimate the correlations of tasks over a few complete evaluations, shrunk to their mean.
 
     Args:
         known: ``(T, K)`` values of the tasks.
 
     Returns:
-        ``(K, K)``, positive definite. The fewer evaluations there are for the tasks, the more they are shrunk.
+        ``(K, K)``, positive definite. The weight of the mean correlation is K / (K + T).
 
     Example:
         >>> correlations(torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 4.0]])).round(decimals=2)
@@ -43,22 +44,22 @@ def correlations(known: Tensor) -> Tensor:
 
 
 def related_tasks(estimates: Sequence[Estimate], known: Tensor, complete: Tensor) -> list[Estimate]:
-    r"""Estimates of tasks, each drawn to what the others say of it, the more the less certain it is.
+    r"""Shrink the estimate of each task towards the estimates of the other tasks, by best linear prediction.
 
-    Complete evaluations tell how the values of the tasks vary together, around what mean. A new evaluation is taken
-    for one more draw with this covariance :math:`S`, and its estimates :math:`e` for its values with errors
-    of variance :math:`V`; then the best linear prediction is :math:`m + S (S + V)^{-1} (e - m)`. A shift that all tasks
-    share is free and not drawn anywhere. Variances of few points are uncertain themselves and are drawn to their mean.
-    Source: Fay and Herriot (1979), for areas with few observations each.
+    The complete evaluations give a mean :math:`m` and a covariance :math:`S` of the values of the tasks. A new
+    evaluation is modeled as one more sample of these values, and its estimates :math:`e` as the values with errors of
+    variance :math:`V`; the best linear prediction is :math:`m + S (S + V)^{-1} (e - m)`. A shift common to all tasks is
+    hardly shrunk. Variances from few items are uncertain and are shrunk towards their mean. Source: Fay and Herriot
+    (1979), for small areas.
 
     Args:
-        estimates: of the K tasks, ``(...)`` each, independent and without bias.
+        estimates: of the K tasks, ``(...)`` each, independent and unbiased.
         known: ``(T, K)`` values of the tasks in complete evaluations.
-        complete: ``(K,)`` whether all points of a task were evaluated, so that its value is exact.
+        complete: ``(K,)`` whether all items of a task were evaluated, so that its value is exact.
 
     Returns:
-        An estimate of each task, in order, with a bias that a smaller variance outweighs; those given, where there
-        are fewer than four complete evaluations or two tasks.
+        An estimate of each task, in order, with a smaller variance and some bias; those given, where there are fewer
+        than four complete evaluations or two tasks.
 
     Example:
         >>> known = torch.tensor([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6], [0.7, 0.8], [0.9, 1.0]])  # the second is .1 above
@@ -93,7 +94,7 @@ def related_tasks(estimates: Sequence[Estimate], known: Tensor, complete: Tensor
 
 
 def _common(correlation: Tensor) -> Tensor:
-    """The mean correlation of different tasks, in [0, .95]."""
+    """Compute the mean correlation of different tasks, clipped to [0, .95], from correlations ``(K, K)``."""
     count = len(correlation)
     if count < 2:
         return correlation.new_zeros(())

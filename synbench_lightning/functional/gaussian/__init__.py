@@ -1,1 +1,1 @@
-"""The SynBench score: how well Gaussian classes can be told apart, in input space and from features."""
+"""The SynBench score: how well two Gaussian classes can be separated, in input space and from features."""

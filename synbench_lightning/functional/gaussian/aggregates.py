@@ -1,4 +1,4 @@
-"""From the scores of several tasks to one number: their mean, and how bad the worst of them are."""
+"""Aggregates of the scores of several tasks: mean, minimum, smoothed minimum and conditional value at risk."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from synbench_lightning.checks import check_number, check_numbers, shown
 from synbench_lightning.functional.minimax import smoothed_maximum, softmax_weights
 
 FRACTION = 0.5
-"""Share of the tasks whose mean is the conditional value at risk."""
+"""Fraction of the tasks, the worst ones, whose mean is the conditional value at risk."""
 TEMPERATURE = 0.05
-"""Scores that differ by much less than this count alike in the smoothed worst."""
+"""Of the smoothed minimum: scores that differ by much less than this have about the same weight."""
 
 
 def aggregate(
     scores: Tensor | Sequence[float], fraction: float = FRACTION, temperature: float = TEMPERATURE
 ) -> dict[str, Tensor]:
-    r"""Aggregates of the scores of tasks.
+    r"""Compute mean, minimum, smoothed minimum and conditional value at risk of the scores of tasks.
 
     - ``worst``: the lowest score.
-    - ``cvar``: the mean of the worst ``fraction`` of the tasks (conditional value at risk). A task at the edge counts
-      with the part of it that falls inside: at fraction 1 it is the mean, at ``1 / T`` and below the worst.
-    - ``smoothed_worst``: :math:`-\tau \log \frac{1}{T} \sum_t \exp(-s_t / \tau)`, between worst and mean: at least the
-      worst and at most :math:`\tau \log T` above it.
-    - ``mean``, and ``gap``: mean less worst.
+    - ``cvar``: the mean of the worst ``fraction`` of the tasks (conditional value at risk). A task at the edge is
+      weighted by the part of it that falls inside: at fraction 1 it is the mean, at ``1 / T`` and below the minimum.
+    - ``smoothed_worst``: :math:`-\tau \log \frac{1}{T} \sum_t \exp(-s_t / \tau)`, between minimum and mean, and at most
+      :math:`\tau \log T` above the minimum.
+    - ``mean``, and ``gap``: mean minus worst.
 
-    Estimates scatter, and the lowest of several is low by chance: where all T tasks are equally hard, ``worst`` is
-    expected to read low by .56, .85, 1.03, 1.16 standard errors of a task for T of 2, 3, 4, 5 (the expected minimum of
-    T normal variables), and by less where they differ. ``cvar`` and ``smoothed_worst`` have less of that bias.
+    The minimum of noisy estimates is biased low: where all T tasks are equally hard, ``worst`` is expected .56, .85,
+    1.03, 1.16 standard errors of a task below them for T of 2, 3, 4, 5 (the expected minimum of T standard normal
+    variables), and less where they differ. ``cvar`` and ``smoothed_worst`` have less of that bias.
 
     Args:
         scores: ``(..., T)`` scores, or accuracies, of the tasks.
-        fraction: share of tasks for ``cvar``, in (0, 1].
+        fraction: of the tasks for ``cvar``, in (0, 1].
         temperature: :math:`\tau`, in units of the scores, positive.
 
     Returns:
@@ -60,9 +60,9 @@ def aggregate(
 def aggregate_weights(
     scores: Tensor | Sequence[float], fraction: float = FRACTION, temperature: float = TEMPERATURE
 ) -> dict[str, Tensor]:
-    """How much each task counts in each of the aggregates: their gradients.
+    """Compute the gradient of each aggregate with respect to the scores: the weight of each task.
 
-    With independent standard errors ``e`` of the scores the standard error of an aggregate is the length of ``weights *
+    With independent standard errors ``e`` of the scores, the standard error of an aggregate is the norm of ``weights *
     e``, to first order.
 
     Args:
@@ -86,11 +86,11 @@ def aggregate_weights(
     size = values.shape[-1]
     rank = values.argsort(dim=-1, stable=True).argsort(-1)
     worst = (rank == 0).double()
-    share = (max(fraction * size, 1.0) - rank.double()).clamp(0, 1)
+    inside = (max(fraction * size, 1.0) - rank.double()).clamp(0, 1)  # 1, at the edge a fraction, 0
     mean = torch.full_like(values, 1 / size)
     return {
         "worst": worst,
-        "cvar": share / share.sum(-1, keepdim=True),
+        "cvar": inside / inside.sum(-1, keepdim=True),
         "smoothed_worst": softmax_weights(-values, temperature),
         "mean": mean,
         "gap": mean - worst,
@@ -98,6 +98,7 @@ def aggregate_weights(
 
 
 def _checked(scores: Tensor | Sequence[float]) -> Tensor:
+    """Check scores ``(..., T)`` and return them as float64."""
     values = check_numbers("scores", scores, "numbers (..., tasks)")
     if values.ndim == 0 or values.shape[-1] == 0:
         raise ValueError(f"`scores` must be numbers (..., tasks), at least one, got {shown(scores)}.")

@@ -1,4 +1,4 @@
-"""What the best possible classifier reaches in input space, in closed form."""
+"""Accuracy and expected bound of the Bayes classifier in input space, in closed form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from synbench_lightning.checks import check_numbers, shown
 
 
 def optimal_accuracy(delta: Tensor | float) -> Tensor:
-    r"""Accuracy of the Bayes classifier of two Gaussians at Mahalanobis half-distance ``delta``.
+    r"""Compute the accuracy of the Bayes classifier of two Gaussians at Mahalanobis half-distance ``delta``.
 
     For ``x | y ~ N(y * delta * u, I)`` with ``y = ±1`` equally likely and ``|u| = 1`` it is
     :math:`a(\delta) = \Phi(\delta)` (SynBench, the accuracy of the robust Bayes rule at epsilon 0).
@@ -34,9 +34,9 @@ def optimal_accuracy(delta: Tensor | float) -> Tensor:
 
 
 def optimal_bound(delta: Tensor | float) -> Tensor:
-    r"""Expected bound of the Bayes classifier: how far correctly classified points are from the boundary.
+    r"""Compute the expected bound of the Bayes classifier: the mean relative margin of correctly classified samples.
 
-    The mean distance to the decision boundary over the correctly classified points, in units of the
+    The mean distance to the decision boundary over the correctly classified samples, in units of the
     distance of the class mean: :math:`b(\delta) = 1 + \phi(\delta) / (\delta\,\Phi(\delta))` (SynBench).
 
     Args:

@@ -1,4 +1,4 @@
-"""The epsilon-robust linear discriminant in closed form, and how it performs on held-out features."""
+"""The epsilon-robust linear discriminant in closed form, with its accuracy and margin on held-out features."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ def accuracy_and_bound(
     test_labels: Tensor,
     epsilons: Sequence[float],
 ) -> tuple[Tensor, Tensor]:
-    r"""Fit the epsilon-robust linear discriminant on one set of features and measure it on another.
+    r"""Compute held-out accuracy and mean margin of the epsilon-robust linear discriminant.
 
     With :math:`\mu` half the difference of the class means, :math:`c` their midpoint and :math:`S` the pooled
     within-class covariance, the rule that is optimal against shifts of the features of length up to
     :math:`\epsilon |\mu|_2` is :math:`\mathrm{sign}(w^\top (x - c))` with :math:`w \propto (S + g I)^{-1} \mu`; the
-    ridge :math:`g \ge 0` solves :math:`|g (S + g I)^{-1} \mu| = \epsilon |\mu|`. The margin of a point is
+    ridge :math:`g \ge 0` solves :math:`|g (S + g I)^{-1} \mu| = \epsilon |\mu|`. The margin of a sample is
     :math:`|w^\top (x - c)| / |w^\top \mu|`. Source: SynBench, the robust Bayes rule for class-conditional Gaussians;
-    directions of :math:`S` with an eigenvalue of at most 1e-6 are dropped, as the official code does.
+    derivation of the ridge: "The robust discriminant" in ``docs/mathematics.md``. Directions of :math:`S` with an
+    eigenvalue of at most 1e-6 are dropped, as in the official code.
 
     Args:
         train_features: ``(n, D)`` features to fit on; fewer samples than dimensions are allowed.
@@ -48,9 +49,9 @@ def accuracy_and_bound(
         epsilons: strengths of the shift relative to :math:`|\mu|_2`, each in [0, 1).
 
     Returns:
-        ``accuracy`` ``(E,)``, the share of test points on their own side, in [0, 1], and ``bound`` ``(E,)``, the mean
-        margin of those, both float64. Where no rule exists (all features constant, or the class means equal in every
-        direction that is left) accuracy is 0.5 and bound 0; where no point is right, bound is 0.
+        ``accuracy`` ``(E,)``, the fraction of test samples that are classified correctly, in [0, 1], and ``bound``
+        ``(E,)``, their mean margin, both float64. Where no rule exists (all features constant, or the class means equal
+        in every direction that is kept) accuracy is 0.5 and bound 0; where no sample is right, bound is 0.
 
     Raises:
         ValueError: for wrong shapes, labels other than 0 and 1, a class without training samples, fewer than three
@@ -85,30 +86,30 @@ def accuracy_and_bound(
 
 
 def class_moments(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Class means ``(C, D)`` and the pooled within-class covariance ``(D, D)``, divided by n - C.
+    """Compute class means ``(C, D)`` and the pooled within-class covariance ``(D, D)``, divided by n - C.
 
     Features are ``(n, D)``, labels ``(n,)`` integers in [0, C), each of them present.
     """
     means = torch.stack([features[labels == label].mean(0) for label in range(num_classes)])
-    centred = features - means[labels]
-    return means, centred.T @ centred / (len(features) - num_classes)
+    centered = features - means[labels]
+    return means, centered.T @ centered / (len(features) - num_classes)
 
 
 def covariance_spectrum(covariance: Tensor, floor: float) -> Spectrum:
-    """Eigenvalues above ``floor`` of a covariance ``(D, D)``, ascending, and their eigenvectors."""
+    """Decompose a covariance ``(D, D)``: its eigenvalues above ``floor``, ascending, and their eigenvectors."""
     eigenvalues, basis = torch.linalg.eigh(covariance)
     kept = eigenvalues > floor
     return Spectrum(eigenvalues[kept], basis[:, kept])
 
 
 def robust_weights(spectrum: Spectrum, half_difference: Tensor, epsilons: Sequence[float]) -> Tensor:
-    r"""Weights ``(E, D)`` of the epsilon-robust discriminants, scaled so that :math:`w^\top \mu = 1`.
+    r"""Compute weights ``(E, D)`` of the epsilon-robust discriminants, scaled so that :math:`w^\top \mu = 1`.
 
-    So ``y * w @ (x - c)`` is the signed margin of SynBench at once. Where the half difference of the means ``(D,)``
-    vanishes in the directions that the spectrum keeps, there is no rule and the weights are 0.
+    With this scale ``y * w @ (x - c)`` is the signed margin of SynBench. Where the half difference of the means
+    ``(D,)`` vanishes in the directions that the spectrum keeps, there is no rule and the weights are 0.
     """
     eigenvalues, basis = spectrum
-    mu = half_difference @ basis
+    mu = half_difference @ basis  # in the eigenvectors of S, (R,)
     weights = basis.new_zeros(len(epsilons), basis.shape[0])
     if not bool(mu.square().sum() > 0):
         return weights
@@ -120,13 +121,19 @@ def robust_weights(spectrum: Spectrum, half_difference: Tensor, epsilons: Sequen
 
 
 def _ridge(eigenvalues: np.ndarray, squared_mu: np.ndarray, epsilon: float) -> float:
-    """The ridge ``g`` with ``|g (S + g)^-1 mu| = epsilon |mu|``, a monotone equation in log g."""
+    """Solve ``|g (S + g)^-1 mu| = epsilon |mu|`` for the ridge ``g``, a monotone equation in log g.
+
+    Args:
+        eigenvalues: ``(R,)`` of S, positive.
+        squared_mu: ``(R,)`` squares of mu in the eigenvectors.
+        epsilon: in [0, 1).
+    """
     if epsilon == 0:
         return 0.0
     target = epsilon**2 * squared_mu.sum()
 
     def excess(log_ridge: float) -> float:
-        shrunk = 1 / (1 + eigenvalues * math.exp(-log_ridge))
+        shrunk = 1 / (1 + eigenvalues * math.exp(-log_ridge))  # g / (S + g), without overflow
         return float((squared_mu * shrunk**2).sum() - target)
 
     # With one eigenvalue v for all directions g = v * epsilon / (1 - epsilon): the extremes bracket the root.
@@ -136,7 +143,7 @@ def _ridge(eigenvalues: np.ndarray, squared_mu: np.ndarray, epsilon: float) -> f
 
 
 def summarise_margins(margins: Tensor) -> tuple[Tensor, Tensor]:
-    """Accuracy and bound, over the last dimension, of signed margins (positive where the point is right).
+    """Compute accuracy and bound ``(...)`` of signed margins ``(..., m)``, positive where the sample is right.
 
     Margins that are all 0 come from features without a rule: accuracy 0.5 (chance), bound 0.
     """
@@ -149,7 +156,7 @@ def summarise_margins(margins: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_epsilons(epsilons: Sequence[float]) -> tuple[float, ...]:
-    """The epsilons as a tuple of floats.
+    """Check the epsilons and return them as a tuple of floats.
 
     Raises:
         ValueError: if there is none, one is given twice, or one is outside [0, 1).
@@ -158,13 +165,13 @@ def check_epsilons(epsilons: Sequence[float]) -> tuple[float, ...]:
     if not values or not all(0 <= epsilon < 1 for epsilon in values) or len(set(values)) < len(values):
         raise ValueError(
             f"`epsilons` must be different numbers in [0, 1), at least one, got {list(values)}. An epsilon is relative "
-            "to half the distance of the class means: at 1 no rule is left."
+            "to half the distance of the class means: at 1 no rule exists."
         )
     return values
 
 
 def _checked(features: Tensor, labels: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """Features as float64 and a mask of class 1, after checks that name the argument."""
+    """Check features and labels; return features ``(n, D)`` as float64 and a mask ``(n,)`` of class 1."""
     checked = check_floats(f"{name}_features", features, "(samples, dimensions)", (None, None))
     if not isinstance(labels, Tensor) or labels.shape != features.shape[:1]:
         raise ValueError(

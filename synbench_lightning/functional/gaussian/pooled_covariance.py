@@ -1,9 +1,10 @@
-r"""The covariance that a probe's pairs share, its eigenvalues, and the pairs in its eigenvectors' coordinates.
+r"""The within-class covariance pooled over all pairs, its eigenvalues, and the pairs in the basis of its eigenvectors.
 
-With :math:`2N` rows (half sums and half differences of :math:`N` pairs) in :math:`D` dimensions there are at most
-:math:`\min(D, 2N)` eigenvalues that are not 0. They are those of the covariance ``(D, D)`` and of the rows' inner
-products ``(2N, 2N)`` alike, and the smaller of the two matrices is used: with fewer rows than dimensions nothing of the
-size :math:`D^2` is made, and residuals only of some columns at a time.
+With :math:`2P` rows :math:`X` (residuals of the half sums and half differences of :math:`P` pairs) in :math:`D`
+dimensions there are at most :math:`\min(D, 2P)` eigenvalues that are not 0. They are those of the covariance :math:`S =
+X^\top X / P` ``(D, D)`` and of the rows' inner products :math:`X X^\top / P` ``(2P, 2P)`` alike, and the smaller of the
+two matrices is decomposed: with fewer rows than dimensions nothing of the size :math:`D^2` is made, and residuals only
+of some columns at a time. Symbols and derivation: "The limit of many samples" in ``docs/mathematics.md``.
 """
 
 from __future__ import annotations
@@ -20,24 +21,25 @@ from synbench_lightning.functional.gaussian.cross_fitting import TERMS
 from synbench_lightning.functional.tolerances import ROUNDING
 
 RELATIVE_FLOOR = 1e-6
-"""Directions with less than this share of the mean variance, over all D dimensions, carry nothing."""
+"""Directions with less than this fraction of the variance, averaged over all D dimensions, are dropped."""
 RARE = 10
-"""Directions whose variance comes from fewer pairs than this are dropped: leaving one out would mean nothing."""
+"""Directions whose variance comes from fewer pairs than this are dropped: leaving one pair out would remove them."""
 SHARE = 0.6
-"""Largest share of the pairs that may go into directions; a ridge is forced beyond it."""
+"""Largest ratio of directions to pairs; beyond it a ridge keeps the degrees of freedom there."""
 DOUBLE = 2048
 """Up to this size of the matrix eigenvectors are found in float64; beyond, float32 is tried first: half the time."""
 CLEAR = 1e3
 """A ridge this many times the rounding of the largest eigenvalue hides the rounding; else float64 is used."""
 COLUMNS = 2048
-"""Columns of a matrix that are worked on at once."""
+"""Number of columns of a matrix that are processed at once."""
 
 
 class Means(NamedTuple):
-    """The fit of the half differences over the scales, the same for every task.
+    r"""The least-squares fit of the half differences over the scales, the same for every task.
 
-    ``odd (K, r)`` the polynomials, ``load (K, r)`` the weight of a pair's half difference in each coefficient, ``lever
-    (K,)`` the root of what a pair's own residual keeps of it.
+    ``odd (K, r)`` holds the polynomials :math:`o_k`, ``load (K, r)`` the weight :math:`\ell_k = (n O^\top O)^{-1} o_k`
+    of one pair's half difference in each coefficient, and ``lever (K,)`` :math:`\lambda_k`, with :math:`\lambda_k^2 =
+    1 - \ell_k^\top o_k` the fraction of the variance of a half difference that its residual keeps. ``vectors`` is n.
     """
 
     odd: Tensor
@@ -47,25 +49,26 @@ class Means(NamedTuple):
 
     @property
     def covariance(self) -> Tensor:
-        """Sampling covariance of the coefficients, in units of that of the half differences."""
+        r"""``(r, r)``: :math:`C_M = n \sum_k \ell_k \ell_k^\top`, the covariance of the coefficients in units of V."""
         return self.vectors * self.load.T @ self.load
 
 
 class Pool(NamedTuple):
-    """Eigenvalues ``(R,)`` of the pooled covariance, the number of pairs in it, and the ridge that they force."""
+    """Eigenvalues ``(R,)`` of the pooled covariance, the number of pairs P, and the smallest ridge that is allowed."""
 
     values: Tensor
     pairs: int
     smallest_ridge: float
 
     def freedom(self, ridge: float) -> float:
+        """Effective degrees of freedom, :math:`df(g) = sum_j v_j / (v_j + g)`."""
         return float((self.values / (self.values + ridge)).sum())
 
 
 class Pooled(NamedTuple):
     """The pool, and for each task its residuals ``(K, n, 2, R)`` and coefficients ``(r, R)`` on the eigenvectors.
 
-    The rest are the last fields of :class:`.LimitEstimate`.
+    The other fields are the last ones of :class:`.LimitEstimate`.
     """
 
     pool: Pool
@@ -78,7 +81,11 @@ class Pooled(NamedTuple):
 
 
 class _Spectrum(NamedTuple):
-    """Eigenvalues ``(S,)``, ascending, variances ``(D,)``, and coordinates on the eigenvectors of a mask ``(S,)``."""
+    """Eigenvalues ``(S,)``, ascending, and variances ``(D,)``, of a pooled covariance.
+
+    ``coordinates`` maps a mask ``(S,)`` of eigenvectors to the residuals and coefficients of each task on them. It may
+    be called once.
+    """
 
     values: Tensor
     variances: Tensor
@@ -86,7 +93,7 @@ class _Spectrum(NamedTuple):
 
 
 def fit_of_means(position: Tensor, vectors: int) -> Means:
-    """The fit for scales ``(K,)`` and the number of noise vectors at each."""
+    """Compute the weights of the least-squares fit, for scales ``(K,)`` and n noise vectors at each."""
     top = position / position.max()
     odd = torch.stack([top ** (2 * term + 1) for term in range(min(TERMS, len(top)))], 1)
     load = torch.linalg.solve(vectors * odd.T @ odd, odd.T).T
@@ -94,8 +101,8 @@ def fit_of_means(position: Tensor, vectors: int) -> Means:
 
 
 def pooled(features: Tensor, means: Means) -> Pooled:
-    """The pool of the features ``(T, K, n, 2, D)``, and the pairs in its coordinates."""
-    fitted = []
+    """Pool the covariance of features ``(T, K, n, 2, D)``, and express the pairs in the basis of its eigenvectors."""
+    fitted = []  # M of each task, (r, D)
     for of_task in features:
         differences = [((of_scale[:, 0] - of_scale[:, 1]) / 2).double().mean(0) for of_scale in of_task]
         fitted.append(means.vectors * means.load.T @ torch.stack(differences))
@@ -113,7 +120,7 @@ def pooled(features: Tensor, means: Means) -> Pooled:
 
 
 def expected_seconds(rows: int, dim: int) -> float:
-    """About how long the decomposition of that many features takes on two CPU cores that have nothing else to do.
+    """Estimate how long the decomposition of that many features takes on two idle CPU cores.
 
     From products at 150 and ``eigh`` at 17 and 32 billion operations a second in float64 and float32; less on a GPU.
     """
@@ -123,17 +130,25 @@ def expected_seconds(rows: int, dim: int) -> float:
 
 
 def _above(values: Tensor, dim: int, rounding: float) -> Tensor:
+    """Mask ``(S,)`` of the eigenvalues that are not negligible relative to their mean over all D dimensions."""
     return values > max(RELATIVE_FLOOR * float(values.sum()) / dim, rounding)
 
 
 def _eigenvalues(values: Tensor, dim: int, rounding: float) -> Tensor:
-    """All of them ``(D,)``: those without a direction in the rows are 0, and so is rounding."""
+    """Pad eigenvalues ``(S,)`` to all ``(D,)``: those without a direction in the rows are 0, and so is rounding."""
     missing = (dim - len(values), 0)
     return torch.nn.functional.pad(torch.where(values > rounding, values, 0.0), missing)
 
 
 def _with_ridge(spectrum: _Spectrum, pairs: int, dim: int, rounding: float) -> Pooled | None:
-    """With a ridge for what the pairs cannot resolve, or None where they resolve every direction."""
+    """Choose the ridge with ``df(g) = SHARE * P``; ``None`` where the pairs resolve every direction and none is needed.
+
+    Args:
+        spectrum: of the pooled covariance.
+        pairs: P.
+        dim: D.
+        rounding: variance below which an eigenvalue is rounding.
+    """
     rank = int(_above(spectrum.values, dim, rounding).sum())
     if rank <= SHARE * pairs:
         return None
@@ -142,19 +157,22 @@ def _with_ridge(spectrum: _Spectrum, pairs: int, dim: int, rounding: float) -> P
     unresolved = Pool(values, pairs, 0.0)
     ridge = root(lambda g: SHARE * pairs - unresolved.freedom(g), 1e-12 * float(values[-1]), 1e6 * float(values[-1]))
     residuals, coefficients = spectrum.coordinates(everything)
-    # Directions that the pairs do not show are not empty: the means' part in them is kept, with an eigenvalue of 0.
+    # The part of the means outside the span of the residuals has coordinates of its own, after those on the
+    # eigenvectors. The covariance is 0 there; the ridge keeps its inverse finite.
     values = torch.nn.functional.pad(values, (0, residuals[0].shape[-1] - len(values)))
     all_values = _eigenvalues(spectrum.values, dim, rounding)
     return Pooled(Pool(values, pairs, ridge), residuals, coefficients, False, rank, all_values, spectrum.variances)
 
 
 def _resolved(spectrum: _Spectrum, pairs: int, dim: int, rounding: float) -> Pooled:
+    """Keep the eigenvectors that are not negligible and to which more than a few pairs contribute; no ridge."""
     above = _above(spectrum.values, dim, rounding)
     values = spectrum.values[above]
     residuals, coefficients = spectrum.coordinates(above)
     coefficients = [mu[:, : len(values)] for mu in coefficients]
     residuals = [of_task[..., : len(values)] for of_task in residuals]
     single = values.float()
+    # The shares a_i = x_i^2 / v of the rows in a direction sum to P; (sum a)^2 / sum a^2 is how many rows contribute.
     fourth = torch.stack([(of_task.square() / single).square().sum((0, 1, 2)) for of_task in residuals]).sum(0)
     seen = pairs**2 > RARE * fourth
     if not bool(seen.all()):
@@ -166,11 +184,20 @@ def _resolved(spectrum: _Spectrum, pairs: int, dim: int, rounding: float) -> Poo
 
 
 def _spectrum(features: Tensor, means: Means, fitted: list[Tensor], dtype: torch.dtype) -> _Spectrum:
+    r"""Decompose the pooled covariance, or the rows' inner products where those are the smaller matrix.
+
+    Args:
+        features: ``(T, K, n, 2, D)``.
+        means: the fit of the means over the scales.
+        fitted: :math:`\hat M` ``(r, D)`` of each task.
+        dtype: of the decomposition.
+    """
     by_rows = features.shape[-1] > features[..., 0].numel()  # mutants: either is right where both are equal
     return (_of_inner_products if by_rows else _of_covariance)(features, means, fitted, dtype)
 
 
 def _of_covariance(features: Tensor, means: Means, fitted: list[Tensor], dtype: torch.dtype) -> _Spectrum:
+    """Decompose ``S = X' X / P`` ``(D, D)``; coordinates are products with its eigenvectors."""
     pairs, dim = features[..., 0, 0].numel(), features.shape[-1]
     covariance = torch.zeros(dim, dim, dtype=dtype, device=features.device)
     residuals = [_residuals(x, means, mu) for x, mu in zip(features, fitted, strict=True)]
@@ -189,11 +216,16 @@ def _of_covariance(features: Tensor, means: Means, fitted: list[Tensor], dtype: 
 
 
 def _of_inner_products(features: Tensor, means: Means, fitted: list[Tensor], dtype: torch.dtype) -> _Spectrum:
-    """The same where the rows are fewer than the dimensions: a row's coordinates are its part in the eigenvectors."""
+    """Decompose ``X X' / P = U diag(v) U'`` ``(2P, 2P)``, where the rows are fewer than the dimensions.
+
+    The eigenvectors of S are ``X' u_j / sqrt(P v_j)``. So the rows have the coordinates ``X X' u_j / sqrt(P v_j) =
+    sqrt(P v_j) u_j``, and the means ``M_par = M X' u_j / sqrt(P v_j)``. The part of the means that is orthogonal to all
+    rows has the Gram matrix ``M M' - M_par M_par'``, whose square root gives its coordinates in a basis of its own.
+    """
     (tasks, scales, vectors, _, dim), rows = features.shape, features[..., 0].numel()
-    pairs, of_means = rows // 2, torch.cat(fitted)
+    pairs, of_means = rows // 2, torch.cat(fitted)  # P, and M of all tasks (T r, D)
     products = torch.zeros(rows, rows, dtype=dtype, device=features.device)
-    along = of_means.new_zeros(len(of_means), rows)
+    along = of_means.new_zeros(len(of_means), rows)  # M X'
     variances = of_means.new_empty(dim)
     for start in range(0, dim, COLUMNS):
         columns = slice(start, start + COLUMNS)
@@ -206,31 +238,35 @@ def _of_inner_products(features: Tensor, means: Means, fitted: list[Tensor], dty
     values, basis = torch.linalg.eigh(products)
     del products
     values = values.double()
-    size = (pairs * values).clamp_min(0).sqrt()
-    # Where rounding is all that there is, rows have no coordinates and a mean lies beside them.
-    told = values > 100 * torch.finfo(dtype).eps * values[-1]
+    size = (pairs * values).clamp_min(0).sqrt()  # the length of X' u_j
+    # Eigenvectors whose eigenvalue is rounding are not directions of the rows: the means' part is found below.
+    exists = values > 100 * torch.finfo(dtype).eps * values[-1]
 
     def coordinates(kept: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        mu = torch.where(told, along @ basis.double() / size.clamp_min(1e-300), 0.0)
+        mu = torch.where(exists, along @ basis.double() / size.clamp_min(1e-300), 0.0)  # M_par
         strength, axes = torch.linalg.eigh(of_means @ of_means.T - mu @ mu.T)
-        beside = axes * strength.clamp_min(0).sqrt()
-        coefficients = torch.cat([mu[:, kept], beside], 1).split(len(fitted[0]))
-        turned = (basis * torch.where(told, size, 0.0).to(dtype))[:, kept].float()
-        turned = torch.nn.functional.pad(turned, (0, beside.shape[1]))
+        orthogonal = axes * strength.clamp_min(0).sqrt()
+        coefficients = torch.cat([mu[:, kept], orthogonal], 1).split(len(fitted[0]))
+        turned = (basis * torch.where(exists, size, 0.0).to(dtype))[:, kept].float()
+        turned = torch.nn.functional.pad(turned, (0, orthogonal.shape[1]))  # rows have nothing there
         return list(turned.unflatten(0, (tasks, scales, vectors, 2)).unbind(0)), list(coefficients)
 
     return _Spectrum(values, variances, coordinates)
 
 
 def _add_products(matrix: Tensor, rows: Tensor, factor: float) -> None:
-    """Add the rows' inner products to the lower triangle of a matrix, the only one that ``eigh`` reads."""
+    """Add ``factor * rows rows'`` to the lower triangle of a matrix ``(m, m)``, the only one that ``eigh`` reads."""
     for start in range(0, len(matrix), COLUMNS):
         end = start + COLUMNS
         matrix[start:, start:end].addmm_(rows[start:], rows[start:end].T, alpha=factor)
 
 
 def _residuals(features: Tensor, means: Means, fitted: Tensor) -> Tensor:
-    """Half sums and half differences less their means, unbiased for their covariances: ``(K, n, 2, D)``, float32."""
+    r"""Subtract their means from half sums and half differences: ``(K, n, 2, D)``, float32, unbiased for covariances.
+
+    Half sums have one mean for each scale, which leaves :math:`(n - 1) / n` of the variance in the residual; half
+    differences have the fitted mean :math:`\hat M^\top o_k`, which leaves :math:`\lambda_k^2`.
+    """
     residuals = torch.empty(features.shape, dtype=torch.float32, device=features.device)
     for scale, of_scale in enumerate(features):  # in float64, but not all of it at once
         plus, minus = of_scale.double().unbind(1)
@@ -241,7 +277,7 @@ def _residuals(features: Tensor, means: Means, fitted: Tensor) -> Tensor:
 
 
 def root(increasing: Callable[[float], float], low: float, high: float) -> float:
-    """The root of an increasing function on a logarithmic axis, or the end beyond which it lies."""
+    """Find the root of an increasing function on a logarithmic axis, or return the end beyond which it lies."""
     if increasing(low) >= 0:
         return low
     if increasing(high) <= 0:

@@ -1,4 +1,4 @@
-"""From accuracy and bound over the scales to the SynBench score."""
+"""The SynBench score: a ratio of robustness-accuracy areas, from accuracy and bound over the scales."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def synbench_score(
     *,
     grid: Tensor | Sequence[float] | None = None,
 ) -> Tensor:
-    r"""The SynBench score: how much of the optimal robustness-accuracy area survives in the representation.
+    r"""Compute the SynBench score: the fraction of the Bayes-optimal robustness-accuracy area that is retained.
 
     The curve :math:`E(a) = \sum_k q_k\, b_k\, 1[acc_k > a]` sums the bounds :math:`b_k` of the scales at which more
     than the accuracy :math:`a` is reached. The score at the threshold :math:`a_t` is the area under this curve over
@@ -32,13 +32,13 @@ def synbench_score(
         bound: ``(..., K)`` expected bound at each scale.
         scales: ``(K,)`` Mahalanobis half-distances of the classes in input space, positive.
         thresholds: ``(H,)`` threshold accuracies, each in [0.5, 1).
-        weights: ``(K,)`` quadrature weights of the scales; ``None`` weighs them equally.
-        grid: accuracies at which to sum the curve instead of integrating it (the official script's way, see
-            :func:`official_grid`); the thresholds then start at its first point.
+        weights: ``(K,)`` quadrature weights :math:`q_k` of the scales; ``None`` weighs them equally.
+        grid: accuracies at which to sum the curve instead of integrating it, as in the official script (see
+            :func:`official_grid`); thresholds below its first value are refused.
 
     Returns:
-        ``(..., H)`` scores, float64. 0: no scale reaches the threshold. 1: nothing is lost. Estimates of a perfect
-        representation scatter around 1 and may lie above.
+        ``(..., H)`` scores, float64. 0: no scale reaches the threshold. 1: the representation is lossless for the task.
+        Estimates of a lossless representation scatter around 1 and may be larger.
 
     Raises:
         ValueError: for shapes that do not fit, or a threshold outside [0.5, 1).
@@ -72,10 +72,12 @@ def synbench_score(
     )
 
     def area(accuracy: Tensor, bound: Tensor) -> Tensor:
+        """Integrate (or sum) the curve from each threshold: ``(..., K)`` twice to ``(..., H)``."""
         if points is None:
             height = (accuracy.unsqueeze(-1) - limits).clamp_min(0)
         else:
             above = accuracy.unsqueeze(-1) > points
+            # `linspace` may put the grid's value at a threshold just below it.
             height = above.double() @ (points[:, None] >= limits - 1e-12).double()
         return ((quadrature * bound).unsqueeze(-2) @ height).squeeze(-2)
 
@@ -83,12 +85,12 @@ def synbench_score(
 
 
 def official_grid() -> Tensor:
-    """The 100 accuracies between 0.6 and 1 at which the official script sums the curve."""
+    """Return the 100 accuracies between 0.6 and 1 at which the official script sums the curve."""
     return torch.linspace(0.6, 1.0, 100, dtype=torch.float64)
 
 
 def check_thresholds(thresholds: Tensor | Sequence[float], lowest: float = 0.5) -> tuple[float, ...]:
-    """The threshold accuracies as a tuple of floats.
+    """Check the threshold accuracies and return them as a tuple of floats.
 
     Raises:
         ValueError: if there is none or one is outside ``[lowest, 1)``.

@@ -1,1 +1,1 @@
-"""What the features of an encoder tell about inputs or labels."""
+"""Information, readout and spectrum: statistics of features given inputs or labels."""

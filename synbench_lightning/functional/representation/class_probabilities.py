@@ -1,4 +1,4 @@
-"""Class probabilities of a closed-form discriminant on few labelled features: no gradient steps."""
+"""Calibrated class probabilities of a regularized linear discriminant on few labelled features, in closed form."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 from synbench_lightning.checks import check_floats, check_integers
 
 MAX_FOLDS = 10
-"""Parts of the support set, each of which is scored by a discriminant of the others to find the temperature."""
+"""Number of folds of the cross-fit in which the temperature is found."""
 
 LOG_TEMPERATURES = (-5.0, 10.0)
-"""Where the logarithm of the temperature is looked for: from scores times 148 to scores over 22,026."""
+"""Search interval of the logarithm of the temperature: from scores times 148 to scores over 22,026."""
 
 
 def class_log_probabilities(support: Tensor, support_labels: Tensor, features: Tensor) -> Tensor:
-    r"""Calibrated log-probabilities of the classes, from a linear discriminant fitted to a small support set.
+    r"""Compute calibrated log-probabilities of the classes, from a linear discriminant fitted to a small support set.
 
-    The classes are Gaussians with a common covariance, shrunk towards a multiple of the identity by the oracle
-    approximating formula, and with the shares of the classes in the support set as prior. Such a discriminant is too
-    sure of itself where features are many and examples few. So its scores are divided by the temperature at which the
-    support set is likeliest when each part of it is scored by a discriminant of the other parts. And n examples cannot
-    rule out what happens once in n + 1 times: with this probability the answer is the prior, in the search for the
-    temperature and in the result. So a support set without an error does not make the discriminant infinitely sure, and
-    no log-likelihood is below :math:`\log(\text{prior} / (n + 1))`. The log-likelihood of the right labels is
+    The classes are Gaussians with a common covariance, shrunk towards a multiple of the identity (oracle approximating
+    shrinkage), and with the class frequencies of the support set as prior. Such a discriminant is over-confident where
+    features are many and examples few. So its scores are divided by a temperature, which maximizes the likelihood of
+    the support set in a cross-fit (each fold is scored by a discriminant of the other folds). The result is mixed with
+    the prior, with weight :math:`1 / (n + 1)`, in the search for the temperature too: n examples cannot rule out an
+    event of that probability. So a support set that is separated without an error does not lead to probabilities of 1,
+    and no log-likelihood is below :math:`\log(\text{prior} / (n + 1))`. The log-likelihood of the right labels is
     ``class_log_probabilities(...).gather(1, labels[:, None])[:, 0]``.
 
     Sources: Chen, Wiesel, Eldar and Hero (2010), equation 23, for the shrinkage; Guo et al. (2017) for the temperature;
@@ -38,7 +38,7 @@ def class_log_probabilities(support: Tensor, support_labels: Tensor, features: T
         features: ``(N, D)`` features to be classified.
 
     Returns:
-        ``(N, C)`` log-probabilities, float64; those of the prior where the support features are all the same.
+        ``(N, C)`` log-probabilities, float64; those of the prior where the support features are constant.
 
     Raises:
         ValueError: for shapes that do not fit, features that are not finite, or a class with fewer than two examples.
@@ -67,25 +67,35 @@ def class_log_probabilities(support: Tensor, support_labels: Tensor, features: T
         held_out[inside] = _scores(support[~inside], support_labels[~inside], len(counts), support[inside])
 
     prior = (counts / counts.sum()).log()
-    doubt = 1 / (len(support) + 1)
-    targets = (1 - doubt) * torch.nn.functional.one_hot(support_labels, len(counts)) + doubt * prior.exp()
+    weight = 1 / (len(support) + 1)  # of the prior
+    targets = (1 - weight) * torch.nn.functional.one_hot(support_labels, len(counts)) + weight * prior.exp()
 
     def cost(log_temperature: float) -> float:
+        """Cross-entropy of the cross-fit at a temperature."""
         scaled = torch.log_softmax(held_out / torch.tensor(log_temperature).double().exp() + prior, 1)
         return -float((targets * scaled).sum(1).mean())
 
     found = minimize_scalar(cost, bounds=LOG_TEMPERATURES, method="bounded")
     scores = _scores(support, support_labels, len(counts), features)
     calibrated = torch.log_softmax(scores / torch.tensor(float(found.x)).double().exp() + prior, 1)
-    return torch.logaddexp(math.log1p(-doubt) + calibrated, math.log(doubt) + prior.expand_as(calibrated))
+    return torch.logaddexp(math.log1p(-weight) + calibrated, math.log(weight) + prior.expand_as(calibrated))
 
 
 def _scores(support: Tensor, labels: Tensor, classes: int, features: Tensor) -> Tensor:
-    """Discriminants ``(N, C)`` without the prior; 0 where the support features do not vary within the classes."""
+    r"""Compute discriminants ``(N, C)`` without the prior: :math:`x^\top S^{-1} m_c - \frac12 m_c^\top S^{-1} m_c`.
+
+    They are 0 where the support features do not vary within the classes.
+
+    Args:
+        support: ``(n, D)``.
+        labels: ``(n,)``.
+        classes: C.
+        features: ``(N, D)``.
+    """
     one_hot = torch.nn.functional.one_hot(labels, classes).to(support.dtype)
     means = (one_hot.T @ support) / one_hot.sum(0)[:, None]
-    centred = support - means[labels]
-    covariance = shrunk_covariance(centred, len(support) - classes)
+    centered = support - means[labels]
+    covariance = shrunk_covariance(centered, len(support) - classes)
     scale = covariance.diagonal().mean()
     if not bool(scale > 0):
         return features.new_zeros(len(features), classes)
@@ -94,10 +104,10 @@ def _scores(support: Tensor, labels: Tensor, classes: int, features: Tensor) -> 
 
 
 def shrunk_covariance(centred: Tensor, degrees_of_freedom: int | None = None) -> Tensor:
-    """Covariance ``(D, D)`` of centred features ``(n, D)``, shrunk towards a multiple of the identity.
+    """Estimate the covariance ``(D, D)`` of centered features ``(n, D)`` by oracle approximating shrinkage (OAS).
 
-    The share of the identity is that of the oracle approximating shrinkage, which is best in expectation for Gaussian
-    features. Source: Chen, Wiesel, Eldar and Hero (2010), equation 23, in scikit-learn's form.
+    It is shrunk towards a multiple of the identity, with the weight that minimizes the expected squared error for
+    Gaussian features, approximately. Source: Chen, Wiesel, Eldar and Hero (2010), equation 23, in scikit-learn's form.
 
     Args:
         centred: ``(n, D)`` features with mean zero.
@@ -119,7 +129,7 @@ def shrunk_covariance(centred: Tensor, degrees_of_freedom: int | None = None) ->
 
 
 def _folds(labels: Tensor, classes: int, folds: int) -> Tensor:
-    """A part ``(n,)`` for each example, in which each class is represented as evenly as can be."""
+    """Assign each example to a fold ``(n,)``, stratified by class."""
     fold = torch.empty_like(labels)
     for index in range(classes):
         own = labels == index
@@ -128,6 +138,7 @@ def _folds(labels: Tensor, classes: int, folds: int) -> Tensor:
 
 
 def _class_counts(labels: Tensor, examples: int) -> Tensor:
+    """Check labels ``(n,)``, and count the examples of each class, ``(C,)`` float64."""
     what = "one class for each row of `support`"
     check_integers("support_labels", labels, what=what, length=examples)
     counts = torch.bincount(labels)

@@ -1,4 +1,4 @@
-"""How many directions a representation uses: label-free statistics of the spectrum of its features."""
+"""Label-free statistics of the spectrum of features: effective rank, power-law exponent, collapse."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from synbench_lightning.checks import check_floats
 from synbench_lightning.functional.tolerances import ROUNDING
 
 PUBLISHED_FLOOR = 1e-7
-"""Added to each share of a singular value before its logarithm is taken (RankMe)."""
+"""Added to each normalized singular value before its logarithm is taken (RankMe)."""
 
 
 def effective_rank(features: Tensor) -> Tensor:
-    r"""RankMe: the exponential of the entropy of the features' singular values.
+    r"""Compute the effective rank (RankMe): the exponential of the entropy of the features' singular values.
 
     With :math:`p_k = \sigma_k / |\sigma|_1 + 10^{-7}` it is :math:`\exp(-\sum_k p_k \log p_k)`. The features are not
     centred. Source: RankMe (Garrido et al., 2023), equation 1.
@@ -37,10 +37,10 @@ def effective_rank(features: Tensor) -> Tensor:
 
 
 def alpha_req(features: Tensor) -> Tensor:
-    r"""alpha-ReQ: how fast the eigenvalues of the features' covariance fall, as the exponent of a power law.
+    r"""Compute alpha-ReQ: the exponent of a power law fitted to the eigenvalues of the features' covariance.
 
     See :func:`power_law_exponent`. Source: alpha-ReQ (Agrawal et al., 2022); there, values near 1 go with
-    representations that generalise, larger ones with few dominant directions, smaller ones with a flat spectrum.
+    representations that generalize, larger ones with few dominant directions, smaller ones with a flat spectrum.
 
     Args:
         features: ``(N, D)`` features of N examples. Fewer examples than about ten times the dimensions make the small
@@ -62,7 +62,7 @@ def alpha_req(features: Tensor) -> Tensor:
 
 
 def feature_std(features: Tensor) -> Tensor:
-    """Standard deviation of the features over the examples, averaged over the dimensions.
+    """Compute the standard deviation of the features over the examples, averaged over the dimensions.
 
     Args:
         features: ``(N, D)`` features of N examples.
@@ -81,14 +81,14 @@ def feature_std(features: Tensor) -> Tensor:
 
 
 def collapse_level(features: Tensor) -> Tensor:
-    r"""How far a representation has collapsed to one direction: 0 not at all, 1 all examples have the same one.
+    r"""Compute the collapse level: 0 for isotropic features, 1 where all examples have the same direction.
 
-    Features are scaled to length 1; those of isotropic directions then have the standard deviation
-    :math:`1/\sqrt D` in each dimension. The level is 1 minus the mean standard deviation's share of that, at least 0.
-    Source: SimSiam (Chen and He, 2021), section 4.1, which watches this standard deviation.
+    Features are scaled to length 1; isotropic ones then have the standard deviation :math:`1/\sqrt D` in each
+    dimension. The level is 1 minus the mean standard deviation as a fraction of that, at least 0. Source: SimSiam (Chen
+    and He, 2021), section 4.1, which monitors this standard deviation.
 
-    Features that share a large mean (after a ReLU, say) point in one direction too: the level is then high although
-    nothing is lost to a classifier.
+    Features with a large common mean (after a ReLU, say) have similar directions too: the level is then high although
+    a classifier loses nothing.
 
     Args:
         features: ``(N, D)`` features of N examples.
@@ -110,7 +110,7 @@ def collapse_level(features: Tensor) -> Tensor:
 
 
 def entropy_rank(singular_values: Tensor) -> Tensor:
-    """The exponential of the entropy of singular values ``(K,)``, with the floor of RankMe; 0 if all of them are 0."""
+    """Compute the exponential of the entropy of singular values ``(K,)``, with RankMe's floor; 0 if all are 0."""
     total = singular_values.sum()
     if not bool(total > 0):
         return torch.zeros_like(total)
@@ -119,7 +119,7 @@ def entropy_rank(singular_values: Tensor) -> Tensor:
     return rank
 
 
-def power_law_exponent(eigenvalues: Tensor) -> Tensor:
+def power_law_exponent(eigenvalues: Tensor, first: int = 1) -> Tensor:
     r"""The exponent :math:`\alpha` of the power law :math:`\lambda_k \propto k^{-\alpha}` that fits a spectrum best.
 
     Least squares of :math:`\log \lambda_k` on :math:`\log k` with weights :math:`1/k`, so that every octave of ranks
@@ -127,6 +127,7 @@ def power_law_exponent(eigenvalues: Tensor) -> Tensor:
 
     Args:
         eigenvalues: ``(K,)`` eigenvalues of a covariance in any order.
+        first: the rank of the largest of them, where larger ones are not to be fitted.
 
     Returns:
         The exponent, float64 for float64 eigenvalues. NaN where fewer than two eigenvalues are left.
@@ -136,7 +137,7 @@ def power_law_exponent(eigenvalues: Tensor) -> Tensor:
         1.5
     """
     kept = eigenvalues[eigenvalues > ROUNDING * eigenvalues.max()].sort(descending=True).values
-    rank = torch.arange(1, len(kept) + 1, dtype=kept.dtype, device=kept.device)
+    rank = torch.arange(first, first + len(kept), dtype=kept.dtype, device=kept.device)
     weight = 1 / rank
     x, y = rank.log(), kept.log()
     x, y = x - (weight * x).sum() / weight.sum(), y - (weight * y).sum() / weight.sum()
@@ -144,7 +145,7 @@ def power_law_exponent(eigenvalues: Tensor) -> Tensor:
 
 
 def spectrum_statistics(eigenvalues: Tensor, variances: Tensor) -> tuple[float, float | None, float]:
-    """Effective rank, alpha-ReQ and feature standard deviation from a covariance that is known already.
+    """Compute effective rank, alpha-ReQ and feature standard deviation from a given covariance.
 
     As :func:`effective_rank`, :func:`alpha_req` and :func:`feature_std` of centred features with this covariance.
 
@@ -160,7 +161,7 @@ def spectrum_statistics(eigenvalues: Tensor, variances: Tensor) -> tuple[float, 
 
 
 def _checked(features: Tensor, least: int) -> Tensor:
-    """Features as float64, after checks."""
+    """Check features ``(N, D)`` and return them as float64."""
     checked = check_floats("features", features, f"(at least {least} samples, dimensions)", (None, None))
     if len(checked) < least:
         raise ValueError(f"`features` must hold at least {least} samples, got {len(checked)}.")

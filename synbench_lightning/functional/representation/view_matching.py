@@ -51,9 +51,10 @@ def mean_partner_rank(one: Tensor, other: Tensor) -> float:
 def belong_together(*pairs: tuple[Tensor, Tensor]) -> bool:
     """Test whether the rows of two sets are nearer to their partners than to others, by more than chance.
 
-    They are compared by their values, by how these are distributed (which survives flips, shifts and crops), and by
-    their amplitude spectrum along the last axis (which survives other windows of a signal). Ranks of unrelated rows are
-    uniform on [0, 1]: their mean over N rows has the standard error ``1 / sqrt(12 N)``.
+    They are compared by their values, by their pattern (which survives other colors, brightness and contrast), by how
+    values are distributed (which survives flips, shifts and crops), and by their amplitude spectrum along the last
+    axis (which survives other windows of a signal). Ranks of unrelated rows are uniform on [0, 1]: their mean over N
+    rows has the standard error ``1 / sqrt(12 N)``.
 
     Args:
         pairs: batches of both sets, as for :func:`mean_partner_rank`; each is compared within itself.
@@ -65,7 +66,7 @@ def belong_together(*pairs: tuple[Tensor, Tensor]) -> bool:
     """
     rows = sum(len(one) for one, _ in pairs)
     limit = 0.5 - CLEAR / math.sqrt(12 * max(rows, 1))
-    for describe in (_values, _distribution, _spectrum):
+    for describe in (_values, _pattern, _distribution, _spectrum):
         ranks = [len(one) * _mean_rank(describe(one), describe(other)) for one, other in pairs]
         if rows and sum(ranks) / rows < limit:
             return True
@@ -122,6 +123,7 @@ def row_changes(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _mean_rank(one: Tensor, other: Tensor) -> float:
+    """Compute the mean rank of partners from descriptions ``(N, D)`` of both sets; ties count half."""
     similarity = _directions(one) @ _directions(other).T
     own = similarity.diagonal()[:, None]
     above = (similarity > own).double().sum(1) + ((similarity == own).double().sum(1) - 1) / 2
@@ -137,6 +139,17 @@ def _values(rows: Tensor) -> Tensor:
     flat = _real(rows).flatten(1).float()
     width = -(-flat.shape[1] // MOST_VALUES)
     return torch.nn.functional.avg_pool1d(flat[:, None], width)[:, 0].double()
+
+
+def _pattern(rows: Tensor) -> Tensor:
+    """``(N, D)``: the mean over the channels of pictures, standardized within each row."""
+    values = rows.detach().cpu()
+    if values.ndim > 3 and not values.is_complex():
+        values = values.float().mean(1 if values.shape[1] <= values.shape[-1] else -1)
+    values = _values(values)
+    centered = values - values.mean(1, keepdim=True)
+    standardized: Tensor = centered / centered.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    return standardized
 
 
 def _distribution(rows: Tensor) -> Tensor:

@@ -106,11 +106,11 @@ def test_shares_are_equal_as_far_as_tasks_have_points():
     [
         (lambda: uniform(torch.tensor([0, 2, 2]), 1), "`tasks` must be integers from 0 on without gaps; .* task 1"),
         (lambda: uniform(torch.tensor([0.0]), 1), "`tasks` must be a tensor of integers"),
-        (lambda: stratified(TASKS, 2), r"`budget` must be a number of points from 3 \(one for each task\) to 100"),
-        (lambda: stratified(TASKS, 101), r"`budget` must be a number of points from 3 .* got 101"),
+        (lambda: stratified(TASKS, 2), r"`budget` must be a number of items from 3 \(one for each task\) to 100"),
+        (lambda: stratified(TASKS, 101), r"`budget` must be a number of items from 3 .* got 101"),
         (lambda: stratified(TASKS, 1.5), "`budget` must be an integer"),
         (lambda: proportional(-SIZES, TASKS, 10), "`sizes` must be numbers of at least 0"),
-        (lambda: proportional(SIZES, TASKS, 10, floor=0.0), r"`floor` must be a share in \(0, 1\]"),
+        (lambda: proportional(SIZES, TASKS, 10, floor=0.0), r"`floor` must be a number in \(0, 1\]"),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):

@@ -5,7 +5,7 @@ from synbench_lightning.functional.gaussian.bayes_optimal import optimal_accurac
 from synbench_lightning.functional.gaussian.cross_fitting import (
     Projections,
     accuracy_and_bound_curves,
-    neighbourhood,
+    neighborhood,
 )
 
 SCALES = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
@@ -52,7 +52,7 @@ def test_where_the_direction_points_away_from_the_class_or_nowhere_there_is_no_r
     assert bound[2] > 1
 
 
-def test_the_weights_of_a_neighbourhood_are_those_of_a_normal_density():
-    weights = neighbourhood(SCALES)
+def test_the_weights_of_a_neighborhood_are_those_of_a_normal_density():
+    weights = neighborhood(SCALES)
     expected = torch.distributions.Normal(0, 0.12 * 2.0).log_prob(SCALES[:, None] - SCALES).exp()
     torch.testing.assert_close(weights, (expected / expected.sum(1, keepdim=True)).double())

@@ -4,7 +4,8 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
-from synbench_lightning.functional.representation.readout import PENALTIES, few_label_readout
+from synbench_lightning.functional.representation.information import replicates_error
+from synbench_lightning.functional.representation.readout import GROUPS, PENALTIES, few_label_readout
 
 
 def examples(n=40, dim=60, seed=0):
@@ -61,3 +62,24 @@ def test_features_that_are_zero_have_no_readout():
 def test_which_ridge_is_best_does_not_depend_on_the_scale(scale):
     x, y = examples()
     assert few_label_readout(scale * x, y).value == pytest.approx(few_label_readout(x, y).value, abs=1e-6)
+
+
+def test_replicates_are_the_value_without_each_group_of_examples():
+    features, labels = examples(100, 10)
+    found = few_label_readout(features, labels)
+    assert found.replicates.shape == (1, GROUPS)
+    (replicates,) = found.replicates
+    assert float(replicates_error(found.replicates)) == pytest.approx(found.error, rel=0.4)
+    assert float(replicates.mean()) == pytest.approx(found.value, abs=1e-3)
+
+
+def test_the_error_of_a_difference_is_its_scatter_over_examples():
+    differences, errors, single = [], [], []
+    for seed in range(60):
+        features, labels = examples(100, 10, seed)
+        one, worse = few_label_readout(features, labels), few_label_readout(features[:, :8], labels)
+        differences.append(one.value - worse.value)
+        errors.append(float(replicates_error(one.replicates - worse.replicates)))
+        single.append(float(np.hypot(one.error, worse.error)))
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(differences), rel=0.3)
+    assert np.mean(errors) < np.mean(single)

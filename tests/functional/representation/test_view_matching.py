@@ -70,6 +70,21 @@ def test_views_of_images_belong_together_and_not_in_another_order(view):
     assert not belong_together((one, view(x).roll(7, 0)))
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_pictures_in_other_colors_belong_together(channels_last):
+    cover = smooth().mean(1, keepdim=True).sigmoid()
+
+    def recolored():
+        ground = torch.randn(64, 3, 1, 1, generator=G)
+        found = ground + cover * (1 + 3 * torch.rand(64, 3, 1, 1, generator=G))
+        return found.movedim(1, -1) if channels_last else found
+
+    one, other = recolored(), recolored()
+    assert mean_partner_rank(one, other) > 0.3  # the ground's color is most of what varies
+    assert belong_together((one, other))
+    assert not belong_together((one, other.roll(7, 0)))
+
+
 def test_windows_of_a_sound_belong_together():
     time, pitch = torch.arange(4000) / 8000, 200 + 400 * torch.rand(64, 1, generator=G)
 
