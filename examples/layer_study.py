@@ -83,7 +83,7 @@ def arguments() -> argparse.Namespace:
         type=int,
         default=(0, 1, 2),
         metavar="SEED",
-        help="the kept results have seed 0, and 1 in part",
+        help="of the runs",
     )
     parser.add_argument("--steps", type=int, default=500, help="optimizer steps of a run (default: 500)")
     parser.add_argument("--dir", type=Path, default=Path("runs/layers"), help="where checkpoints and results go")
