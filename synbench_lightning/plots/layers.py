@@ -11,7 +11,7 @@ import numpy as np
 from synbench_lightning.plots.run import STEPS
 from synbench_lightning.plots.style import Figure, in_style, new_figure
 
-LABELS = {"information": "information about inputs (nats)", "readout": "readout of labels (share)"}
+LABELS = {"information": "information (nats)", "readout": "readout of labels (R²)"}
 
 
 class DrawnLayer(Protocol):
