@@ -261,7 +261,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; }
 th { color: var(--quiet); font-weight: 600; }
 figure { margin: 1rem 0; overflow-x: auto; } figure svg { display: block; width: 100%; height: auto; min-width: 30rem; }
-.wide td:first-child { min-width: 5rem; }
+.stacked td:first-child { min-width: 5rem; }
 svg text { fill: currentColor; }
 details { margin: .5rem 0; } summary { cursor: pointer; } .wide { overflow-x: auto; }
 @media (max-width: 40rem) {
