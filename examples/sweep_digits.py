@@ -10,7 +10,15 @@ temperature, batch size, and the strength of the augmentations. What one learns 
   difference to `synbench/information` which one is taken, and cost or taste may decide;
 - afterwards, and only then, labels say what the choice is worth.
 
-EXPECT
+What to expect from twelve runs, linear probe with 100 labels (`--seed 100` and `--seed 101`, with `--no-prune`, so that
+all runs are judged at their end; nothing was tuned on them):
+
+    seed   chosen by information   best run   median run   runs that cannot be distinguished from the chosen one
+     100                    .923       .924         .903   two, with .920 and .924
+     101                    .931       .934         .914   none
+
+That is two sweeps of one method, whose differences are those of learning rates for the most part. With pruning, the
+first ended two runs early, which saved 11 % of the steps, and chose the same run.
 
     pip install 'synbench-lightning[sweep]'
     python examples/sweep_digits.py

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from html import escape
-from itertools import combinations, pairwise
+from itertools import pairwise
 from typing import Any
 
 import synbench_lightning
@@ -15,6 +15,7 @@ from synbench_lightning.benchmark.result import BenchmarkResult
 from synbench_lightning.callbacks.layer_advice import LayerAdvice
 from synbench_lightning.cli.errors import CommandError
 from synbench_lightning.cli.run_files import Run, runs_in_folders, with_short_names
+from synbench_lightning.cli.run_ranking import run_rankings
 from synbench_lightning.probe.result import ProbeResult
 
 
@@ -45,13 +46,10 @@ def report(runs: Sequence[Run]) -> str:
     runs = with_short_names(runs)
     body = [
         "<h1>SynBench report</h1>",
-        *(f"<p class=first>{_headline(run, of_several=len(runs) > 1)}</p>" for run in runs),
+        *(_ranking(runs) if len(runs) > 1 else [f"<p class=first>{_headline(runs[0])}</p>"]),
         _table(_summary(runs), "stacked"),
-        _notes(_comparisons(runs)),
         f"<p class=note>{datetime.now():%d %B %Y, %H:%M}, synbench-lightning {synbench_lightning.__version__}. "
-        "The score is the share of the best possible robustness-accuracy area on synthetic tasks that a linear "
-        "discriminant on the encoder's features still reaches: 1 if nothing is lost, 0 if nothing is left. Compare "
-        "checkpoints of one run, or runs of one method; it does not rank methods.</p>",
+        f"{MEANING}</p>",
     ]
     if len(runs) > 1:
         points = {run.name: run.points for run in runs}
@@ -61,22 +59,38 @@ def report(runs: Sequence[Run]) -> str:
     return PAGE.format(style=STYLE, body="\n".join(body))
 
 
-def _headline(run: Run, of_several: bool) -> str:
+def _ranking(runs: Sequence[Run]) -> Iterator[str]:
+    """Which run is best, and what cannot be said of it."""
+    found, notes = run_rankings(runs)
+    for ranking in found:
+        sentences = [escape(sentence) for sentence in ranking.sentences]
+        if ranking.holds:
+            yield "".join(f"<p class=first>{sentence}</p>" for sentence in sentences[:1])
+            yield _table(ranking.rows)
+            yield "".join(f"<p class=warning>{sentence}</p>" for sentence in sentences[1:])
+        else:
+            yield "".join(f"<p class=warning>{sentence}</p>" for sentence in sentences)
+            yield _table(ranking.rows)
+    yield _notes(iter(notes))
+
+
+def _headline(run: Run) -> str:
     """The number to watch, as a line of HTML."""
     key, best, last = run.monitored, run.points[run.best_step], run.points[run.last_step]
-    name = f"{escape(run.name)}: " if of_several else ""
     now = "" if run.best_step == run.last_step else f", now {_with_error(last, key)}"
-    return f"{name}<b>{key} {_with_error(best, key)}</b> at its best, after {run.best_step:,} steps{now}"
+    return f"<b>{key} {_with_error(best, key)}</b> at its best, after {run.best_step:,} steps{now}"
 
 
 def _summary(runs: Sequence[Run]) -> Iterator[list[str]]:
-    yield ["run", "best", "best checkpoint", "last score", "worst task", "effective rank", "probes", "in probes"]
+    yield ["run", "best", "best checkpoint", "last score", "worst task", "effective rank", "probes", "time in probes"]
     for run in runs:
         best, last, key = run.points[run.best_step], run.points[run.last_step], run.monitored
         checkpoint = "none in the step of a probe"
         if run.best_checkpoint is not None:
             step, path = run.best_checkpoint
-            checkpoint = f"{path.name} ({run.points[step][key]:.3f}, step {step:,})"
+            checkpoint = path.name
+            if step != run.best_step:
+                checkpoint += f" ({run.points[step][key]:.3f}, step {step:,})"
         yield [
             run.name, f"{key} {_with_error(best, key)} at step {run.best_step:,}", checkpoint,
             f"{_with_error(last, 'score')} at step {run.last_step:,}", _number(last, "worst"),
@@ -90,23 +104,6 @@ def _cost(run: Run) -> str:
         return "-"
     share = run.points[run.last_step].get("overhead")
     return f"{sum(seconds):,.1f} s" + ("" if share is None else f", {share:.1%} of the time")
-
-
-def _comparisons(runs: Sequence[Run]) -> Iterator[str]:
-    """What must be known before curves of different runs are compared."""
-    last = [run.history[-1] for run in runs if run.history]
-    if any(not one.compares(other) for one, other in combinations(last, 2)):
-        kinds = ", ".join(sorted({result.information_kind or "none" for result in last}))
-        yield (
-            "The runs were probed with different tasks, plans, epsilons or seeds, or other inputs, views or labels: "
-            f"their scores do not compare. Their information is about: {kinds}."
-        )
-    ranked = sorted(runs, key=lambda run: -run.points[run.last_step]["score"])
-    for one, other in pairwise(ranked):
-        first, second = (run.points[run.last_step] for run in (one, other))
-        error = math.hypot(first.get("score_se", math.nan), second.get("score_se", math.nan))
-        if first["score"] - second["score"] < 2 * error:
-            yield f"The last scores of {one.name} and {other.name} cannot be told apart (within two standard errors)."
 
 
 def _warnings(run: Run) -> Iterator[str]:
@@ -243,13 +240,19 @@ def _figure(figure: Any) -> str:
     return f"<figure>{vector(figure)}</figure>"
 
 
+MEANING = (
+    "Information: mutual information between the features of a view and the identity of the input, in nats. Readout: "
+    "leave-one-out R² of a ridge regression of held-out labels on the features. Score: fraction of the Bayes-optimal "
+    "robustness-accuracy area on synthetic tasks that a linear discriminant on the features retains; it does not rank "
+    "runs. ± one standard error; what another seed of the training would change is not in it."
+)
 STYLE = """
 :root { color-scheme: light dark; --page: #ffffff; --ink: #1d2024; --quiet: #5c636b; --line: #d9dce0; --note: #fff6e0; }
 @media (prefers-color-scheme: dark) {
   :root { --page: #16181d; --ink: #e4e6e9; --quiet: #a0a7b0; --line: #353a42; --note: #3a3220; }
 }
 body { background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto;
-  max-width: 52rem; padding: 0 1rem; }
+  max-width: 60rem; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; border-top: 1px solid var(--line); padding-top: 1.2rem;
   margin-top: 2.5rem; overflow-wrap: break-word; }
 .first { font-size: 1.15rem; margin: .4rem 0; } .note { color: var(--quiet); }
@@ -258,6 +261,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; }
 th { color: var(--quiet); font-weight: 600; }
 figure { margin: 1rem 0; overflow-x: auto; } figure svg { display: block; width: 100%; height: auto; min-width: 30rem; }
+.stacked td:first-child { min-width: 5rem; }
 svg text { fill: currentColor; }
 details { margin: .5rem 0; } summary { cursor: pointer; } .wide { overflow-x: auto; }
 @media (max-width: 40rem) {

@@ -13,7 +13,7 @@ from synbench_lightning.plots.style import Figure, in_style, new_figure
 
 LONGEST, MOST_STEPS = 24, 6
 """Letters in the name of a layer, and labels of steps, that fit."""
-LABELS = {"information": "information about inputs (nats)", "readout": "readout of labels (share)"}
+LABELS = {"information": "information (nats)", "readout": "readout of labels (R²)"}
 
 
 class DrawnLayer(Protocol):

@@ -13,8 +13,8 @@ from synbench_lightning.plots.style import COLOURS, ENCODER, OPTIMUM, Axes, Figu
 
 STEPS = "optimizer steps"
 LABELS = {
-    "information": "information about inputs (nats)",
-    "readout": "readout of labels (share)",
+    "information": "information (nats)",
+    "readout": "readout of labels (R²)",
     "score": "SynBench score",
 }
 BAND = "± 1 standard error"

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import TensorDataset
 
-from synbench_lightning import BenchmarkCallback
+from synbench_lightning import BenchmarkCallback, rank, save_views
 from synbench_lightning.cli import main
 from synbench_lightning.cli.run_files import runs_in
 from tests.callbacks.runs import probing, trainer
@@ -219,8 +219,44 @@ def test_the_report_warns_of_what_a_curve_does_not_show(tmp_path, capsys):
     trained(tmp_path / "two", seed=1)
     trained(tmp_path / "blind", encoder=without_mean)
     page = page_of(tmp_path, capsys, tmp_path / "one", tmp_path / "two", tmp_path / "blind")
-    assert "The runs were probed with different tasks, plans, epsilons or seeds" in page
+    assert "This does not rank representations: the score can point the wrong way." in page
+    assert "(another seed)." in page
     assert "The task dc is 0 throughout" in page
+
+
+SHAPE = (1, 8, 8)
+
+
+def shifted(batch):
+    return batch + torch.randn(len(batch), 1, 1, 1)
+
+
+def test_runs_under_one_set_of_views_are_ranked_by_report_and_history(tmp_path, capsys):
+    save_views("views.pt", torch.randn(40, *SHAPE, generator=torch.Generator().manual_seed(0)), shifted)
+    histories = {}
+    for name, more in {"one": {}, "two": {}, "other": {"seed": 1}}.items():
+        torch.manual_seed(len(histories))
+        histories[f"{name}"] = trained(tmp_path / name, views="views.pt", inputs="auto", **more)
+    trained(tmp_path / "log", checkpoints=False)
+    expected = rank(histories)
+    folders = [str(tmp_path / name) for name in (*histories, "log")]
+    code, out, _ = run(capsys, "history", *folders, "--json")
+    assert code == 0
+    (ranking,) = json.loads(out)["rankings"]
+    assert [one["name"].split("/")[-1] for one in ranking["ranked"]] == [one.name for one in expected.ranked]
+    assert [one["behind"] for one in ranking["ranked"]] == pytest.approx([one.behind for one in expected.ranked])
+    assert [one["behind_error"] for one in ranking["ranked"]] == pytest.approx(
+        [one.behind_error for one in expected.ranked]
+    )
+    assert list(ranking["excluded"].values()) == ["another seed"]
+    text = " ".join(run(capsys, "history", *folders)[1].split())
+    verdict = "cannot be distinguished" if expected.rivals else "all others are worse by at least two standard errors"
+    page = page_of(tmp_path, capsys, *folders)
+    for found in (text, page):
+        assert f"{expected.best}, by information under the same views, in nats: " in found
+        assert verdict in found
+        assert "(another seed)." in found
+        assert "no checkpoint of theirs has the" in found
 
 
 def without_mean(module, x):
