@@ -69,7 +69,7 @@ class ModuleSnapshot:
     def __init__(self, module: nn.Module, also: Sequence[Any] = ()) -> None:
         self.modules: list[nn.Module] = []
         self.iterators: list[str] = []
-        self._restores: list[tuple[str, Callable[[], None]]] = []
+        self._restores: list[tuple[str, Callable[[], object]]] = []
         self._opaque: list[tuple[str, Any, Any]] = []
         self._seen: dict[int, Any] = {}  # keeps what it has seen alive, so that no number is given twice
         self._classes: set[type] = set()
@@ -134,7 +134,7 @@ class ModuleSnapshot:
         elif isinstance(value, memoryview):
             yield "", value.obj
         elif isinstance(value, WEAK):
-            yield ".data", value.data
+            yield ".data", vars(value)["data"]
         elif isinstance(value, threading.local):
             yield from self._note_attributes(path, value)
         elif isinstance(value, ContextVar):
