@@ -10,8 +10,11 @@ import threading
 import types
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from functools import partial
+from queue import Queue, SimpleQueue
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import numpy as np
 import torch
@@ -37,6 +40,9 @@ they are not looked into."""
 OF_THE_RUN = (
     Dataset, DataLoader, Sampler, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, threading.Thread,
 )  # fmt: skip
+WEAK = WeakKeyDictionary, WeakValueDictionary, WeakSet
+QUEUES = Queue, SimpleQueue
+"""Between threads: what is taken out meanwhile cannot be put back."""
 OF_LIGHTNING = ("LightningDataModule", "Trainer")
 GLOBAL_HOOKS = ("_global_forward_pre_hooks", "_global_forward_hooks")
 """Where torch keeps the hooks that run in the forward of every module."""
@@ -63,7 +69,7 @@ class ModuleSnapshot:
     def __init__(self, module: nn.Module, also: Sequence[Any] = ()) -> None:
         self.modules: list[nn.Module] = []
         self.iterators: list[str] = []
-        self._restores: list[tuple[str, Callable[[], None]]] = []
+        self._restores: list[tuple[str, Callable[[], object]]] = []
         self._opaque: list[tuple[str, Any, Any]] = []
         self._seen: dict[int, Any] = {}  # keeps what it has seen alive, so that no number is given twice
         self._classes: set[type] = set()
@@ -125,13 +131,25 @@ class ModuleSnapshot:
             self._restores.append((path, generator))
         elif isinstance(value, (types.FunctionType, types.MethodType, partial)):
             yield from self._note_function(path, value)
+        elif isinstance(value, memoryview):
+            yield "", value.obj
+        elif isinstance(value, WEAK):
+            yield ".data", vars(value)["data"]
+        elif isinstance(value, threading.local):
+            yield from self._note_attributes(path, value)
+        elif isinstance(value, ContextVar):
+            if (content := value.get(MISSING)) is not MISSING:
+                self._restores.append((path, partial(value.set, content)))
+                yield "", content
         elif isinstance(value, lightning_classes("Trainer")):
             self._trainers.append((path, value))
         elif isinstance(value, nn.Module) or _is_plain_object(value):
             if isinstance(value, nn.Module):
                 self.modules.append(value)
             yield from self._note_attributes(path, value)
-        elif not isinstance(value, (types.ModuleType, types.BuiltinFunctionType)) and not _is_foreign(value):
+        elif isinstance(value, QUEUES) or not (
+            isinstance(value, (types.ModuleType, types.BuiltinFunctionType)) or _is_foreign(value)
+        ):
             self._opaque.append((path, value, _fingerprint(value)))
 
     def _note_container(self, path: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -333,6 +351,8 @@ def _call(function: Callable[[Any], Any], argument: Any) -> None:
 def _fingerprint(value: Any) -> Any:
     """Something that changes with an object that cannot be put back, as far as it shows."""
     try:
+        if isinstance(value, QUEUES):
+            return value.qsize()
         if isinstance(value, types.GeneratorType):
             return None if value.gi_frame is None else value.gi_frame.f_lasti
         if isinstance(value, io.IOBase):

@@ -3,10 +3,14 @@
 import array
 import itertools
 import random
+import threading
 import types
 import warnings
+import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from queue import Queue, SimpleQueue
 
 import numpy as np
 import pytest
@@ -238,3 +242,40 @@ def test_what_a_container_loads_when_it_is_read_is_not_loaded():
     with isolated(net):
         OrderedDict.__setitem__(net.lazy, "new", 2)
     assert list(OrderedDict.items(net.lazy)) == [("there", 1)]
+
+
+WHERE, TURNS = ContextVar("where", default=0), threading.local()
+
+
+class Key:
+    pass
+
+
+def keyed(kind):
+    key = Key()  # kept alive by the module
+    module = holder(key)
+    module.weak = kind()
+    return module, key
+
+
+def test_weak_containers_variables_of_contexts_and_threads_and_views_of_memory_are_put_back():
+    module, key = keyed(weakref.WeakKeyDictionary)
+    module.values, module.memory, module.local = weakref.WeakSet(), memoryview(bytearray(2)), threading.local()
+    module.local.n, TURNS.n = 0, [0]
+    WHERE.set(1)
+    module.named = lambda: (WHERE, TURNS)
+    with isolated(module):
+        module.weak[key] = 1
+        module.values.add(key)
+        module.memory[0] = module.local.n = 3
+        TURNS.n.append(4)
+        WHERE.set(5)
+    assert (len(module.weak), len(module.values), bytes(module.memory), module.local.n) == (0, 0, bytes(2), 0)
+    assert (TURNS.n, WHERE.get()) == ([0], 1)
+
+
+@pytest.mark.parametrize("kind", [Queue, SimpleQueue])
+def test_a_queue_between_threads_is_named(kind):
+    module = holder(kind())
+    with pytest.warns(UserWarning, match=r"cannot be put back: Linear\.value"), isolated(module):
+        module.value.put(1)

@@ -92,7 +92,7 @@ def nearest_medoid(vectors: Tensor, medoids: Tensor) -> Tensor:
         >>> nearest_medoid(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.6, 0.8], [1.0, 0.0]]))
         tensor([1, 0])
     """
-    parts = vectors.split(BLOCK // len(medoids))
+    parts = vectors.split(BLOCK // len(medoids))  # mutants: memory and time alone
     return torch.cat([(part @ medoids.T).argmax(1) for part in parts])
 
 

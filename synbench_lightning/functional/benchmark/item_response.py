@@ -111,7 +111,8 @@ def abilities(model: ItemResponse, right: Tensor, indices: Tensor, tasks: Tensor
         pull = torch.zeros_like(found).index_add(-1, own, weight * slope * (right.double() - chance))
         sure = torch.zeros_like(found).index_add(-1, own, weight * slope.square() * chance * (1 - chance))
         gradient = (pull - found @ precision)[..., None]
-        found = found + torch.linalg.solve(torch.diag_embed(sure) + precision, gradient)[..., 0].clamp(-2, 2)
+        step = torch.linalg.solve(torch.diag_embed(sure) + precision, gradient)[..., 0]
+        found = found + step.clamp(-2, 2)  # mutants: any size from which Newton's method converges
     return found
 
 

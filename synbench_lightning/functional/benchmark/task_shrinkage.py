@@ -34,12 +34,10 @@ def correlations(known: Tensor) -> Tensor:
     """
     turns, count = known.shape
     deviations = known.double() - known.double().mean(0)
-    scaled = deviations / deviations.square().sum(0).sqrt().clamp_min(1e-12)
+    scaled = deviations / deviations.square().sum(0).sqrt().clamp_min(1e-12)  # mutants: any tiny number
     found = scaled.T @ scaled
-    common = _common(found)
-    even = common + (1 - common) * torch.eye(count, dtype=torch.float64)
     share = count / (count + turns)
-    mixed = (1 - share) * found + share * even
+    mixed = (1 - share) * found + share * _common(found)
     return mixed.fill_diagonal_(1.0)
 
 

@@ -134,7 +134,8 @@ def estimate_limit(
         noiseless = [projection._replace(noise=torch.zeros_like(projection.noise)) for projection in projections]
         uncorrected.append(accuracy_and_bound_curves(noiseless, position, 1)[:, 0])
         if not distinct_means(x[:, :, 1], means, mu, pool, blocks):
-            curves = torch.stack([chance[0], uncorrected[-1][1].expand_as(chance[1])])
+            uncorrected[-1][0] = 0.5
+            curves = uncorrected[-1][:, None].expand_as(chance)
         found.append(curves)
     accuracy, bound = torch.stack(found, 2)  # (replicates, T, E, K) each
     plain_accuracy, plain_bound = torch.stack(uncorrected, 1)

@@ -184,6 +184,7 @@ def test_a_difference_as_large_as_the_detectable_one_is_seen_with_the_power():
         (lambda: weighted_mean(torch.ones(2), torch.tensor([0.0, 0.0])), "`weights` must be numbers of at least 0"),
         (lambda: lure(torch.ones(2), torch.ones(3), 5), r"`proposal` must be .* of shape \(2,\)"),
         (lambda: lure(torch.ones(2), torch.tensor([0.5, 0.0]), 5), r"`proposal` must be probabilities in \(0, 1\]"),
+        (lambda: lure(torch.ones(2), torch.tensor([0.5, 1.01]), 5), r"`proposal` must be probabilities in \(0, 1\]"),
         (lambda: aipw(torch.ones(2), torch.ones(5), torch.tensor([0])), r"`indices` must be .* of shape \(2,\)"),
         (lambda: mean_of_tasks([]), "`estimates` must be .* at least one"),
         (lambda: mean_estimate(torch.ones(3)).interval(1.0), r"`confidence` must be a probability in \(0, 1\)"),

@@ -49,6 +49,16 @@ def test_agreement_grows_with_the_degree():
     assert abs(agreement(noise, r)) < 0.2
 
 
+def test_pairs_without_a_correlation_are_no_part_of_the_agreement():
+    generator = torch.Generator().manual_seed(0)
+    coefficients, r = torch.randn(5, 3, generator=generator), torch.rand(5, 5, generator=generator)
+    r[0, 2] = r[1, 4] = float("nan")
+    pairs = [(i, j) for i in range(5) for j in range(i + 1, 5) if not torch.isnan(r[i, j])]
+    distances = [float((coefficients[i] - coefficients[j]).norm()) for i, j in pairs]
+    expected = -np.corrcoef(distances, [float(r[i, j]) for i, j in pairs])[0, 1]
+    assert agreement(coefficients, r) == pytest.approx(expected)
+
+
 def test_a_polynomial_is_found_through_its_gaps():
     positions = torch.arange(9.0).double()
     curves = torch.stack([positions**2 - 3 * positions, 2 - positions, positions**3], 1)

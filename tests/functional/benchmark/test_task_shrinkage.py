@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -77,6 +78,28 @@ def test_a_task_with_a_single_point_takes_the_error_of_the_others():
     assert all(bool(torch.isfinite(task.value).all() & torch.isfinite(task.standard_error).all()) for task in found)
     silent = [task._replace(standard_error=torch.full((2,), torch.inf)) for task in given]
     assert related_tasks(silent, known, NONE)[0].standard_error.tolist() == [torch.inf] * 2
+
+
+def test_the_error_of_a_task_without_one_is_the_mean_of_the_others():
+    known, new = evaluations(10), evaluations(2, seed=2)
+    given = [
+        task._replace(standard_error=task.standard_error * (1 + at)) for at, task in enumerate(estimated(new, 0.5))
+    ]
+    others = torch.stack([task.standard_error.square() for task in given[1:]]).mean(0).sqrt()
+    none, mean = (given[0]._replace(standard_error=one, degrees_of_freedom=torch.zeros(2)) for one in (
+        torch.full((2,), torch.inf), others))  # fmt: skip
+    found, expected = (related_tasks([first, *given[1:]], known, NONE) for first in (none, mean))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_correlations_are_shrunk_to_their_mean_by_the_tasks_among_tasks_and_evaluations():
+    known = evaluations(15)
+    raw = np.corrcoef(known.double().numpy(), rowvar=False)
+    mean = raw[~np.eye(5, dtype=bool)].mean()
+    expected = 0.75 * raw + 0.25 * mean
+    np.fill_diagonal(expected, 1.0)
+    np.testing.assert_allclose(correlations(known).numpy(), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("turns", [2, 3, 50])
