@@ -24,12 +24,12 @@ def markdown(text: str) -> str:
         >>> markdown(":math:`x^2` of :func:`.few_label_readout` and ``y``")
         '$x^2$ of `few_label_readout` and `y`'
     """
+    text = _tables(text)
     text = re.sub(r"^( *)Example:$", r"\1Examples:", text, flags=re.MULTILINE)
     text = re.sub(r"^( *)\.\. math:: (.+)$", r"\1$$\2$$", text, flags=re.MULTILINE)
     text = re.sub(r":math:`([^`]+)`", lambda found: f"${' '.join(found[1].split())}$", text)
     text = re.sub(r":(?:func|class|meth|attr|data|mod):`[~.]*([^`]+)`", lambda found: _code(found[1]), text)
-    text = re.sub(r"``([^`]+)``", r"`\1`", text)
-    return _tables(text)
+    return re.sub(r"``([^`]+)``", r"`\1`", text)
 
 
 def _code(path: str) -> str:
