@@ -48,10 +48,16 @@ def main() -> None:
 
 
 def report(rows: Sequence[Row]) -> Iterator[str]:
-    """A table in Markdown, line by line."""
+    """Tables in Markdown, line by line: of all checkpoints, and of those at which labels are memorized."""
+    last = max(float(row["step"]) for row in rows)
+    for title, first in (("all checkpoints", 0.0), ("checkpoints after a tenth of the steps", last / 10)):
+        yield f"\n## Spearman, {title}, with linear-probe accuracy / accuracy lost: mean (lowest, highest) over seeds\n"
+        yield from _table([row for row in rows if float(row["step"]) >= first])
+
+
+def _table(rows: Sequence[Row]) -> Iterator[str]:
     names = [name for name in SOURCES if any(row["images"] == name for row in rows)]
     studies = [Study([row for row in rows if row["images"] == name], (REGIME,), LABELS) for name in names]
-    yield "Spearman within runs with linear-probe accuracy / accuracy lost by the best number: mean (lowest, highest)\n"
     yield "| | " + " | ".join(names) + " |"
     yield "|---" * (len(names) + 1) + "|"
     accuracies = [study.targets[study.first] for study in studies]

@@ -120,3 +120,31 @@ def printed(monkeypatch, capsys, name, *tables):
     monkeypatch.setattr(sys, "argv", [name, "--table", *map(str, tables)])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     return capsys.readouterr().out
+
+
+def test_in_the_kept_results_information_under_the_same_views_ranks_runs_and_under_their_own_views_does_not(
+    monkeypatch, capsys
+):
+    tables = [KEPT / f"sweep_{images}.csv.gz" for images in ("digits", "recoloured")]
+    lines = printed(monkeypatch, capsys, "sweep_study.py", *tables).split("## All sources, one width, all runs")[1]
+
+    def medians(name):
+        line = next(line for line in lines.splitlines() if line.startswith(f"| {name} |"))
+        return [float(cell.split(" / ")[0]) for cell in line.split("|")[2:-1]]
+
+    assert min(medians("information, views")) > 0.6
+    assert max(medians("information, own views")) < 0.3
+    assert max(medians("LiDAR")) < 0
+
+
+def test_in_the_kept_results_labels_that_are_trained_on_mislead_and_wrong_ones_of_held_out_examples_do_not(
+    monkeypatch, capsys
+):
+    out = printed(monkeypatch, capsys, "label_study.py", KEPT / "labels.csv.gz").split("after a tenth of the steps")[1]
+
+    def means(name):
+        line = next(line for line in out.splitlines() if line.startswith(f"| readout, {name} |"))
+        return [float(cell.split(" (")[0]) for cell in line.split("|")[2:-1]]
+
+    for trained_on, held_out_labels in zip(means("training labels"), means("held-out wrong labels"), strict=True):
+        assert trained_on < held_out_labels
