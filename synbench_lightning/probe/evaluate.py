@@ -75,7 +75,8 @@ def evaluate(
             ``(N, V, *input_shape)`` of V views of each input, or a ``.pt`` or ``.npy`` file that holds one
             (:func:`save_views`): encoders are compared with one set of views, whatever each was trained with.
         labels: a few labels for :attr:`ProbeResult.readout`: integers ``(N,)``, those of ``inputs``, or a pair
-            (x, y) of labelled inputs and their labels; at least 20, of which the first 512 are shown.
+            (x, y) of labelled inputs and their labels; at least 20, of which the first 512 are shown. They must be of
+            examples that the encoder was not trained on, and may be wrong as often as those of the training.
         layers: ``"auto"`` (the stages or blocks of the encoder, at most twelve) or dotted names of its modules: what
             the same forwards find in each of them goes to :attr:`ProbeResult.layers`. Needs ``inputs`` or ``labels``.
         seed: of noise and views; the same seed shows every encoder the same examples.
