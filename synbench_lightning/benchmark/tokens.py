@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from synbench_lightning.checks import shown
 
-UNLIMITED = 10**6
+UNLIMITED = 10**6  # mutants: far above any length that a model takes
 """From here on, the length that a `transformers` tokenizer gives for its model means that it knows none."""
 
 Tokenizer = Callable[[str], Any] | Any
@@ -64,7 +64,8 @@ def check_tokenizer(tokenizer: Any) -> None:
 def longest(tokenizer: Any) -> int | None:
     """Tokens that the tokenizer's model takes, where it knows that."""
     length = getattr(tokenizer, "model_max_length", None)
-    return length if isinstance(length, int) and length < UNLIMITED else None
+    limited = isinstance(length, int) and length < UNLIMITED  # mutants: see UNLIMITED
+    return length if limited else None
 
 
 def pieces(tokenizer: Any, before: str, answer: str, after: str) -> Pieces:

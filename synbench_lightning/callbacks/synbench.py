@@ -114,8 +114,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         epsilons: strengths of the shift that the discriminant is robust to, each in [0, 1); 0 among them.
         threshold: threshold accuracy of the logged scores, in [0.5, 1).
         every_n_train_steps: optimizer steps between probes. Where Lightning counts none (an optimizer that is not from
-            ``configure_optimizers``, steps outside ``training_step``), batches, after 50 of them and a warning; a
-            result's ``step`` counts them too.
+            ``configure_optimizers``, steps outside ``training_step``), batches, after at most 50 of them and a
+            warning; a result's ``step`` counts them too.
         every_n_epochs: epochs between probes; if given, it takes the place of ``every_n_train_steps``.
         probe_at_start: probe before the first step.
         probe_at_end: probe when training ends, if the last step was not probed.

@@ -137,7 +137,8 @@ def joined(structures: Sequence[Any]) -> Any:
     for parts in zip(*found, strict=True):
         path, tensors = parts[0][0], [leaf for _, leaf in parts]
         if len({(leaf.shape[1:], leaf.dtype, leaf.ndim) for leaf in tensors}) > 1 or not tensors[0].ndim:
-            if not all(leaf.shape == tensors[0].shape and torch.equal(leaf, tensors[0]) for leaf in tensors):
+            first_leaf = tensors[0]  # mutants: all must be equal, so any of them
+            if not all(leaf.shape == first_leaf.shape and torch.equal(leaf, first_leaf) for leaf in tensors):
                 return None
             continue
         whole = replaced(whole, path, torch.cat(tensors))

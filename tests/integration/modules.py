@@ -81,6 +81,27 @@ class TwoOptimizers(Plain):
         return torch.optim.Adam(self.encoder.parameters()), torch.optim.SGD(self.head.parameters(), lr=0.1)
 
 
+class InBackward(Plain):
+    """Each parameter has an optimizer of its own, unknown to Lightning, that steps once its gradient is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.optimizer_of = {one: torch.optim.Adam([one], lr=1e-2) for one in self.parameters()}
+        for one in self.parameters():
+            one.register_post_accumulate_grad_hook(self.step)
+
+    def step(self, parameter: Tensor) -> None:
+        self.optimizer_of[parameter].step()  # type: ignore[index]
+        self.optimizer_of[parameter].zero_grad()  # type: ignore[index]
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        self.manual_backward(super().training_step(batch, batch_idx))
+
+    def configure_optimizers(self) -> Any:
+        return []
+
+
 class Teacher(Plain):
     """A teacher that is an average of the student, its target, updated after each step."""
 

@@ -92,6 +92,14 @@ def test_training_is_the_same_to_the_bit(row):
     assert_identical(plain, probed)
 
 
+@pytest.mark.filterwarnings("ignore:No optimizer step was counted")
+def test_training_is_the_same_to_the_bit_where_the_first_probe_is_made_in_a_backward_pass():
+    callback = probing(every=7)
+    plain, probed = (outcome(modules.InBackward, one, max_epochs=5) for one in ([], [callback]))
+    assert steps(callback) == [0, 50, 56, 60]
+    assert_identical(plain, probed)
+
+
 INPUTS = torch.randn(40, 12, generator=torch.Generator().manual_seed(1))
 
 

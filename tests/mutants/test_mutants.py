@@ -2,6 +2,8 @@ import ast
 import subprocess
 import sys
 
+import pytest
+
 from tests.mutants.faults import mutants
 from tests.mutants.nearest_tests import PACKAGE, ROOT, nearest_tests
 
@@ -39,18 +41,32 @@ def test_the_tests_of_a_file_are_those_that_import_it_and_those_of_its_folder():
     assert not any("distributed" in name for name in names)
 
 
+def survivors(file, tests, *options):
+    command = [
+        sys.executable,
+        "-m",
+        "tests.mutants",
+        str(file),
+        "--tests",
+        str(ROOT / "tests/functional" / tests),
+        *options,
+    ]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr
+    return found.stdout.splitlines()
+
+
 def test_a_missing_test_is_found_and_the_file_stays_as_it_is():
     file = ROOT / PACKAGE / "functional/jackknife.py"
     before = file.read_bytes()
-
-    def survivors(tests):
-        command = [sys.executable, "-m", "tests.mutants", str(file), "--tests", str(ROOT / "tests/functional" / tests)]
-        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert found.returncode == 0, found.stderr
-        return found.stdout.splitlines()
-
-    assert survivors("test_jackknife.py")[-1].startswith("0 of 6 survived")
-    blind = survivors("test_minimax.py")
+    assert survivors(file, "test_jackknife.py")[-1].startswith("0 of 6 survived")
+    blind = survivors(file, "test_minimax.py")
     assert blind[-1].startswith("6 of 6 survived")
     assert "blocks - 1  ->  blocks + 1" in "".join(blind)
     assert file.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_faults_without_an_effect_survive_in_a_function_and_where_they_are_evaluated_on_import():
+    file = ROOT / PACKAGE / "functional/benchmark/clustering.py"
+    assert survivors(file, "benchmark/test_clustering.py", "--marked")[-1].startswith("4 of 4 survived")

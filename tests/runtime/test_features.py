@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from synbench_lightning import ProbePlan, SynBenchCallback, evaluate
+from synbench_lightning.runtime.encoder_call import Masked
 from synbench_lightning.runtime.features import FeatureReader, module_behind
 from tests.encoders import Autoencoder
 
@@ -60,6 +61,21 @@ def told(caplog):
 )
 def test_every_supported_output_becomes_one_vector_for_each_example(output):
     torch.testing.assert_close(read(output), VECTORS)
+
+
+def test_the_mean_of_tokens_is_over_those_that_a_mask_leaves():
+    tokens = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 1, 1], [0, 0, 0]]).bool()
+    expected = [own[kept].mean(0) for own, kept in zip(tokens[:3], mask, strict=False)] + [torch.zeros(5)]
+    torch.testing.assert_close(read(Masked(tokens, mask)), torch.stack(expected))
+
+
+def test_a_complex_feature_is_two_features():
+    maps = torch.randn(4, 5, 2, 2, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    found, mean = read(maps), maps.mean((2, 3))
+    assert found.shape == (4, 10)
+    torch.testing.assert_close(found[:, ::2], mean.real)
+    torch.testing.assert_close(found[:, 1::2], mean.imag)
 
 
 def swin_block():

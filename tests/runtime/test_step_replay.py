@@ -110,12 +110,12 @@ class WithHooks(LightningDataModule):
 
     def on_before_batch_transfer(self, batch, dataloader_idx):
         self.count += 1
-        return [batch[0] + 1, batch[1]]
+        return [batch[0] + 1 + dataloader_idx, batch[1]]
 
 
 class Hooked(Autoencoder):
     def on_after_batch_transfer(self, batch, dataloader_idx):
-        return [3 * batch[0], batch[1]]
+        return [3 * batch[0] + dataloader_idx, batch[1]]
 
 
 @pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`")
@@ -123,6 +123,18 @@ def test_the_transfer_hooks_are_those_that_training_has():
     assert torch.equal(fit(Hooked)[0], 3 * BATCH[0])
     assert torch.equal(fit(Autoencoder, datamodule=WithHooks)[0], BATCH[0] + 1)
     assert torch.equal(fit(Hooked, datamodule=WithHooks)[0], 3 * (BATCH[0] + 1))
+
+
+def test_what_the_module_does_with_a_batch_before_its_step_is_done():
+    class Started(Autoencoder):
+        def on_train_batch_start(self, batch, batch_idx):
+            self.gain = 2 + batch_idx
+
+        def training_step(self, batch, batch_idx):
+            gain, self.gain = self.gain, float("nan")
+            return super().training_step([gain * batch[0]], batch_idx)
+
+    assert torch.equal(fit(Started)[0], 2 * BATCH[0])
 
 
 def test_an_encoder_that_was_not_seen_is_given_the_input_of_its_shape():

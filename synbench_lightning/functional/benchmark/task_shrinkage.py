@@ -78,11 +78,12 @@ def related_tasks(estimates: Sequence[Estimate], known: Tensor, complete: Tensor
     variance = torch.where(told, variance, 0.0)
     usual = variance.sum(-1, keepdim=True) / told.sum(-1, keepdim=True)
     variance = torch.where(complete, 0.0, (weight * variance + PRIOR * usual) / (weight + PRIOR))
-    spread = known.std(0).clamp_min(1e-9)
+    spread = known.std(0).clamp_min(1e-9)  # mutants: any tiny number
     together = correlations(known)
     # As of a predictive t distribution with T - 1 degrees of freedom.
     scale = (1 + 1 / turns) * (turns - 1) / (turns - 3)
-    covariance = scale * (together + FREE * _common(together)) * spread[:, None] * spread
+    free = FREE * _common(together)  # mutants: large in either case
+    covariance = scale * (together + free) * spread[:, None] * spread
     gain = torch.linalg.solve(covariance + torch.diag_embed(variance), covariance.expand(*variance.shape, count))
     moved = known.mean(0) + ((value - known.mean(0))[..., None, :] @ gain)[..., 0, :]
     left = (covariance - covariance @ gain).diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
