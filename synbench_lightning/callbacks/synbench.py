@@ -1,4 +1,4 @@
-"""When the encoder in training is probed, and what is then logged."""
+"""The callback that probes the encoder during training and logs the quality of its representation."""
 
 from __future__ import annotations
 
@@ -44,119 +44,54 @@ from synbench_lightning.runtime.sharding import is_sharded
 
 
 class SynBenchCallback(ProbingCallback[ProbeResult]):
-    """Probe the encoder while it trains and log how good its representation is, without labels or data.
+    """Measure the quality of the encoder's representation every N steps of training, without labels.
 
-    Every N optimizer steps the encoder is shown samples of Gaussian proxy tasks whose best possible classifier is
-    known. The SynBench score is the share of that optimum that a linear discriminant on the encoder's features still
-    reaches: 1 if nothing is lost, 0 if nothing is left. Training is not changed by it: modes, buffers, plain attributes
-    and random states are put back after each probe.
+    A probe runs the encoder on a few inputs and logs the mutual information between the features of a view and the
+    identity of its input, the leave-one-out R² of a few labels, and the SynBench score of Gaussian tasks, each where it
+    can be measured. Training stays bit-for-bit identical.
 
-    Logged, one point for each probe, over the number of training steps made before it:
-
-    ====================================== ===============================================================
-    ``synbench/information``               with ``inputs``: what the features of views or noisy versions of them tell
-                                           about which one it was, in nats; higher is better; with ``views`` the one to
-                                           monitor
-    ``synbench/information_se``            its standard error over the views or the noise, and over the inputs
-    ``synbench/readout``                   with ``labels``: the share of their variance that a ridge regression tells of
-                                           left-out examples, at most 1; the one to monitor where there are no views
-    ``synbench/readout_se``                its standard error over the labelled examples
-    ``synbench/score``                     score of the first task at epsilon 0; higher is better; the one to monitor
-                                           where there are neither inputs nor labels
-    ``synbench/score_se``                  its standard error over the noise of the examples
-    ``synbench/worst``                     lowest score of a task; of equally hard tasks it reads low by about
-                                           ``worst_se``
-    ``synbench/worst_se``                  its standard error
-    ``synbench_details/accuracy``          accuracy of the first task, averaged over the scales
-    ``synbench_details/alpha_req``         how fast the eigenvalues of the features' covariance within a class fall
-                                           (exponent of a power law)
-    ``synbench_details/best_layer``        index of the layer with the highest value among those as wide as the
-                                           encoder's output
-    ``synbench_details/best_layer_...``    its information or readout, and its margin above the encoder's output, or
-                                           above the second best, in standard errors
-    ``synbench_details/cvar``              mean score of the worse half of the tasks
-    ``synbench_details/effective_rank``    in how many directions the features vary (RankMe's entropy of that
-                                           covariance)
-    ``synbench_details/feature_std``       standard deviation of the features, averaged over the dimensions
-    ``synbench_details/gap``               mean score of the tasks minus the lowest
-    ``synbench_details/mean``              mean score of the tasks
-    ``synbench_details/mean_se`` ...       standard errors of ``mean``, ``cvar``, ``smoothed_worst`` and ``gap``
-    ``synbench_details/overhead``          time spent in probes so far, as a fraction of the time since training started
-    ``synbench_details/probe_seconds``     wall-clock time of the probe
-    ``synbench_details/score_eps_0.20``    score of the first task at each further epsilon
-    ``synbench_details/smoothed_worst``    the lowest score, smoothed: between lowest and mean
-    ``synbench_layers/<index>_<name>``     information, or readout, of each layer, the first to be called first
-    ``synbench_tasks/<name>``              score of each task
-    ``synbench_figures/<name>``            figures, see ``log_figures``
-    ====================================== ===============================================================
-
-    The first key in the alphabet is the one to monitor, and what the progress bar shows by the name of the prefix.
-    Information with white noise says less than a readout: beside one it is ``synbench_details/information``.
+    The first key in ``<prefix>/`` is the one to monitor; all keys are in ``docs/logged.md``. How the encoder and the
+    views are found is in ``docs/how-it-works.md``, which number to trust in ``docs/which-number.md``.
 
     Args:
-        encoder: what to probe. ``None``: the call of the first training step whose output is the representation, made
-            as training makes it: module or method, with all its arguments (the log names it and the others). Or a
-            dotted attribute, as ``"student.trunk"`` or ``"backbone.forward_features"``, also that of an inner layer, as
-            ``"backbone.layer3"``, which is read in the call that it is a part of; or a callable
-            ``(pl_module, x) -> features``. Features are ``(N, D)``, tokens ``(N, T, D)`` or maps ``(N, C, ...)``, whose
-            mean is taken (over tokens that the attention mask leaves), or an object, dict or list of these. The log
-            says where another reading is possible.
-        input_shape: shape of one real-valued example, without the batch dimension. ``None``: what the first training
-            step gives the encoder; for token ids, what the first embedding makes of them, in whose place the Gaussian
-            examples are put. Where that cannot be seen (the encoder is a callable, the step is compiled, weights are
-            sharded): the shape of ``example_input_array``, else of the largest real tensor in the first batch. Where
-            real vectors have no place at all there is no score, and information and readout alone are logged.
-        tasks: ``"default"`` (the paper's task and smooth variations of it), ``"dc"`` (the paper's alone), another
-            family of :func:`task_family`, or a sequence of :class:`GaussianTask` and, for real examples,
-            :class:`LabelledTask`; the first is the one that is monitored.
+        encoder: ``None``: the call of the first training step whose output is the representation. Or a dotted module,
+            inner layer or method, as ``"backbone.layer3"`` or ``"backbone.forward_features"``, or a callable
+            ``(pl_module, x) -> features``. Tokens and maps are averaged.
+        input_shape: shape of one real-valued example, without the batch dimension. ``None``: that of the encoder's
+            input in the first training step, else of ``example_input_array`` or of the first batch.
+        tasks: ``"default"``, ``"dc"`` (the paper's task) or another family of :func:`task_family`, or a sequence of
+            :class:`GaussianTask` and :class:`LabelledTask`; the first task's score is ``<prefix>/score``.
         plan: ``"fast"`` (8,192 forwards for all tasks together), ``"official"`` (200,704 for each), or a
             :class:`ProbePlan`.
         epsilons: strengths of the shift that the discriminant is robust to, each in [0, 1); 0 among them.
         threshold: threshold accuracy of the logged scores, in [0.5, 1).
-        every_n_train_steps: optimizer steps between probes. Where Lightning counts none (an optimizer that is not from
-            ``configure_optimizers``, steps outside ``training_step``), batches, after at most 50 of them and a
-            warning; a result's ``step`` counts them too.
-        every_n_epochs: epochs between probes; if given, it takes the place of ``every_n_train_steps``.
+        every_n_train_steps: optimizer steps between probes; batches, with a warning, where Lightning counts no steps.
+        every_n_epochs: epochs between probes; if given, it replaces ``every_n_train_steps``.
         probe_at_start: probe before the first step.
         probe_at_end: probe when training ends, if the last step was not probed.
         max_overhead: the fraction of the time since training started that probes may take, in (0, 1]. A probe that
-            would exceed it is put off by one interval.
+            would exceed it is deferred by one interval.
         batch_size: examples in one forward of the encoder.
-        normalize: mean and standard deviation, numbers or one per channel: the encoder then sees
-            ``(x + 0.5 - mean) / std``, as in the paper. ``None`` shows it the standard normal examples themselves.
-        inputs: what ``synbench/information`` is measured on. ``"auto"``: 128 training examples, each read 16 times on
-            the way that training reads them (dataset, collate function, transfer hooks, training step up to the
-            encoder), in a process of its own; where they cannot be read again, the views that training steps give the
-            encoder; where nothing is random, noise. The log says which. Or at least 32 unlabelled inputs
-            ``(N, *input_shape)`` as the encoder takes them, of which 128 are encoded; ``(N, V, *input_shape)``
-            holds V views of each; or a structure of tensors with N rows (token ids and their mask). Values for other
-            inputs are not comparable. ``None``: the key is not logged.
-        views: a function from a batch of ``inputs``, on the CPU, to a random view of each, such as the augmentations of
-            the pretraining; they must be label-preserving. It is called 16 times or more, with a seed of its own and
-            without advancing any random generator. For a transform of single examples:
-            ``lambda batch: torch.stack([transform(x) for x in batch])``. ``None``: white noise. Or a tensor
-            ``(N, V, *input_shape)`` of V views of each input, or a ``.pt`` or ``.npy`` file that holds one
-            (:func:`save_views`): to compare the runs of a sweep, give all of them one file, whatever each trains with.
-        labels: a few labels for ``synbench/readout``: integers ``(N,)``, those of ``inputs``, or a pair (x, y) of
-            labelled inputs and their labels; at least 20, of which the first 512 are encoded. They must be of held-out
-            examples, and may be wrong as often as those of the training: the readout of labels that a run is memorizing
-            misleads. A warning says where the first batches of training hold these inputs as they are; inputs that
-            training changes (augmentations, another scale) are not recognized. ``"auto"``: the classes beside the
-            inputs of the first validation loader.
-        layers: which layers are compared, by ``synbench/information`` or, without views and with labels, by
-            ``synbench/readout``, from the same forwards. ``"auto"``: the stages or blocks of the encoder, at most
-            twelve, and the head that training puts on it; or dotted names, as ``("backbone.layer2", "projector.0")``;
-            ``None``: none. A head is read where it is given what the encoder returns, as it is, flattened or averaged.
-            Without ``inputs`` and ``labels`` there is nothing to compare layers by. Heads and layers of different width
-            are shown and not ranked.
+        normalize: mean and standard deviation, numbers or one per channel: the encoder gets ``(x + 0.5 - mean) / std``,
+            as in the paper. ``None``: the standard normal examples themselves.
+        inputs: ``"auto"``: 128 training examples in 16 views each, through the run's own augmentations. Or at least 32
+            unlabeled inputs ``(N, *input_shape)``, views of them ``(N, V, *input_shape)``, or a structure of tensors
+            with N rows. ``None``: no information.
+        views: a function from a batch of ``inputs``, on the CPU, to a random view of each; views must be
+            label-preserving. It is called with a seed of its own. ``None``: noise approximates the nuisance variation. Or V views of each input
+            ``(N, V, *input_shape)``, a tensor or a file (:func:`save_views`): one file for all runs of a sweep.
+        labels: integers ``(N,)`` for ``inputs``, or a pair (x, y) of at least 20 labeled inputs that are not trained
+            on; the first 512 are used. ``"auto"``: from the first validation loader. Inputs that the first training
+            batches contain, as they are, trigger a warning; augmented ones are not recognized.
+        layers: layers to compare from the same forwards. ``"auto"``: the stages or blocks of the encoder, and the head
+            that training puts on it; or dotted names, as ``("backbone.layer2", "projector.0")``; ``None``: none. Heads
+            and layers of different width are not ranked.
         seed: of the examples, which are the same in every probe of a run.
         prefix: of the logged keys; two callbacks in one trainer need two.
-        log_figures: give TensorBoard, Wandb and MLflow figures of the probes (the robustness-accuracy curve, accuracy
-            and bound over the scale, the tasks over the steps), where matplotlib is installed, and TensorBoard a page
-            of charts. Figures between the first and the last probe are left out while drawing them takes more than two
-            percent of the time; what cannot be shown is said once and costs nothing else.
-        on_error: ``"warn"``: a probe that fails is left out with a warning; ``"raise"``: it ends the run. The first
-            probe of a run raises in either case, so that a wrong set-up is seen at once.
+        log_figures: add figures of the probes to TensorBoard, Wandb and MLflow, where matplotlib is installed, and a
+            page of charts to TensorBoard. Figures are skipped while drawing them takes more than 2 % of the time.
+        on_error: ``"warn"``: a probe that fails is skipped with a warning; ``"raise"``: it ends the run. The first
+            probe of a run raises in either case, so that a wrong set-up is found at once.
 
     Raises:
         ValueError: for an argument outside its range; at fit start if no encoder is found; at the first batch if the
