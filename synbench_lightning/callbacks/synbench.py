@@ -78,9 +78,9 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             unlabeled inputs ``(N, *input_shape)``, views of them ``(N, V, *input_shape)``, or a structure of tensors
             with N rows. ``None``: no information.
         views: a function from a batch of ``inputs``, on the CPU, to a random view of each; views must be
-            label-preserving. It is called with a seed of its own. ``None``: noise approximates the nuisance variation. Or V
-            views of each input ``(N, V, *input_shape)``, a tensor or a file (:func:`save_views`): one file for all runs
-            of a sweep.
+            label-preserving. It is called with a seed of its own. ``None``: noise approximates the nuisance variation.
+            Or V views of each input ``(N, V, *input_shape)``, a tensor or a file (:func:`save_views`): one file for all
+            runs of a sweep.
         labels: integers ``(N,)`` for ``inputs``, or a pair (x, y) of at least 20 labeled inputs that are not trained
             on; the first 512 are used. ``"auto"``: from the first validation loader. Inputs that the first training
             batches contain, as they are, trigger a warning; augmented ones are not recognized.
