@@ -27,8 +27,12 @@ import timm  # noqa: E402
 import torchvision  # noqa: E402
 
 FOLDER = Path(os.environ.get("LIGHTLY_EXAMPLES", "no folder is given"))
-EXPECTED = {"aim": "backbone.forward_features"}
-"""Where it is not the backbone."""
+EXPECTED = {
+    "aim": "backbone.forward_features", "capi": "student_backbone.encode", "dino": "student_backbone",
+    "dinov2": "student_backbone.encode", "ibot": "student_backbone.encode", "mae": "backbone.encode",
+    "pixio": "backbone.encode", "simmim": "backbone.encode", "msn": "anchor_backbone", "pmsn": "anchor_backbone",
+}  # fmt: skip
+"""Where it is not `backbone`: what is trained there, as its step calls it."""
 
 
 class Pictures(Dataset[Any]):
