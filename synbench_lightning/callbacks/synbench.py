@@ -122,7 +122,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         inputs: what ``synbench/information`` is measured on. ``"auto"``: 128 training examples, each read 16 times on
             the way that training reads them (dataset, collate function, transfer hooks, training step up to the
             encoder), in a process of its own; where they cannot be read again, the views that training steps give the
-            encoder; where nothing is random, noise. The log says which. Or at least 32 unlabelled inputs
+            encoder; where nothing is random, noise. Of texts 512 are read, and encoded in four parts each, which share
+            no token. The log says which. Or at least 32 unlabelled inputs
             ``(N, *input_shape)`` as the encoder takes them, of which 128 are encoded; ``(N, V, *input_shape)``
             holds V views of each; or a structure of tensors with N rows (token ids and their mask). Values for other
             inputs are not comparable. ``None``: the key is not logged.
