@@ -21,7 +21,7 @@ from itertools import product
 try:
     from validity.answers import Row, Study, movement, report
     from validity.command import one_thread, study_arguments, study_rows
-    from validity.inputs import SOURCES, load_images
+    from validity.inputs import SOURCES, TEST_IMAGES
     from validity.regimes import REGIMES
     from validity.run_views import PREDICTORS, RunMeasurement
     from validity.runs import Run, pretrain
@@ -39,7 +39,7 @@ def main() -> None:
         study = Study(own, tuple(REGIMES), next(key for key in own[0] if "linear/" in key).split("linear/")[1])
         print(f"\n## {images}, {encoder}: {len(study.runs)} runs, {len(study.steps)} checkpoints each")
         print("\n".join(report(study, PREDICTORS)))
-        print("\n".join(movement(study, len(load_images(images).test))))
+        print("\n".join(movement(study, TEST_IMAGES[images])))
 
 
 def all_measured(args: argparse.Namespace) -> list[Row]:

@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 TEST_SHARE = 1 / 3
+TEST_IMAGES = {"digits": 599, "patches": 694, "glyphs": 700, "recoloured": 700, "pictures": 700, "fashion": 3000}
+"""How many are tested on."""
 
 FONTS = {
     "sans": ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique", "cmss10"),

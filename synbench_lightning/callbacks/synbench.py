@@ -74,9 +74,9 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         batch_size: examples in one forward of the encoder.
         normalize: mean and standard deviation, numbers or one per channel: the encoder gets ``(x + 0.5 - mean) / std``,
             as in the paper. ``None``: the standard normal examples themselves.
-        inputs: ``"auto"``: 128 training examples in 16 views each, through the run's own augmentations. Or at least 32
-            unlabeled inputs ``(N, *input_shape)``, views of them ``(N, V, *input_shape)``, or a structure of tensors
-            with N rows. ``None``: no information.
+        inputs: ``"auto"``: 128 training examples in 16 views each, through the run's own augmentations; 512 texts in
+            four parts each. Or at least 32 unlabeled inputs ``(N, *input_shape)``, views of them
+            ``(N, V, *input_shape)``, or a structure of tensors with N rows. ``None``: no information.
         views: a function from a batch of ``inputs``, on the CPU, to a random view of each; views must be
             label-preserving. It is called with a seed of its own. ``None``: noise approximates the nuisance variation.
             Or V views of each input ``(N, V, *input_shape)``, a tensor or a file (:func:`save_views`): one file for all

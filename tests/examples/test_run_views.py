@@ -1,13 +1,19 @@
 """The study of the views that a run has by itself."""
 
+import runpy
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from validity.encoders import DIM, build_encoder
-from validity.inputs import load_images
+from validity.inputs import TEST_IMAGES, load_images
 from validity.regimes import REGIMES
 from validity.run_views import PREDICTORS, RunMeasurement, own_views
 from validity.runs import Run, checkpoint_steps, pretrain, started
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +45,11 @@ def test_where_nothing_is_random_a_run_has_noise_about_the_images_that_it_trains
     assert views.std(1).mean().item() == pytest.approx(0.7, abs=0.05)
 
 
+@pytest.mark.parametrize("name", ["digits", "patches", "glyphs"])
+def test_the_number_of_test_images_is_known_without_reading_them(name):
+    assert TEST_IMAGES[name] == len(load_images(name).test)
+
+
 def test_the_start_of_a_run_is_the_same_in_each_call(images):
     run = Run("digits", "over-training", "conv", 1, 2)
     one, two = (started(run, images) for _ in range(2))
@@ -64,3 +75,17 @@ def test_dropout_changes_nothing_but_what_it_hides():
     x = torch.randn(4, 1, 8, 8)
     torch.testing.assert_close(with_dropout(x), plain(x))
     assert not torch.allclose(with_dropout.train()(x), with_dropout(x))
+
+
+def test_on_fashion_mnist_over_training_is_followed_by_information_and_not_by_the_loss(monkeypatch, capsys):
+    table = EXAMPLES / "validity" / "fashion.csv.gz"
+    monkeypatch.setattr(sys, "argv", ["run_views_study.py", "--table", str(table)])
+    runpy.run_path(str(EXAMPLES / "run_views_study.py"), run_name="__main__")
+    within = capsys.readouterr().out.split("### Regret")[0].splitlines()
+    column = next(line for line in within if "over-training" in line).split(" | ").index("over-training")
+
+    def followed(name):
+        return float(next(line for line in within if line.startswith(f"| {name} |")).split(" | ")[column].split()[0])
+
+    assert followed("information, views") > 0.8
+    assert followed("loss") < -0.8
