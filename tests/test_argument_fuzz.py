@@ -72,6 +72,8 @@ PROBE = {
     "inputs": None, "views": None, "labels": None, "seed": 0,
 }  # fmt: skip
 CALLS = {
+    public.rank: {"results": {"one": RESULT, "other": [RESULT]}, "threshold": 0.7},
+    public.save_views: {"path": "v.pt", "inputs": normal(40, 4), "views": lambda x: torch.randn(x.shape), "seed": 0},
     public.SynBenchCallback: {**SCHEDULE, **PROBE, "threshold": 0.7, "log_figures": True},
     public.SynBenchEarlyStopping: {
         "monitor": "synbench/score", "patience": 5, "min_delta": 0.0, "mode": "max", "stopping_threshold": None,
@@ -166,7 +168,7 @@ CALLS = {
     },
     prediction.change_of_benchmark: {"changes": CURVES[0, CHOSEN.indices], "selection": CHOSEN, "tasks": TASKS},
 }  # fmt: skip
-RECORDS = {"BenchmarkResult", "Comparison", "Estimate", "ProbeResult"}
+RECORDS = {"BenchmarkResult", "Comparison", "Estimate", "ProbeResult", "Ranking"}
 """What other calls return; as arguments they are met where they are read again."""
 
 numbers = st.sampled_from([math.nan, math.inf, -math.inf, -1, -1.0, 0, 0.0, 0.3, 1, 2, 7, 1e300, 10**30, 1 + 2j])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synbench_lightning.checks import shown
+from synbench_lightning.checks import check_integer, shown
 from synbench_lightning.probe.chunked_views import ChunkedViews
 from synbench_lightning.probe.view_sampling import Views
 from synbench_lightning.probe.views import SampledViews, ViewedInputs, viewed_inputs
@@ -19,7 +19,7 @@ from synbench_lightning.runtime.structures import Arguments, leaves
 SUFFIXES = (".pt", ".pth", ".npy")
 
 
-def save_views(path: str | PathLike[str], inputs: Any, views: Views, seed: int = 0) -> Tensor:
+def save_views(path: str | PathLike[str], inputs: Tensor, views: Views, seed: int = 0) -> Tensor:
     """Sample views of inputs as a probe does, and write them to a file for other probes.
 
     Give the file to all runs of a sweep, whatever each trains with: ``SynBenchCallback(views="views.pt")``,
@@ -45,10 +45,13 @@ def save_views(path: str | PathLike[str], inputs: Any, views: Views, seed: int =
     """
     if not callable(views):
         raise ValueError(f"`views` must be a function from a batch of inputs to views of them, got {shown(views)}.")
-    shape = inputs.shape[1:] if isinstance(inputs, Tensor) else None
-    sampled = viewed_inputs(inputs, views, shape, seed, torch.device("cpu"))
-    if sampled is None:
-        raise ValueError("`inputs` must be the inputs that views are sampled of, got None.")
+    if not isinstance(path, (str, PathLike)):
+        raise ValueError(f"`path` must be the name of a file, got {shown(path)}.")
+    if not isinstance(inputs, Tensor) or inputs.ndim < 2:
+        raise ValueError(f"`inputs` must be a tensor (N, *input_shape), got {shown(inputs)}.")
+    seed = check_integer("seed", seed, 0)
+    sampled = viewed_inputs(inputs, views, inputs.shape[1:], seed, torch.device("cpu"))
+    assert sampled is not None
     return write_views(path, sampled)
 
 

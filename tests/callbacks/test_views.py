@@ -35,6 +35,7 @@ class Pairs(Autoencoder):
         return DataLoader(Stream(), batch_size=20)
 
 
+@pytest.mark.filterwarnings("ignore:.*inputs of `labels` are in the first batch of training")
 def test_views_and_labels_are_those_of_evaluate_on_the_same_weights():
     model, x = Large(), first_batch()
     labels = (x.mean((1, 2, 3)) > 0).long()

@@ -12,6 +12,7 @@ from tests.callbacks.runs import SMALL, probing, trainer
 from tests.encoders import Autoencoder
 
 SHAPE = (1, 8, 8)
+CPU = torch.device("cpu")
 
 
 def images(number=40):
@@ -98,5 +99,8 @@ def test_what_has_no_views_is_not_written():
         save_views("views.pt", images(), None)
     with pytest.raises(ValueError, match="These inputs have no views that can be written: they are encoded with noise"):
         write_views("views.pt", viewed_inputs(images(), None, SHAPE, 0, torch.device("cpu")))
+    with pytest.raises(ValueError, match=r"`inputs` must be a tensor \(N, \*input_shape\), got"):
+        save_views("views.pt", {"a": images()}, shifted)
+    two = viewed_inputs({"a": images(), "b": images()}, lambda x: {k: shifted(v) for k, v in x.items()}, None, 0, CPU)
     with pytest.raises(ValueError, match="here it takes 2"):
-        save_views("views.pt", {"a": images(), "b": images()}, lambda batch: {k: shifted(v) for k, v in batch.items()})
+        write_views("views.pt", two)
