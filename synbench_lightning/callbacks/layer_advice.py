@@ -56,7 +56,7 @@ class LayerAdvice:
         if best.layer is chosen.layers[-1]:
             return (
                 f"SynBench: of {len(chosen.layers)} layers at {len(compared)} probes, the encoder's output {where} has "
-                f"the highest {chosen.layer_key}: read it as it is."
+                f"the highest {chosen.layer_key}: use it as it is."
             )
         if best.margin_in_errors <= CLEAR:
             return (
@@ -72,22 +72,19 @@ class LayerAdvice:
         layers, width = result.layers, result.layers[-1].width
         names = ", ".join(f"`{layer.name}` ({layer.width})" for layer in layers)
         alike = sum(layer.width == width for layer in layers)
-        sentence = f"SynBench reads {len(layers)} layers, with their widths: {names}, the last one being the output."
+        sentence = f"SynBench compares {len(layers)} layers (width): {names}, which is the output."
         if alike == len(layers):
             return sentence
-        ranked = f"only those of {width} are ranked" if alike > 1 else "none is ranked"
-        return (
-            f"{sentence} Values of layers of different width are not comparable: {ranked}; `{self.prefix}_layers/...` "
-            "show each over time."
-        )
+        ranked = f"only those of width {width} are ranked" if alike > 1 else "none is ranked"
+        return f"{sentence} Different widths are not comparable: {ranked}."
 
 
 def _how(layer: str, encoder: str | None) -> str:
     """What to write to read a layer."""
     if encoder == "":
-        return f' To read it: `LayerEncoder(model, "{layer}")`.'
+        return f' To use it: `LayerEncoder(model, "{layer}")`.'
     if encoder is not None and layer.startswith(f"{encoder}."):
-        return f' To read it: `LayerEncoder(model.{encoder}, "{layer.removeprefix(encoder)[1:]}")`.'
+        return f' To use it: `LayerEncoder(model.{encoder}, "{layer.removeprefix(encoder)[1:]}")`.'
     return ""
 
 
