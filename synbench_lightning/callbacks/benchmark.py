@@ -148,8 +148,8 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
             self._climbed = Climbed.from_dict(state)
         else:
             rank_zero_warn(
-                "The benchmark of the checkpoint was another one, or evaluated otherwise: its values do not compare "
-                "with those from here on, and all points are evaluated again for a warm-up. "
+                "The benchmark of the checkpoint was another one, or evaluated otherwise: its values are not "
+                "comparable to those from here on, and all items are evaluated again for a warm-up. "
                 f"Before: {state['settings']}. Now: {settings}."
             )
 

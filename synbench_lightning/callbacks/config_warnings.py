@@ -100,6 +100,7 @@ def unknown_key_warnings(
     for callback, monitor in _monitors(trainer, prefix):
         if monitor not in keys and not isinstance(callback, listeners) and renamed(monitor, prefix) is None:
             same = [key for key in keys if name_of(key, prefix) == name_of(monitor, prefix)]
+            watched = [key for key in keys if key.startswith(f"{prefix}/") and not key.endswith("_se")]
             close = (same or get_close_matches(monitor, keys, n=1, cutoff=0.0))[0]
             effect = (
                 "the callback will do nothing"
@@ -108,7 +109,7 @@ def unknown_key_warnings(
             )
             yield (
                 f"{type(callback).__name__}(monitor={monitor!r}): that key is not logged, and {effect}. "
-                f"Did you mean {close!r}? Logged are {', '.join(keys)}."
+                f"Did you mean {close!r}? To watch are {', '.join(watched)}."
             )
 
 
@@ -117,7 +118,7 @@ def best_key_warnings(trainer: Trainer, prefix: str, best: str) -> Iterator[str]
     for callback, monitor in _monitors(trainer, prefix):
         if monitor == f"{prefix}/score" and best != "score":
             yield (
-                f"{type(callback).__name__}(monitor={monitor!r}): the score knows nothing of your inputs. "
+                f"{type(callback).__name__}(monitor={monitor!r}): the score does not depend on your data. "
                 f"`{prefix}/{best}` is logged too, and is the one to monitor."
             )
 
@@ -175,8 +176,8 @@ def _checkpoint_warnings(
         every = f"every_n_epochs={every_n_epochs}" if every_n_epochs else f"every_n_train_steps={every_n_train_steps}"
         argument = change.partition(",")[0] if change.startswith("monitor") else change
         yield (
-            f"{type(callback).__name__}({argument}) saves {saves}, but a probe is made every {schedule}: weights would "
-            f"be filed under the value of older ones. Use `{type(callback).__name__}({change}, {every})`."
+            f"{type(callback).__name__}({argument}) saves {saves}, but a probe is made every {schedule}: it ranks "
+            f"checkpoints by a stale metric. Use `{type(callback).__name__}({change}, {every})`."
         )
 
 

@@ -1,4 +1,4 @@
-"""What a logger shows beside the points: figures, and a page of charts."""
+"""Figures of probes for loggers, and a page of charts for TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from synbench_lightning.probe.result import ProbeResult
 from synbench_lightning.runtime.lightning_packages import Trainer, lightning_classes, rank_zero_warn
 
 SHARE = 0.02
-"""Figures between the first probe and the last one are left out while drawing them takes more of the time."""
+"""Figures between the first and the last probe are skipped while drawing takes more than this fraction of the time."""
 
 
 class FigureLogger:
@@ -140,7 +140,7 @@ class FigureLogger:
             if what not in self._told:
                 self._told.add(what)
                 rank_zero_warn(
-                    f"The {what} of {self.prefix} could not be shown; the run and its points go on without. "
+                    f"The {what} of {self.prefix} could not be shown and are skipped; training continues. "
                     f"{type(error).__name__}: {error}"
                 )
 
@@ -158,7 +158,7 @@ CHARTS = {
     "score": "SynBench score",
     "worst": "score of the worst task",
     "effective_rank": "effective rank of the features",
-    "overhead": "time in probes, as a share of the run's",
+    "overhead": "time in probes, fraction of the run's",
 }
 """What the charts show, by name, and their titles."""
 

@@ -56,7 +56,7 @@ class LayerAdvice:
         if best.layer is output_layer(chosen.layers):
             return (
                 f"SynBench: of {len(chosen.layers)} layers at {len(compared)} probes, the encoder's output {where} has "
-                f"the highest {chosen.layer_key}: read it as it is."
+                f"the highest {chosen.layer_key}: use it as it is."
             )
         if best.margin_in_errors <= CLEAR:
             return (
@@ -75,16 +75,13 @@ class LayerAdvice:
             for head in (False, True)
         )
         width, alike = output.width, sum(layer.width == output.width for layer in layers)
-        sentence = f"SynBench reads {len(layers)} layers, with their widths: {names}, the last one being the output."
+        sentence = f"SynBench compares {len(layers)} layers (width): {names}, the last of which is the output."
         if heads:
-            sentence += f" Of heads, which are not ranked, it reads {heads}."
+            sentence += f" Heads are read too and not ranked: {heads}."
         if alike == len(layers):
             return sentence
-        ranked = f"only those of {width} are ranked" if alike > 1 else "none is ranked"
-        return (
-            f"{sentence} Values of layers of different width are not comparable: {ranked}; `{self.prefix}_layers/...` "
-            "show each over time."
-        )
+        ranked = f"only those of width {width} are ranked" if alike > 1 else "none is ranked"
+        return f"{sentence} Different widths are not comparable: {ranked}."
 
 
 def _how(layer: str, encoder: str | None) -> str:
@@ -92,7 +89,7 @@ def _how(layer: str, encoder: str | None) -> str:
     if encoder is None or not layer.startswith(f"{encoder}." if encoder else ""):
         return ""
     owner, inner = (f"model.{encoder}", layer.removeprefix(encoder)[1:]) if encoder else ("model", layer)
-    return f' To read it: `encoder="{layer}"`, or outside of training `LayerEncoder({owner}, "{inner}")`.'
+    return f' To use it: `encoder="{layer}"`, or outside of training `LayerEncoder({owner}, "{inner}")`.'
 
 
 def _margin(result: ProbeResult, best: BestLayer) -> str:

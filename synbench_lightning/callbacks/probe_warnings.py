@@ -1,4 +1,4 @@
-"""What the log says of the probes of a run that their curve does not."""
+"""Warnings about the probes of a run: incomparable values, collapse, tasks with score 0, a fall below the best."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from synbench_lightning.probe.result import ProbeResult
 from synbench_lightning.runtime.lightning_packages import rank_zero_info, rank_zero_warn
 
 CLEAR = 3.0
-"""Standard errors of a difference from which on a value counts as fallen, by convention: 1 in 700 by chance."""
+"""Number of standard errors by which a value has to fall, by convention: 1 in 700 by chance."""
 FALLEN = {
     "score": "it discards directions that the proxy tasks vary while it gets better at its own task",
     "information": "it discards what distinguishes the inputs from each other while it gets better at its own task",
@@ -18,11 +18,11 @@ FALLEN = {
 }
 """What a fall may mean besides over-training, by the value that has fallen."""
 UNSEEN = 0.01
-"""Below this a task counts as not seen at all."""
+"""Score below which the encoder counts as insensitive to a task."""
 
 
 class ProbeWarnings:
-    """Told of the losses and probes of a run; says what is worth saying, and says it once.
+    """Warn, once each, about what the losses and probes of a run show.
 
     Args:
         threshold: threshold accuracy of the logged scores.
@@ -36,18 +36,18 @@ class ProbeWarnings:
         self._fallen = False
 
     def trained(self, loss: Tensor) -> None:
-        """A training step was made with this loss."""
+        """Record the loss of a training step."""
         total, count = self._losses
         self._losses = total + loss.detach().mean(), count + 1
 
     def probed(self, result: ProbeResult, before: ProbeResult | None) -> None:
-        """A probe was made, and that before it, if it was not the first one."""
+        """Check a new probe against the one before it (``None`` for the first)."""
         if before is None:
             self._first(result)
         elif not before.compares(result):
             rank_zero_warn(
                 f"The SynBench scores up to step {before.step}, from the checkpoint, were made with other arguments "
-                "and do not compare with those from here on, nor does a best score among them. "
+                "and are not comparable to those from here on, and neither is a best score among them. "
                 f"Before: {before.settings}. Now: {result.settings}."
             )
         if result.collapsed and not (before and before.collapsed):
@@ -64,8 +64,8 @@ class ProbeWarnings:
         unseen = [task for task, value in scores.items() if value < UNSEEN]
         if unseen and not result.collapsed:
             rank_zero_info(
-                f"SynBench: the score of {', '.join(unseen)} is 0: the encoder does not show what is asked there "
-                "(does it standardise each input, or average over places?). If that stays so, leave it out with "
+                f"SynBench: the score of {', '.join(unseen)} is 0: the encoder is insensitive to that task "
+                "(does it standardize each input, or average over positions?). If that stays so, exclude it with "
                 "`tasks=`."
             )
 

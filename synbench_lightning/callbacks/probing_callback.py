@@ -204,12 +204,12 @@ class ProbingCallback(RunStateCallback, Generic[R]):
             have = f"the same `prefix={self.prefix!r}`" if len(prefixes) == 1 else f"the prefixes {prefixes}"
             raise ValueError(
                 f"{' and '.join(type(one).__name__ for one in alike)} of one trainer have {have}, under which their "
-                "points and states would mix: give each of them another `prefix=`."
+                "values and states would mix: give each of them another `prefix=`."
             )
         super().setup(trainer, pl_module, stage)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the module, with no hook left on it."""
+        """Release the module, with no hook left on it."""
         self._release()
         super().teardown(trainer, pl_module, stage)
 
@@ -228,7 +228,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         self._resolve(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on with a restored history, and advise on intervals that do not fit."""
+        """Continue a restored history, and warn about intervals that do not fit."""
         super().on_train_start(trainer, pl_module)
         self.schedule.begin_fit(trainer)
         self._train_start, self._probe_seconds, self._failures = time.perf_counter(), 0.0, 0
@@ -245,7 +245,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
             rank_zero_warn(advice)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Look at the first training step; probe before it where nothing has to be seen in it."""
+        """Observe the first training step; probe before it where nothing has to be observed."""
         self.schedule.begin_batch()
         if self._prepared or self._discovery:
             return
@@ -291,7 +291,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         return True
 
     def _end_discovery(self, trainer: Trainer, pl_module: LightningModule, batches: int = 0) -> None:
-        """Take what was seen in the first step, and probe, after so many batches."""
+        """End the observation of the first step, and probe, after so many batches."""
         if not self._discovery:
             return
         batch = self._discovery.end(trainer, pl_module, self._given_shape)
@@ -396,12 +396,12 @@ class ProbingCallback(RunStateCallback, Generic[R]):
     def _skip_probe(self, trainer: Trainer, error: Exception) -> None:
         self._failures += 1
         rank_zero_warn(
-            f"The {self.title} after step {self.schedule.step(trainer)} failed and is left out; training goes on. "
+            f"The {self.title} after step {self.schedule.step(trainer)} failed and is skipped; training continues. "
             f"{type(error).__name__}: {error}"
         )
         if self._failures == MAX_FAILURES:
             rank_zero_warn(
-                f"{MAX_FAILURES} {self.title}s in a row have failed: no more are made in this run. What monitors "
+                f"{MAX_FAILURES} consecutive {self.title}s failed: no more are made in this run. What monitors "
                 f"`{self.prefix}/...` keeps the value of step {self.history[-1].step}."
             )
 
@@ -414,7 +414,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         share = processes.broadcast((self._probe_seconds + last) / (elapsed + last))
         if share > self.max_overhead:
             rank_zero_info(
-                f"The {self.title} after step {self.schedule.step(trainer)} is put off; with it, probes would take "
+                f"The {self.title} after step {self.schedule.step(trainer)} is deferred; with it, probes would take "
                 f"{share:.1%} of the time since training started, more than max_overhead={self.max_overhead:g}."
             )
         return share > self.max_overhead

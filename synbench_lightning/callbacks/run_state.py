@@ -1,4 +1,4 @@
-"""Which run a callback's state belongs to, and whether what a checkpoint holds can be read."""
+"""The state of a callback: which run it belongs to, saving it in checkpoints, restoring it from them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class RunStateCallback(Callback):
     """
 
     _fit_scoped: ClassVar[dict[str, Any]] = {"log": None, "log_dict": None}
-    """What is let go of at the end of a fit, so that the module is freed and the callback can be copied. Lightning
-    itself gives every callback the module's ``log`` and ``log_dict``."""
+    """Attributes that are released at the end of a fit, with their values afterwards, so that the module is freed and
+    the callback can be copied. Lightning itself gives every callback the module's ``log`` and ``log_dict``."""
 
     _restores = True  # outside a trainer, whoever hands a state over means it
     _resumed = _restored = False
@@ -37,7 +37,7 @@ class RunStateCallback(Callback):
 
     @abstractmethod
     def _restore_state(self, state: Mapping[str, Any]) -> None:
-        """Take up a state, after :meth:`_begin`. Raises if it is not what this callback writes."""
+        """Restore a state, after :meth:`_begin`. Raises if it is not one that this callback writes."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """A function of the trainer begins; its checkpoint, if any, is read after this."""
@@ -49,7 +49,7 @@ class RunStateCallback(Callback):
         self._resumed |= self._restores
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the state of a checkpoint from which a fit is resumed; if it is none, begin anew with a warning."""
+        """Restore the state from the checkpoint of a resumed fit; if it cannot be read, start anew with a warning."""
         if not self._restores:
             return
         self._begin()
@@ -59,8 +59,8 @@ class RunStateCallback(Callback):
             self._begin()
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             rank_zero_warn(
-                f"What the checkpoint holds of {type(self).__name__} cannot be read: {why}. The callback begins anew; "
-                "training goes on."
+                f"Could not restore the state of {type(self).__name__} from the checkpoint: {why}. It starts a new "
+                "history; training continues."
             )
             return
         self._restored = True
@@ -71,14 +71,14 @@ class RunStateCallback(Callback):
             self._restores = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on with what is here, or drop it, if it is another run's."""
+        """Keep the present state, or reset it if it is another run's."""
         same = self._run is not None and self._run[0]() is trainer and self._run[1]() is pl_module
         if not (self._restored or (same and not self._resumed and trainer.global_step > 0)):
             self._begin()
         self._restores, self._run = False, (weakref.ref(trainer), weakref.ref(pl_module))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the module."""
+        """Release the module."""
         super().teardown(trainer, pl_module, stage)
         self.__dict__ |= self._fit_scoped
         self._restores = True

@@ -39,6 +39,6 @@ def test_a_task_that_the_encoder_cannot_see_is_named_at_the_first_probe(caplog):
 
     with caplog.at_level("INFO"):
         trainer(probing(encoder=standardising), max_steps=5).fit(Autoencoder())
-    told = [record.message for record in caplog.records if "is 0: the encoder does not show" in record.message]
+    told = [record.message for record in caplog.records if "is 0: the encoder is insensitive" in record.message]
     assert len(told) == 1
     assert "the score of dc is 0" in told[0]

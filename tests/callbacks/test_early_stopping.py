@@ -86,7 +86,7 @@ def test_a_failed_probe_counts_for_nothing():
 
     callback = probing(5, encoder=encoder, input_shape=(4,), tasks="dc")
     run = trainer(callback, SynBenchEarlyStopping(patience=2), max_steps=100)
-    with pytest.warns(UserWarning, match="is left out"):
+    with pytest.warns(UserWarning, match="is skipped"):
         run.fit(Autoencoder())
     assert run.global_step == 20
 

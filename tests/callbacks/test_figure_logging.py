@@ -109,7 +109,7 @@ def test_a_chart_after_the_first_has_one_line_and_says_which():
         "SynBench score": ["synbench/score"],
         "score of the worst task": ["synbench/worst"],
         "effective rank of the features": ["synbench_details/effective_rank"],
-        "time in probes, as a share of the run's": ["synbench_details/overhead"],
+        "time in probes, fraction of the run's": ["synbench_details/overhead"],
         **{task: [f"synbench_tasks/{task}"] for task in ("dc", "cos_1", "cos_2")},
     }
 

@@ -134,7 +134,7 @@ def test_the_end_of_a_run_says_which_layer_of_which_step_to_read_and_how(caplog)
     (last,) = [record.message for record in caplog.records if "layers at 3 probes" in record.message]
     assert f"`{name}` at step {step:,} has the highest information" in last
     inner = name.removeprefix("encoder.")
-    assert f'To read it: `encoder="{name}"`, or outside of training `LayerEncoder(model.encoder, "{inner}")`' in last
+    assert f'To use it: `encoder="{name}"`, or outside of training `LayerEncoder(model.encoder, "{inner}")`' in last
     read = LayerEncoder(model.encoder, inner)
     offline = evaluate(read, (1, 8, 8), plan=SMALL, inputs=X, views=views)
     assert offline.information == next(of.information for of in callback.history[-1].layers if of.name == name)
@@ -250,7 +250,7 @@ def test_a_layer_with_the_shape_of_its_own_input_is_called_as_it_stands():
 def test_layers_of_other_widths_are_listed_as_not_comparable(caplog):
     with caplog.at_level("INFO"):
         trainer(layered(), max_steps=1).fit(Deep(last=8))
-    (said,) = [record.message for record in caplog.records if "SynBench reads" in record.message]
+    (said,) = [record.message for record in caplog.records if "SynBench compares" in record.message]
     assert "`encoder.3` (16), `encoder.4` (16), `encoder.5` (8)" in said
     assert "not comparable: none is ranked" in said
 

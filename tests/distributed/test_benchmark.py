@@ -48,7 +48,7 @@ def test_a_failure_on_one_process_costs_that_evaluation_on_all_and_hangs_nobody(
     found, log = run(tmp_path, fails_on=rank, benchmark=True)
     assert [result["step"] for result in found[0]["history"]] == [0, 5, 15]
     assert_same_on_every_process(found)
-    assert "benchmark evaluation after step 10 failed and is left out" in log
+    assert "benchmark evaluation after step 10 failed and is skipped" in log
 
 
 @needs_fsdp

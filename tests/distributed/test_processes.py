@@ -128,7 +128,7 @@ def test_a_failure_on_one_process_costs_that_probe_on_all_and_hangs_nobody(tmp_p
     found, log = run(tmp_path, fails_on=rank)
     assert [result["step"] for result in found[0]["history"]] == [0, 5, 15]
     assert_same_on_every_process(found)
-    assert "probe after step 10 failed and is left out" in log
+    assert "probe after step 10 failed and is skipped" in log
 
 
 def test_an_error_that_is_to_be_raised_ends_all_processes_within_seconds(tmp_path):

@@ -59,10 +59,10 @@ def test_three_failures_in_a_row_end_the_probing_and_not_the_run():
 
     callback = probing(encoder=encoder)
     run = trainer(callback, SynBenchEarlyStopping(patience=2, min_delta=1.0), max_steps=60)
-    with pytest.warns(UserWarning, match="3 SynBench probes in a row have failed: no more are made") as told:
+    with pytest.warns(UserWarning, match="3 consecutive SynBench probes failed: no more are made") as told:
         run.fit(Autoencoder())
     assert steps(callback) == [0, 5]
-    assert sum("is left out" in str(warning.message) for warning in told) == 3
+    assert sum("is skipped" in str(warning.message) for warning in told) == 3
     assert run.global_step == 60
 
 
@@ -73,7 +73,7 @@ def test_failures_that_are_not_in_a_row_do_not_end_it():
         return module.encoder(x)
 
     callback = probing(encoder=encoder)
-    with pytest.warns(UserWarning, match="is left out"):
+    with pytest.warns(UserWarning, match="is skipped"):
         trainer(callback, max_steps=40).fit(Autoencoder())
     assert steps(callback) == [0, 15, 30, 40]
 

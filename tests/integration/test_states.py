@@ -307,9 +307,9 @@ def test_a_state_that_cannot_be_read_begins_a_history_with_a_warning(broken):
     states = torch.load(DATA / f"states_format_{FORMAT}.pt", weights_only=True)
     with_states({key: BROKEN[broken](copy.deepcopy(state)) for key, state in states.items() if "Stopping" not in key})
     found = callbacks()
-    with pytest.warns(UserWarning, match="cannot be read: .* The callback begins anew") as told:
+    with pytest.warns(UserWarning, match="Could not restore the state of .* It starts a new history") as told:
         trainer(*found, max_steps=20).fit(Model(), ckpt_path="changed.ckpt")
-    assert sum("cannot be read" in str(warning.message) for warning in told) == 2
+    assert sum("Could not restore" in str(warning.message) for warning in told) == 2
     assert steps(found[0]) == steps(found[1]) == [10, 15, 20]
 
 
@@ -319,7 +319,7 @@ def test_patience_that_cannot_be_read_begins_anew_with_a_warning():
     states[key] = {"wait_count": "many", "best_score": None}
     with_states(states)
     found = callbacks()
-    with pytest.warns(UserWarning, match="SynBenchEarlyStopping cannot be read: it has no 'stopped_epoch'"):
+    with pytest.warns(UserWarning, match="SynBenchEarlyStopping from the checkpoint: it has no 'stopped_epoch'"):
         trainer(*found, max_steps=20).fit(Model(), ckpt_path="changed.ckpt")
     assert torch.isfinite(found[2].best_score)
 
