@@ -18,7 +18,7 @@ from synbench_lightning.runtime.lightning_packages import EarlyStopping, Lightni
 class SynBenchEarlyStopping(RunStateCallback, EarlyStopping):
     """Stop training when a probed metric has stopped improving.
 
-    Lightning's own ``EarlyStopping`` checks at the end of epochs or validations, and counts a stale value as one without
+    Lightning's own ``EarlyStopping`` checks at the end of epochs or validations, and counts a stale value as no
     improvement. This one checks once for each probe, and ends the run in that step. A probe that was skipped or
     deferred is not counted. ``Trainer(min_steps=..., min_epochs=...)`` are respected: a run that improves again before
     them continues. The patience counter is saved in checkpoints. The order of the callbacks does not matter.
