@@ -1,4 +1,4 @@
-"""Stop a run when the score has stopped improving."""
+"""Early stopping on a probed metric, evaluated once for each probe."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ from synbench_lightning.runtime.lightning_packages import EarlyStopping, Lightni
 class SynBenchEarlyStopping(RunStateCallback, EarlyStopping):
     """Stop training when a probed metric has stopped improving.
 
-    Lightning's own ``EarlyStopping`` looks at the end of epochs or validations and takes a value that it has seen
-    before for one without improvement. This one is judged when a probe was made and only then, and ends the run in that
-    step. A probe that failed or was put off counts for nothing. ``Trainer(min_steps=..., min_epochs=...)`` are
-    respected: a run that improves again before them goes on. The patience left is kept in checkpoints. The order of the
-    callbacks does not matter.
+    Lightning's own ``EarlyStopping`` checks at the end of epochs or validations, and counts a stale value as no
+    improvement. This one checks once for each probe, and ends the run in that step. A probe that was skipped or
+    deferred is not counted. ``Trainer(min_steps=..., min_epochs=...)`` are respected: a run that improves again before
+    them continues. The patience counter is saved in checkpoints. The order of the callbacks does not matter.
 
     Args:
         monitor: a logged key of a :class:`SynBenchCallback` or :class:`BenchmarkCallback`, as ``"synbench/score"``,
             ``"synbench/information"`` (where ``inputs`` are given), ``"synbench/readout"`` (where ``labels`` are),
             ``"synbench/worst"`` or ``"benchmark/value"``.
-        patience: number of probes in a row without improvement after which the run ends, at least 1.
+        patience: number of consecutive probes without improvement after which the run ends, at least 1.
         min_delta: how much higher than the best a value must be to count as an improvement, at least 0.
         mode: ``"max"``, or ``"min"`` for keys where lower is better (``synbench_details/gap``).
         stopping_threshold: end the run as soon as the value is better than this.
