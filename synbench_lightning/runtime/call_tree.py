@@ -104,6 +104,8 @@ class CallTree:
     def _last_head(self, call: Call) -> Call | None:
         prefix = f"{call.path}." if call.path else ""
         parts = [part for part in self.parts(call) if self._has_matrix(part)]
+        if len(parts) == 1 and self.shares_input(parts[0]) and not any(self._module(parts[0]).children()):
+            return None  # a single layer: there is no representation but what it returns
         last = max(parts, key=lambda part: part.order[1], default=None)
         if last is not None and (is_head(last.path.removeprefix(prefix)) or self._classifies(call, last)):
             return last

@@ -134,6 +134,11 @@ def test_the_features_before_a_head_are_read_with_a_telling_name_and_without():
         assert first(lambda m, x: m.model(x).logsumexp(1).mean(), model=model) == ("model", name)
 
 
+def test_a_single_layer_is_read_after_it_whatever_its_name_is():
+    whole = Of(lambda m, x: m.classifier(x.flatten(1)), classifier=nn.Linear(8, 2))
+    assert first(lambda m, x: m.model(x), model=whole) == ("model", None)
+
+
 def test_a_last_layer_that_another_module_is_given_is_no_head():
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
     assert first(lambda m, x: m.model(x).logsumexp(1).mean(), model=model) == ("model", "2")
