@@ -55,6 +55,8 @@ MANY = 24
 """Number of directions from which on all candidates are used (measured: with 16 or fewer, scores are biased high by the
 noise among the candidates)."""
 
+BLOCKS = 32
+"""Number of blocks of pairs, for the jackknife and for what is asked of blocks."""
 DISTINCT = 4.0
 """Standard errors by which blocks of pairs must agree: by chance they do in 1 of 250 encoders of one feature, and less
 often with more."""
@@ -83,7 +85,7 @@ class LimitEstimate(NamedTuple):
 
 
 def estimate_limit(
-    features: Tensor, scales: Sequence[float], epsilons: Sequence[float], blocks: int = 32
+    features: Tensor, scales: Sequence[float], epsilons: Sequence[float], blocks: int = BLOCKS
 ) -> LimitEstimate:
     """Estimate accuracy and bound of the epsilon-robust discriminants in the limit of many samples.
 
@@ -133,7 +135,7 @@ def estimate_limit(
         curves = torch.cat([curves[:, :1], curves[:, :1] + (curves[:, 1:] - curves[:, :1]) * widening], 1)
         noiseless = [projection._replace(noise=torch.zeros_like(projection.noise)) for projection in projections]
         uncorrected.append(accuracy_and_bound_curves(noiseless, position, 1)[:, 0])
-        if not distinct_means(x[:, :, 1], means, mu, pool, blocks):
+        if not distinct_means(x[:, :, 1], means, mu, pool):
             uncorrected[-1][0] = 0.5
             curves = uncorrected[-1][:, None].expand_as(chance)
         found.append(curves)
@@ -145,7 +147,7 @@ def estimate_limit(
     )  # fmt: skip
 
 
-def distinct_means(differences: Tensor, means: Means, mu: Tensor, pool: Pool, blocks: int) -> bool:
+def distinct_means(differences: Tensor, means: Means, mu: Tensor, pool: Pool) -> bool:
     """Whether the classes of a task have two means: whether blocks of pairs agree about their difference.
 
     Inner products of the whitened coefficients of two blocks have expectation zero where there is one mean, whatever
@@ -157,8 +159,8 @@ def distinct_means(differences: Tensor, means: Means, mu: Tensor, pool: Pool, bl
         means: how the coefficients are fitted.
         mu: ``(r, R)`` the coefficients.
         pool: the covariance.
-        blocks: how many.
     """
+    blocks = min(BLOCKS, means.vectors)
     own = [means.lever[:, None] * differences[:, block::blocks].double().sum(1) for block in range(blocks)]
     sizes = torch.tensor([len(range(block, means.vectors, blocks)) for block in range(blocks)]).to(means.odd)
     sums = torch.stack(own) + sizes[:, None, None] * (means.odd @ mu)  # (B, K, R)

@@ -108,6 +108,15 @@ def test_no_matrix_of_dimensions_by_dimensions_is_made_of_wide_features():
     assert found.rank <= x[..., 0].numel() < len(found.eigenvalues)
 
 
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_the_number_of_replicates_changes_no_estimate(blocks):
+    x = features(16, 64)
+    few, many = (estimate_limit(x, PLAN.scales, [0.0, 0.2], blocks=number) for number in (blocks, 32))
+    torch.testing.assert_close(few.accuracy, many.accuracy)
+    torch.testing.assert_close(few.bound, many.bound)
+    assert len(few.jackknife_accuracy) == blocks
+
+
 def test_the_standard_error_is_the_scatter_over_seeds():
     scores, errors = [], []
     for seed in range(24):
