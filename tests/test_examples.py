@@ -136,6 +136,7 @@ def test_the_worst_of_a_table_is_that_of_the_runs_behind_it(monkeypatch, capsys,
     assert len(list(Path("figures").glob("*robust.png"))) == 1
 
 
+@pytest.mark.slow
 def test_the_language_model_is_asked_by_all_and_by_few_points(monkeypatch, capsys, reviews):
     run(monkeypatch, "hill_climb_text.py", "--steps", "8", "--every", "1", "--points", "40", "--reviews", str(reviews))
     out = capsys.readouterr().out

@@ -33,7 +33,7 @@ def test_the_metric_agrees_with_evaluate(plan):
         assert metric.compute().item() == pytest.approx(result.score(epsilon=epsilon, threshold=threshold), abs=1e-6)
 
 
-@pytest.mark.parametrize("protocol", ["fast", "official"])
+@pytest.mark.parametrize("protocol", ["fast", pytest.param("official", marks=pytest.mark.slow)])
 def test_processes_that_share_the_examples_find_the_score_of_one(tmp_path, protocol):
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     found = subprocess.run(

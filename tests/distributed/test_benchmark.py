@@ -21,7 +21,7 @@ def values_of_one_process():
     return callback.history[0].task_values
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ddp_shares_the_examples_and_agrees_on_the_result(tmp_path, world):
     found, _ = run(tmp_path, world, benchmark=True)
     assert_same_on_every_process(found)

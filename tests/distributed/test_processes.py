@@ -114,7 +114,7 @@ def test_ddp_makes_the_call_that_training_makes(tmp_path, user, shape, name):
     assert log.count(f"SynBench probes {name}") == 1
 
 
-@pytest.mark.parametrize("user", [None, "Text", "ForwardIsTheTeacher"])
+@pytest.mark.parametrize("user", [None, pytest.param("Text", marks=pytest.mark.slow), "ForwardIsTheTeacher"])
 def test_ddp_training_is_the_same_to_the_bit(tmp_path, user):
     plain, probed = tmp_path / "plain", tmp_path / "probed"
     plain.mkdir()
@@ -156,7 +156,10 @@ def test_a_step_that_only_some_processes_reach_hangs_nobody(tmp_path):
 
 
 @needs_fsdp
-@pytest.mark.parametrize("parts", ["all", "children", "root", "fsdp1", "fsdp1, layers"])
+@pytest.mark.parametrize(
+    "parts",
+    ["all", *(pytest.param(one, marks=pytest.mark.slow) for one in ("children", "root", "fsdp1")), "fsdp1, layers"],
+)
 def test_fsdp_is_probed_through_its_root_and_trains_undisturbed(tmp_path, parts):
     plain, probed = tmp_path / "plain", tmp_path / "probed"
     plain.mkdir()
@@ -170,7 +173,7 @@ def test_fsdp_is_probed_through_its_root_and_trains_undisturbed(tmp_path, parts)
 
 
 @needs_fsdp
-@pytest.mark.parametrize("parts", ["all", "fsdp1, layers"])
+@pytest.mark.parametrize("parts", ["all", pytest.param("fsdp1, layers", marks=pytest.mark.slow)])
 def test_layers_of_sharded_modules_are_read_on_every_process_and_training_is_undisturbed(tmp_path, parts):
     plain, probed = tmp_path / "plain", tmp_path / "probed"
     plain.mkdir()
