@@ -173,7 +173,7 @@ class EncoderCall:
     def _with_examples(self, function: Callable[..., Any], module: nn.Module | None, values: Tensor) -> Any:
         placement = self.placement
         if placement is None or self.input is None:
-            raise ValueError("The encoder has no place for real vectors.")
+            raise ValueError("The encoder does not accept real-valued vectors.")
         rest = _expanded(moved(self.arguments, values.device), self.per_example, len(values))
         if placement.kind == "embedding":
             assert module is not None

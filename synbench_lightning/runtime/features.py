@@ -30,9 +30,9 @@ NAMES = (
 """Names of a representation in the outputs of well-known libraries, the first that is there is taken."""
 
 _ADVICE = (
-    "Supported are (N, D) vectors, (N, T, D) tokens, (N, C, ...) maps, with the channels first or last, and objects, "
-    "dicts or lists of these. For anything else pass a callable that returns (N, D): `lambda pl_module, x: ...` in the "
-    "callback, `lambda x: ...` in `evaluate`, as in `pl_module.encoder(x)[0]` where it is one of several outputs."
+    "Supported are (N, D) vectors, (N, T, D) tokens, (N, C, ...) maps with the channels first or last, and objects, "
+    "dicts or lists of these. For anything else pass a callable that returns (N, D), such as `lambda pl_module, x: "
+    "pl_module.encoder(x)[0]` in the callback or `lambda x: encoder(x)[0]` in `evaluate`."
 )
 
 MANY_CHANNELS = 16
@@ -90,7 +90,7 @@ class FeatureReader:
             self._path = self._chosen(output, batch_size)
         tensor = _at(output, self._path)
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"The encoder returned {_described(output)}, and before that something else. {_ADVICE}")
+            raise TypeError(f"The encoder returned {_described(output)}, unlike in earlier calls. {_ADVICE}")
         if tensor.is_nested or tensor.layout is not strided:
             kind = "nested tensor: pad it" if tensor.is_nested else f"tensor of layout {tensor.layout}: make it dense"
             raise ValueError(f"The encoder returned a {kind} (`to_padded_tensor`, `to_dense`). {_ADVICE}")
@@ -145,9 +145,10 @@ class FeatureReader:
             key = min(reversed(keys), key=lambda key: usable[key][0].numel() / self._channels(usable[key]))
         if len(keys) > 1 and self._announce:
             rank_zero_info(
-                f"The encoder returned {_described(output)}: {key!r} is taken for the representation. For another pass "
-                f"a callable, as `lambda pl_module, x: pl_module.encoder(x)[{next(k for k in keys if k != key)!r}]` in "
-                "the callback, `lambda x: ...` in `evaluate`."
+                f"The encoder returned {_described(output)}: {key!r} is used as the representation. To use another, "
+                "pass a callable such as `lambda pl_module, x: "
+                f"pl_module.encoder(x)[{next(k for k in keys if k != key)!r}]` in the callback, `lambda x: ...` in "
+                "`evaluate`."
             )
         return (key,)
 
@@ -168,7 +169,7 @@ class FeatureReader:
         if self._announce and shape[found.axis] <= 2 and self._widths.largest >= MANY_CHANNELS:
             rank_zero_warn(
                 f"The encoder has layers of up to {self._widths.largest} channels, but its output of shape {shape} is "
-                f"read as {shape[found.axis]} feature{'s' * (shape[found.axis] > 1)}: is there a head on it? Name the "
+                f"read as {shape[found.axis]} feature{'s' * (shape[found.axis] > 1)}: does it end in a head? Name the "
                 "module before it, or pass a callable that returns its features: `lambda pl_module, x: ...` in the "
                 "callback, `lambda x: ...` in `evaluate`."
             )
