@@ -1,4 +1,4 @@
-"""Arguments of the wrong kind are refused by name, before anything is done with them."""
+"""Argument validation: errors that name the argument, its value and what is allowed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 LONGEST = 300
-"""Characters of a value that an error shows."""
+"""Longer representations of a value are truncated in errors."""
 
 
 def shown(value: Any) -> str:
-    """A value in an error: arrays by their shape, and nothing at length."""
+    """Format a value for an error message: arrays by type and shape, everything else truncated."""
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple) and len(shape):
         kind = getattr(value, "dtype", None)
@@ -28,7 +28,7 @@ def shown(value: Any) -> str:
 
 
 def check_integer(name: str, value: Any, lowest: int) -> int:
-    """An integer of at least ``lowest`` that fits into 64 bits; booleans are none, numpy's integers are."""
+    """Return a 64-bit integer of at least ``lowest``; NumPy integers are accepted, booleans are not."""
     if not isinstance(value, bool):
         with suppress(TypeError):
             if lowest <= (integer := operator.index(value)) < 2**63:
@@ -37,7 +37,7 @@ def check_integer(name: str, value: Any, lowest: int) -> int:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    """One of several texts."""
+    """Return a string that is one of ``choices``."""
     if not isinstance(value, str) or value not in choices:
         listed = ", ".join(map(repr, choices[:-1])) + f" or {choices[-1]!r}"
         raise ValueError(f"`{name}` must be {listed}, got {shown(value)}.")
@@ -47,28 +47,28 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
 def check_integers(
     name: str, values: Any, *, what: str = "", length: int | None = None, below: int | None = None
 ) -> None:
-    """A tensor of integers; with ``length`` that many (``what`` says of what), each in ``[0, below)``."""
+    """Require a tensor of integers; with ``length``, of that many, each in ``[0, below)``. ``what`` describes them."""
     dtype = getattr(values, "dtype", None)
     real = isinstance(dtype, torch.dtype) and not (dtype.is_floating_point or dtype.is_complex)
     if not real or dtype == torch.bool or (length is not None and values.shape != (length,)):
         shape = "" if length is None else f" of shape {(length,)}"
         raise ValueError(f"`{name}` must be a tensor of integers{shape}{what and f', {what}'}, got {shown(values)}.")
     if length and (int(values.min()) < 0 or (below is not None and int(values.max()) >= below)):
-        limit = "from 0 on" if below is None else f"from 0 to {below - 1}"
+        limit = "of at least 0" if below is None else f"from 0 to {below - 1}"
         raise ValueError(
             f"`{name}` must be integers {limit}, got values from {int(values.min())} to {int(values.max())}."
         )
 
 
 def check_floats(name: str, values: Any, what: str, shape: Sequence[Any], *, finite: bool = True) -> Tensor:
-    """A floating-point tensor as float64.
+    """Return a floating-point tensor as float64.
 
     Args:
-        name: of the argument.
-        values: what was passed for it.
-        what: the shape in words, as ``"(samples, dimensions)"``.
-        shape: sizes; ``None`` for any of at least one, ``...`` at the beginning for any further dimensions.
-        finite: refuse NaN and infinity.
+        name: name of the argument.
+        values: its value.
+        what: the shape in words, such as ``"(samples, dimensions)"``.
+        shape: sizes; ``None`` for any size of at least 1, a leading ``...`` for any further dimensions.
+        finite: whether to refuse NaN and infinity.
     """
     sizes = [size for size in shape if size is not ...]
     fits = isinstance(values, Tensor) and values.is_floating_point() and values.layout == torch.strided
@@ -81,12 +81,12 @@ def check_floats(name: str, values: Any, what: str, shape: Sequence[Any], *, fin
         raise ValueError(f"`{name}` must be a floating-point tensor {what}, got {shown(values)}.")
     if finite and not bool(torch.isfinite(values).all()):
         bad = int((~torch.isfinite(values)).sum())
-        raise ValueError(f"`{name}` must be finite, got NaN or infinity in {bad} of {values.numel()} places.")
+        raise ValueError(f"`{name}` must be finite, got NaN or infinity in {bad} of {values.numel()} values.")
     return cast(Tensor, values).double()
 
 
 def check_numbers(name: str, values: Any, what: str) -> Tensor:
-    """A number, a sequence of numbers or a tensor of them as float64."""
+    """Return a number, a sequence of numbers or a tensor as a float64 tensor."""
     try:
         if isinstance(values, (str, bytes)) or (isinstance(values, Tensor) and values.is_complex()):
             raise TypeError
@@ -98,7 +98,7 @@ def check_numbers(name: str, values: Any, what: str) -> Tensor:
 def check_number(
     name: str, value: Any, allowed: str, low: float, high: float = math.inf, *, low_in: bool = True
 ) -> float:
-    """A finite number in [low, high], or in (low, high] with ``low_in=False``; ``allowed`` says so in the error."""
+    """Return a finite number in [low, high], or (low, high] with ``low_in=False``; errors say ``allowed``."""
     number = math.nan
     if not isinstance(value, (bool, str)) and hasattr(value, "__float__"):
         with suppress(TypeError, ValueError, RuntimeError, OverflowError):  # an array of several, for one
@@ -109,29 +109,29 @@ def check_number(
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """True or False."""
+    """Return a boolean."""
     if not isinstance(value, bool):
         raise ValueError(f"`{name}` must be True or False, got {shown(value)}.")
     return value
 
 
 def check_device(device: Any) -> torch.device:
-    """A device by its name, or as it is."""
+    """Return the :class:`torch.device` for a device or its name."""
     with suppress(RuntimeError):
         if isinstance(device, (str, torch.device)):
             return torch.device(device)
-    raise ValueError(f"`device` must be a torch.device or its name, as 'cpu' or 'cuda:0', got {shown(device)}.")
+    raise ValueError(f"`device` must be a torch.device or its name, such as 'cpu' or 'cuda:0', got {shown(device)}.")
 
 
 def check_name(name: str, value: Any) -> str:
-    """A text that can be a part of a logged key."""
+    """Return a string that can be part of a logged key."""
     if not isinstance(value, str) or not value or "/" in value:
-        raise ValueError(f"`{name}` must be a non-empty text without '/', got {shown(value)}.")
+        raise ValueError(f"`{name}` must be a non-empty string without '/', got {shown(value)}.")
     return value
 
 
 def numbers(name: str, values: Any) -> tuple[float, ...]:
-    """A sequence of numbers as floats."""
+    """Return a sequence of numbers as floats."""
     with suppress(TypeError, ValueError, RuntimeError, OverflowError):
         listed = None if isinstance(values, (str, bytes)) else list(values)
         if listed is not None and not any(isinstance(value, (str, bool)) for value in listed):
@@ -140,20 +140,20 @@ def numbers(name: str, values: Any) -> tuple[float, ...]:
 
 
 def check_input_shape(input_shape: Any) -> tuple[int, ...]:
-    """The shape of one example: positive integers, at least one."""
+    """Return the shape of one example as a non-empty tuple of positive integers."""
     try:
         if not isinstance(input_shape, Sequence) or isinstance(input_shape, (str, bytes)) or not input_shape:
             raise ValueError
         return tuple(check_integer("input_shape", size, 1) for size in input_shape)
     except ValueError:
         raise ValueError(
-            "`input_shape` must be the shape of one example without the batch dimension, positive integers as in "
+            "`input_shape` must be the shape of one example without the batch dimension, positive integers such as "
             f"(3, 224, 224), got {shown(input_shape)}."
         ) from None
 
 
 def check_fields(kind: type, values: Any) -> None:
-    """The fields of a dataclass as plain types: all that have no default, no others, each of its type."""
+    """Require a mapping to hold the fields of a dataclass: all without a default, no unknown ones, each of its type."""
     if not isinstance(values, Mapping):
         raise ValueError(f"a {kind.__name__} must be a mapping of its fields, got a {type(values).__name__}")
     known, hints = {field.name: field for field in fields(kind)}, get_type_hints(kind)
@@ -163,7 +163,7 @@ def check_fields(kind: type, values: Any) -> None:
         if name not in values and field.default is MISSING and field.default_factory is MISSING
     ]
     wrong = [name for name, value in values.items() if name in known and not _fits(value, hints[name])]
-    for what, names in (("misses", missing), ("has unknown", values.keys() - known.keys()), ("has unusable", wrong)):
+    for what, names in (("lacks", missing), ("has unknown", values.keys() - known.keys()), ("has invalid", wrong)):
         if names:
             raise ValueError(f"a {kind.__name__} {what} fields: {', '.join(sorted(map(str, names)))}")
 

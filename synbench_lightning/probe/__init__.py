@@ -1,1 +1,1 @@
-"""One probe of an encoder: its tasks, the examples that it is shown, and what is found."""
+"""Probes of an encoder: tasks, examples, and results."""

@@ -1,4 +1,4 @@
-"""Run an encoder over examples: in batches, on several processes, within the memory that there is."""
+"""Encode examples in batches, split over processes and within the available memory."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.structures import described, mapped, moved, taken
 
 Reader = Callable[[Any, int | None, Sequence[int]], Tensor]
-"""From an output, the number of examples and the shape of one to features ``(N, D)``: a :class:`.FeatureReader`."""
+"""Function of output, number of examples and input shape that returns features ``(N, D)``: :class:`.FeatureReader`."""
 LARGEST = 1e15
-"""Features of a size above it, or below one over it, are refused: their squares leave the range of float32."""
+"""Features larger than this, or smaller than its inverse, are refused: their squares leave the range of float32."""
 
 
 def partition_blocks(blocks: Sequence[Block], size: int) -> list[list[Block]]:
-    """The blocks of each of ``size`` processes, so that all have about as many examples: the largest blocks first.
+    """Distribute blocks over ``size`` processes with about equal numbers of examples, largest blocks first.
 
     Example:
         >>> blocks = [Block(row, 0, 0, 0, vectors) for row, vectors in ((0, 64), (64, 21), (85, 64), (149, 21))]
@@ -44,18 +44,18 @@ def partition_blocks(blocks: Sequence[Block], size: int) -> list[list[Block]]:
 
 
 class BatchedEncoding:
-    """One pass of an encoder over examples, in batches and shared by the processes.
+    """One pass of an encoder over examples, in batches and split over processes.
 
     Args:
-        encoder: from a batch ``(N, *input_shape)`` to features.
-        read: takes features from what it returns.
-        input_shape: of one example.
-        device: where the examples are shown.
-        batch_size: examples in one forward; halved where the memory does not suffice, and then kept.
-        total: examples of the whole pass, over all processes.
-        processes: those that share the work.
-        progress: called with the number of examples done and their total on this process.
-        fixed_size: of batches, where the encoder takes no others.
+        encoder: function from a batch ``(N, *input_shape)`` to an output.
+        read: extracts features from the output.
+        input_shape: shape of one example.
+        device: device on which examples are encoded.
+        batch_size: examples per forward; halved, for good, when memory runs out.
+        total: number of examples in the whole pass, over all processes.
+        processes: processes that share the work.
+        progress: called with the number of finished examples and their total on this process.
+        fixed_size: batch size, if the encoder accepts only one.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class BatchedEncoding:
         self.done, self.total = 0, total // processes.size
 
     def features(self, examples: Examples) -> Tensor:
-        """Features ``(rows, signs, D)`` of all processes, on each of them, where their statistics are computed."""
+        """Encode examples and gather their features ``(rows, signs, D)`` on every process and the statistics device."""
         rows, signs = examples.rows, examples.signs
 
         def make() -> list[tuple[slice, Tensor]]:
@@ -100,9 +100,9 @@ class BatchedEncoding:
         return self._checked(gather_rows(self.processes, rows, self.device, make))
 
     def features_of(self, chunks: Sequence[Any]) -> Tensor:
-        """Features ``(rows, D)`` of inputs of any kind, in chunks, on each process where statistics are computed.
+        """Encode chunks of inputs of any kind and gather their features ``(rows, D)`` on every process.
 
-        What has a row for each example is encoded in parts of the batch size, anything else chunk by chunk.
+        Chunks with one row per example are encoded in batches, all others chunk by chunk.
         """
         parts = [part for chunk in chunks for part in self._parts(chunk)]
         size, rank = self.processes.size, self.processes.rank
@@ -114,7 +114,7 @@ class BatchedEncoding:
                 found.append(self._encoded_part(part))
                 self._advance(len(found[-1]))
             if self.processes.lockstep and len(own) < -(-len(parts) // size):
-                self._encoded_part(parts[0])  # others make one more forward
+                self._encoded_part(parts[0])  # other processes run one more forward
             return found
 
         found = agreed(self.processes, make)
@@ -127,12 +127,12 @@ class BatchedEncoding:
         return self._checked(gather_rows(self.processes, sum(sizes), self.device, lambda: placed)[:, None])[:, 0]
 
     def _parts(self, chunk: Any) -> list[Any]:
-        """A chunk in parts of the batch size, where it has a row for each example."""
+        """Split a chunk into batches if it has one row per example."""
         rows = num_examples(chunk)
         return [chunk] if rows is None else list(_split(chunk, rows, self.batch_size))
 
     def _placed(self, part: Any) -> Any:
-        """A part of a chunk on the device, in single precision."""
+        """Move a part of a chunk to the device, half precision converted to single."""
         waits = self.device.type == "cpu"
         part = mapped(part, lambda leaf: leaf.to(self.device, non_blocking=not waits))
         return mapped(moved(part, self.device), lambda leaf: leaf.float() if leaf.dtype == torch.float16 else leaf)
@@ -149,14 +149,14 @@ class BatchedEncoding:
         largest = float(whole.abs().amax())
         if largest and not 1 / LARGEST <= largest <= LARGEST:
             raise ValueError(
-                f"The encoder's features are of size {largest:.0e}, whose square float32 does not hold: scale them to "
-                "a size near 1 (`lambda ...: features * factor`, or a normalisation as the encoder's last layer)."
+                f"The encoder's features reach {largest:.0e}, whose square is outside the range of float32: scale them "
+                "to about 1 (`lambda ...: features * factor`, or a normalization as the encoder's last layer)."
             )
         return whole.to(statistics_device(whole.device))
 
     @contextmanager
     def reading(self, read: Reader) -> Iterator[None]:
-        """Inside, features are taken from outputs by another reader."""
+        """Use another reader inside the context."""
         own, self.read = self.read, read
         try:
             yield
@@ -164,11 +164,11 @@ class BatchedEncoding:
             self.read = own
 
     def few(self, examples: Examples, number: int) -> Any:
-        """The first of the examples as the encoder is given them, the same on every process."""
+        """Return the first examples in the form that the encoder takes, the same on every process."""
         return examples.given(next(self._batches(examples.blocks[:1], examples))[:number])
 
     def few_of(self, chunk: Any, number: int) -> Any:
-        """The first inputs of a chunk as the encoder is given them; all, where they have no example dimension."""
+        """Return the first inputs of a chunk in the form that the encoder takes; all, without a batch dimension."""
         rows = num_examples(chunk)
         part = chunk if rows is None else taken(chunk, torch.arange(min(number, rows)), rows)
         return self._placed(part)
@@ -179,13 +179,13 @@ class BatchedEncoding:
             self.progress(min(self.done, self.total), self.total)
 
     def _keep_step(self, largest: int, made: int, given: Callable[[Tensor], Any]) -> None:
-        """Make the forwards that the largest share takes, where a forward is a collective; they do not count."""
+        """Pad this process to as many forwards as the busiest one if a forward is a collective; outputs are dropped."""
         if self.processes.lockstep:
             for _ in range(math.ceil(largest / self.batch_size) - made):
                 self.encoder(given(torch.zeros(1, *self.input_shape, device=self.device)))
 
     def _batches(self, blocks: Sequence[Block], examples: Examples) -> Iterator[Tensor]:
-        """The examples of the blocks in batches of the batch size; the last one may be smaller."""
+        """Yield the examples of the blocks in batches; the last one may be smaller."""
         batch, filled = self._empty_batch(), 0
         for block in blocks:
             size = examples.signs * block.vectors
@@ -209,7 +209,7 @@ class BatchedEncoding:
         return torch.empty(self.batch_size, *self.input_shape, device=self.device)
 
     def _encoded(self, x: Any, given: Callable[[Any], Any]) -> Tensor:
-        """Features of a batch, in smaller parts where memory does not suffice for it as a whole."""
+        """Encode a batch, in smaller parts if memory runs out."""
         rows = num_examples(x) or 1
         if self.fixed_size is not None:
             return torch.cat([self._padded(part, given) for part in _split(x, rows, self.fixed_size)])
@@ -223,10 +223,10 @@ class BatchedEncoding:
                     raise
             free_memory(self.device)
             self.batch_size = smaller
-            warnings.warn(f"The memory did not suffice for the probe: its batch size is now {smaller}.", stacklevel=2)
+            warnings.warn(f"The probe ran out of memory: its batch size is now {smaller}.", stacklevel=2)
 
     def _padded(self, x: Any, given: Callable[[Any], Any]) -> Tensor:
-        """Features of at most as many examples as the encoder takes: it is given some of them again."""
+        """Encode a batch padded to the fixed size by repeating examples."""
         assert self.fixed_size is not None
         number = num_examples(x) or 1
         rows = torch.arange(self.fixed_size) % number
@@ -240,7 +240,7 @@ class BatchedEncoding:
             what = f"a batch of shape {tuple(given.shape)}" if isinstance(given, Tensor) else described(given)
             raise RuntimeError(
                 f"The encoder failed on {what}: {type(error).__name__}: {error}. If its inputs have another shape, "
-                "pass `input_shape=`; if it takes batches of one size only, pass that as `batch_size=`; if it takes "
+                "pass `input_shape=`; if it accepts only one batch size, pass that as `batch_size=`; if it takes "
                 "other arguments or is another module, pass a callable: `lambda pl_module, x: ...` in the callback, "
                 "`lambda x: ...` in `evaluate`."
             ) from error
@@ -248,7 +248,7 @@ class BatchedEncoding:
 
 
 def _split(x: Any, rows: int, size: int) -> Iterator[Any]:
-    """A batch in parts of at most ``size`` examples."""
+    """Split a batch into parts of at most ``size`` examples."""
     if rows <= size:
         yield x
     else:

@@ -1,4 +1,4 @@
-"""Views of inputs that are no real tensors: token ids, pictures in integers, structures of tensors, graphs."""
+"""Views of inputs other than floating-point tensors: token ids, integer images, structures of tensors, graphs."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from synbench_lightning.runtime.input_leaf import input_leaf, num_examples
 from synbench_lightning.runtime.structures import at, checksum, described, leaves, mapped, moved, taken, tensors_in
 
 DEVICE_FRACTION = 0.1
-"""Of the free memory of a device: views that take less stay there between probes."""
+"""Views that take less than this fraction of a device's free memory stay there between probes."""
 
 
 class ChunkedViews:
-    """Views of inputs of any kind, each in chunks: token ids, structures of tensors, graphs.
+    """Views of inputs of any kind, in chunks: token ids, structures of tensors, graphs.
 
     Args:
-        kind: what the information is measured with.
-        views: for each view the same inputs in the same order, in chunks.
-        source: of the inputs, in their identity.
+        kind: kind of views that the information is measured with.
+        views: for each view, the same inputs in the same order, in chunks.
+        source: prefix of the identity, which describes where the inputs come from.
     """
 
     def __init__(self, kind: Kind, views: Sequence[Sequence[Any]], source: str = "") -> None:
@@ -47,18 +47,18 @@ class ChunkedViews:
         self.identity = f"{source}{self.num_inputs} in {self.draws} views ({checksum(list(map(list, views)))})"
 
     def features(self, encoding: BatchedEncoding) -> Tensor:
-        """Features ``(inputs, draws, D)``."""
+        """Encode all views; returns features ``(inputs, draws, D)``."""
         self._bring_to(encoding.device)
         found = encoding.features_of([chunk for view in self.views for chunk in view])
         grouped: Tensor = found.unflatten(0, (self.draws, -1))
         return grouped.transpose(0, 1)
 
     def few(self, encoding: BatchedEncoding, number: int) -> Any:
-        """Some of them as the encoder is given them."""
+        """Return some inputs in the form that the encoder takes."""
         return encoding.few_of(self.views[0][0], number)
 
     def _bring_to(self, device: torch.device) -> None:
-        """Keep views on the device where it has room for them, else where it copies them from by itself."""
+        """Keep views on the device if they fit, else in pinned memory."""
         if device == self._device or device.type == "cpu":
             return
         self._device = device
@@ -70,34 +70,34 @@ class ChunkedViews:
 
 
 def _warnings(views: Sequence[Sequence[Any]]) -> tuple[str, ...]:
-    """What shows in the first chunk of two views."""
+    """Warnings from the first chunk of two views."""
     one, other = views[0][0], views[1][0]
     leaf, again = input_leaf(one), input_leaf(other)
     if leaf is None or again is None or leaf.listed or leaf.shape != again.shape or leaf.rows != again.rows:
         return ()
     sides = [[tensor for path, tensor in leaves(side) if path != leaf.path] for side in (one, other)]
-    if checksum(sides[0]) != checksum(sides[1]):  # which tokens are kept, for example
+    if checksum(sides[0]) != checksum(sides[1]):  # for example, which tokens are kept
         return ()
     first, second = at(one, leaf.path), at(other, again.path)
     return () if first.is_complex() or len(first) < 2 else view_warnings(first, first, second)
 
 
 def given_chunks(inputs: Tensor) -> ChunkedViews:
-    """Views ``(N, V, ...)`` in integers that were there already."""
+    """Wrap precomputed integer views ``(N, V, ...)``."""
     draws = inputs.shape[1]
     kept = inputs[: max(1, INPUT_FORWARDS // draws)].detach().cpu()
     check_enough("inputs", len(kept))
     if all(torch.equal(kept[:, 0], kept[:, view]) for view in range(1, draws)):
-        raise ValueError("`inputs` (N, V, *input_shape) must hold different views of each input: they are equal.")
+        raise ValueError("`inputs` (N, V, *input_shape) must contain different views of each input, got equal ones.")
     return ChunkedViews("pairs", [[kept[:, view]] for view in range(draws)])
 
 
 def drawn_chunks(inputs: Any, views: Views | None, seed: int) -> ChunkedViews:
-    """Random views of inputs of any kind; pictures in integers get noise where there is no function for views."""
+    """Sample random views of inputs of any kind; without ``views``, integer images get noise."""
     rows = num_examples(inputs)
     if rows is None and not (isinstance(inputs, (list, tuple)) and len(inputs) > 0):
         raise ValueError(
-            f"`inputs` must be a tensor (N, ...), a structure of tensors with a row for each example, or a list of "
+            f"`inputs` must be a tensor (N, ...), a structure of tensors with one row per example, or a list of "
             f"batches, got {shown(inputs)}."
         )
     if rows is not None:
@@ -110,8 +110,8 @@ def drawn_chunks(inputs: Any, views: Views | None, seed: int) -> ChunkedViews:
     if views is None:
         if not isinstance(inputs, Tensor) or inputs.ndim < 3 or inputs.is_complex():
             raise ValueError(
-                f"`inputs` {described(inputs)} need `views`: no noise can be added to them. Give a function from a "
-                "batch of them to a random view of each (masked tokens, another window, another crop)."
+                f"`inputs` {described(inputs)} need `views`, since noise cannot be added to them: pass a function from "
+                "a batch of them to a random view of each (masked tokens, another window, another crop)."
             )
         draw, kind = _rounded_noise, "noise"
     assert draw is not None
@@ -123,14 +123,14 @@ def drawn_chunks(inputs: Any, views: Views | None, seed: int) -> ChunkedViews:
             _check_structure(one, chunk)
     if all(checksum(view) == checksum(found[0]) for view in found[1:]):
         raise ValueError(
-            f"`views` drew the same {draws} times: it must return another random view in each call (is the transform "
-            "switched off, or does it set a seed of its own?)."
+            f"`views` returned the same view {draws} times: it must return a new random view in each call (is the "
+            "transform disabled, or does it set its own seed?)."
         )
     return ChunkedViews(kind, found, f"{checksum(chunks)}: ")  # type: ignore[arg-type]
 
 
 def _rounded_noise(inputs: Tensor) -> Tensor:
-    """A picture in integers with white noise."""
+    """Add white noise to integer images."""
     values = inputs.double()
     limits = torch.iinfo(inputs.dtype)
     noisy = values + INPUT_NOISE * values.std() * torch.randn(values.shape)
@@ -143,7 +143,8 @@ def _check_structure(view: Any, inputs: Any) -> None:
     same = kinds == found if num_examples(inputs) is not None else [k[:2] for k in kinds] == [k[:2] for k in found]
     if not same:
         raise ValueError(
-            f"`views` must return what it is given, {described(inputs)}, with other values, got {described(view)}."
+            f"`views` must keep structure, dtypes and batch size of its input, {described(inputs)}, got "
+            f"{described(view)}."
         )
     if bad := sum(int((~torch.isfinite(x)).sum()) for x in tensors_in(view) if x.is_floating_point()):
         raise ValueError(f"`views` returned NaN or infinity in {bad} values.")

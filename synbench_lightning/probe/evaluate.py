@@ -1,4 +1,4 @@
-"""The score of an encoder outside training."""
+"""Evaluate an encoder outside training."""
 
 from __future__ import annotations
 
@@ -46,53 +46,53 @@ def evaluate(
     device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> ProbeResult:
-    """The SynBench score of an encoder, outside training.
+    """Compute the SynBench score of an encoder, and its information and readout, outside training.
 
-    A module is run in evaluation mode and without gradients, and left as it was.
+    A module is run in evaluation mode without gradients, and its state is restored afterwards.
 
     Args:
         encoder: a module or callable from ``(N, *input_shape)`` to features: ``(N, D)``, tokens ``(N, T, D)``, maps
-            ``(N, C, ...)``, or an object, dict or list of these. Channels that are elsewhere, as in ``(N, H, W, C)``,
-            are found from the module's layers and the shapes; the log says where another reading is possible.
-        input_shape: shape of one example, without the batch dimension. ``None``: that of ``inputs``, and where these
-            are token ids, that of what the first embedding makes of them, in whose place the Gaussian examples are put.
+            ``(N, C, ...)``, or an object, dict or list of these. Another channel axis, as in ``(N, H, W, C)``, is
+            inferred from the module's layers and the shapes; ambiguous cases are logged.
+        input_shape: shape of one example, without the batch dimension. ``None``: that of ``inputs``; if these are
+            token ids, that of the output of the first embedding, which the Gaussian examples then replace.
         tasks: ``"dc"`` (the paper's task), ``"default"`` or another family (:func:`task_family`), or a sequence of
             :class:`GaussianTask` and :class:`LabelledTask`.
         plan: ``"fast"``, ``"official"`` or a :class:`ProbePlan`.
         epsilons: strengths of the shift that the discriminant is robust to, each in [0, 1), relative to half the
             distance of the class means in the representation.
         thresholds: threshold accuracies for :attr:`ProbeResult.scores`, each in [0.5, 1).
-        batch_size: examples in one forward.
+        batch_size: examples per forward.
         normalize: mean and standard deviation, numbers or one per channel (the first dimension of an input): the
-            encoder then sees ``(x + 0.5 - mean) / std``, as in the paper.
-        inputs: ``(N, *input_shape)`` unlabelled inputs as the encoder takes them, at least 32, of which the first 128
-            are shown with noise for :attr:`ProbeResult.information`; or ``(N, V, *input_shape)``, V views of each, of
-            which as many are shown as 2,048 forwards allow.
+            encoder then receives ``(x + 0.5 - mean) / std``, as in the paper.
+        inputs: ``(N, *input_shape)`` unlabeled inputs as the encoder takes them, at least 32, of which the first 128
+            are encoded with noise for :attr:`ProbeResult.information`; or ``(N, V, *input_shape)``, V views of each,
+            of which as many are encoded as 2,048 forwards allow.
         views: a function from a batch of inputs ``(N, *input_shape)``, on the CPU, to a random view of each, such as
-            the augmentations of the pretraining. It takes the place of noise, and is called once for each of 16 draws
-            or more with a seed of its own: whether it draws for a batch or for each example does not matter. For a
-            transform of single examples: ``lambda batch: torch.stack([transform(x) for x in batch])``. Or a tensor
-            ``(N, V, *input_shape)`` of V views of each input, or a ``.pt`` or ``.npy`` file that holds one
-            (:func:`save_views`): encoders are compared with one set of views, whatever each was trained with.
+            the pretraining augmentations. It replaces the noise and is called 16 times or more, each time with its own
+            seed; it may sample once per batch or once per example. For a transform of single examples:
+            ``lambda batch: torch.stack([transform(x) for x in batch])``. Or a tensor ``(N, V, *input_shape)`` of V
+            views of each input, or a ``.pt`` or ``.npy`` file that contains one (:func:`save_views`): compare encoders
+            with one set of views, whatever each was trained with.
         labels: a few labels for :attr:`ProbeResult.readout`: integers ``(N,)``, those of ``inputs``, or a pair
-            (x, y) of labelled inputs and their labels; at least 20, of which the first 512 are shown. They must be of
-            examples that the encoder was not trained on, and may be wrong as often as those of the training.
-        layers: ``"auto"`` (the stages or blocks of the encoder, at most twelve) or dotted names of its modules: what
-            the same forwards find in each of them goes to :attr:`ProbeResult.layers`. Needs ``inputs`` or ``labels``.
-        seed: of noise and views; the same seed shows every encoder the same examples.
-        device: where to draw the examples; ``None`` for where the module's parameters are.
-        progress: called now and then with the number of examples done and their total.
+            (x, y) of labeled inputs and their labels; at least 20, of which the first 512 are encoded. They must be of
+            examples that the encoder was not trained on, and may be as noisy as the training labels.
+        layers: ``"auto"`` (the stages or blocks of the encoder, at most twelve) or dotted names of its modules, which
+            are measured in the same forwards, see :attr:`ProbeResult.layers`. Needs ``inputs`` or ``labels``.
+        seed: seed of noise and views; with the same seed, every encoder is given the same examples.
+        device: where to sample the examples; ``None`` for the device of the module's parameters.
+        progress: called from time to time with the number of finished examples and their total.
 
     Returns:
         The result for all tasks, epsilons and scales.
 
     Raises:
         ValueError: for an argument outside its range, or features that are NaN or infinite.
-        TypeError: for an encoder that returns something else than features.
+        TypeError: for an encoder that returns something other than features.
         RuntimeError: if the encoder raises.
 
     Example:
-        >>> result = evaluate(torch.nn.Flatten(), (1, 4, 4))  # nothing is lost
+        >>> result = evaluate(torch.nn.Flatten(), (1, 4, 4))  # lossless
         >>> 0.97 < result.score() < 1.03
         True
     """
@@ -115,7 +115,7 @@ def evaluate(
             raise ValueError("`layers` needs an encoder that is a module or a method of one, got a function.")
         if inputs is None and labels is None:
             raise ValueError(
-                "`layers` needs `inputs`, with `views` where there are any, or `labels` to compare them by."
+                "`layers` needs `inputs` (with `views`, if there are any) or `labels` to compare layers by."
             )
         reader = LayerReader(module, layers)
     dtype = torch.float32 if parameter is None else parameter.dtype
@@ -126,7 +126,7 @@ def evaluate(
         input_shape = None if call.placement is None else call.placement.shape
     elif input_shape is None:
         raise ValueError(
-            "`input_shape` must be the shape of one example, as (3, 224, 224), where no `inputs` are given."
+            "`input_shape` must be the shape of one example, such as (3, 224, 224), if no `inputs` are given."
         )
     probe = Probe(
         tasks, plan, input_shape, epsilons=epsilons, thresholds=thresholds, batch_size=batch_size, normalize=normalize,
@@ -140,8 +140,8 @@ def evaluate(
 
     if not probe.num_forwards:
         raise ValueError(
-            "The encoder has no place for the real vectors of Gaussian tasks, so it has no score: give `inputs` with "
-            "`views`, or `labels`."
+            "The encoder does not accept the real-valued examples of Gaussian tasks, so it has no score: pass `inputs` "
+            "with `views`, or `labels`."
         )
     for warning in probe.warnings:
         warnings.warn(warning, stacklevel=2)
@@ -150,7 +150,7 @@ def evaluate(
 
 
 def _first_batch(inputs: Any, batch_size: int) -> Any:
-    """Some of the inputs, to see how the encoder takes them."""
+    """Some of the inputs, to find out how the encoder takes them."""
     rows = num_examples(inputs)
     if rows is None:
         return inputs[0] if isinstance(inputs, (list, tuple)) and inputs else inputs

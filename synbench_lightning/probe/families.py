@@ -1,4 +1,4 @@
-"""Named families of Gaussian proxy tasks: directions and covariances that probe different abilities of an encoder."""
+"""Named families of Gaussian proxy tasks: class-mean directions and noise covariances."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from synbench_lightning.probe.tasks import GaussianTask, LabelledTask, fixed_dir
 Task = GaussianTask | LabelledTask
 
 MAX_CHANNELS = 8
-"""Up to so many channels have a task each in the family of that name."""
+"""The family ``channels`` has one task per channel for inputs with at most this many."""
 
 
 def task_family(name: str, input_shape: Sequence[int]) -> tuple[GaussianTask, ...]:
-    """The tasks of a named family for inputs of a shape; the paper's task ``dc`` is always the first.
+    """Return the Gaussian tasks of a named family for an input shape; the paper's task ``dc`` is always first.
 
     ============== =====================================================================================
     ``dc``         the paper's task alone: white noise, a shift of the mean intensity
-    ``default``    what was found to differ between encoders and from each other (see ``smooth``)
+    ``default``    tasks found to differ between encoders and from each other (see ``smooth``)
     ``smooth``     white noise; the slowest cosine along each spatial axis, from one end to the other
     ``random``     white noise; three fixed random directions
     ``patches``    white noise; a shift of one part of the input: its middle, and a corner
-    ``channels``   white noise; a shift of one channel each, for up to 8 channels
+    ``channels``   white noise; a shift of one channel per task, for up to 8 channels
     ``natural``    noise with the 1/f spectrum of natural images; the slowest cosines
-    ``correlated`` noise that is correlated over an eighth of each axis; the slowest cosines
+    ``correlated`` noise with a correlation length of an eighth of each axis; the slowest cosines
     ============== =====================================================================================
 
     The spatial axes are the last two of a (C, H, W) input, both of a (C, L) or (T, D) one, and all but the first of
-    longer shapes. A (d,) input has none: it has random directions in the place of cosines, and only the families
+    longer shapes. A (d,) input has none: random directions replace the cosines, and there are only the families
     ``dc``, ``default``, ``smooth`` and ``random``.
 
     Args:
-        name: of the family.
+        name: name of the family.
         input_shape: shape of one example, without the batch dimension.
 
     Returns:
-        The tasks, with different names.
+        The tasks, with distinct names.
 
     Raises:
-        ValueError: if there is no family of that name or not for this shape, or the shape is not made of positive
-            integers.
+        ValueError: if there is no family of that name or none for this shape, or the shape does not consist of
+            positive integers.
 
     Example:
         >>> [task.name for task in task_family("smooth", (3, 32, 32))]
@@ -63,7 +63,7 @@ def task_family(name: str, input_shape: Sequence[int]) -> tuple[GaussianTask, ..
 
 
 def resolve_tasks(tasks: str | Sequence[Task], input_shape: Sequence[int]) -> tuple[Task, ...]:
-    """The family of that name, or the given tasks after a check that they fit the input and have different names.
+    """Return a family by name, or the given tasks after checking their shapes and that their names are distinct.
 
     Raises:
         ValueError: for an unknown family, no Gaussian task, inputs of another shape, or equal names.
@@ -94,12 +94,12 @@ def resolve_tasks(tasks: str | Sequence[Task], input_shape: Sequence[int]) -> tu
 
 @dataclass(frozen=True, eq=False)
 class StationaryColour:
-    """Colours white noise by a gain for each frequency along some axes; an input's mean variance stays 1.
+    """Stationary colored noise: filters white noise with a gain per frequency; the mean variance stays 1.
 
     Args:
-        gains: ``(n_1, ..., n_k)`` non-negative gain of each frequency of the discrete Fourier transform along the
-            last ``k`` axes of an input, in the order of ``torch.fft.fftfreq``, the same for a frequency and its
-            negative. Scaled here to a mean square of 1.
+        gains: ``(n_1, ..., n_k)`` non-negative gains of the frequencies of the discrete Fourier transform along the
+            last ``k`` axes of an input, in the order of ``torch.fft.fftfreq``, equal for a frequency and its
+            negative. Rescaled to a mean square of 1.
 
     Raises:
         ValueError: for gains that are negative, not finite, all zero, or not even in the frequency.
@@ -125,7 +125,7 @@ class StationaryColour:
 
     @classmethod
     def power_law(cls, sizes: Sequence[int], exponent: float = 1.0) -> StationaryColour:
-        """Amplitudes that fall with the frequency (cycles per input) to a power: 1 for natural images.
+        """Noise whose amplitude falls as a power of the frequency (cycles per input); the power is 1 in natural images.
 
         Source: Field, Relations between the statistics of natural images and the response properties of cortical
         cells (1987). The mean has the gain of the lowest frequency.
@@ -135,12 +135,12 @@ class StationaryColour:
 
     @classmethod
     def exponential(cls, sizes: Sequence[int], length: float = 1 / 8) -> StationaryColour:
-        """Correlation that falls as exp(-distance), to 1/e over ``length`` of each axis."""
+        """Noise with an exponential autocorrelation, which falls to 1/e over the fraction ``length`` of each axis."""
         check_number("length", length, "a positive number", 0, low_in=False)
         return cls((1 + _frequency(sizes, 2 * math.pi * length)) ** (-(len(sizes) + 1) / 4))
 
     def __call__(self, white: Tensor) -> Tensor:
-        """Noise or directions ``(N, *input_shape)`` in this colour."""
+        """Filter white noise or directions ``(N, *input_shape)``."""
         axes = tuple(range(-self.gains.ndim, 0))
         half = self.gains[..., : self.gains.shape[-1] // 2 + 1].to(white.device)
         coloured: Tensor = torch.fft.irfftn(torch.fft.rfftn(white, dim=axes) * half, s=self.gains.shape, dim=axes)
@@ -157,7 +157,7 @@ def _random(shape: tuple[int, ...]) -> list[GaussianTask]:
 
 
 def _patches(shape: tuple[int, ...]) -> list[GaussianTask]:
-    """A box of half of each axis in the middle, and one in the first corner."""
+    """A central box of half of each axis, and one in the first corner."""
     tasks = []
     for name, start in (("middle", 1 / 4), ("corner", 0.0)):
         box = torch.zeros(shape)
@@ -207,7 +207,7 @@ def _names() -> str:
 
 
 def _axes(shape: tuple[int, ...]) -> list[int]:
-    """The spatial axes of an input that have more than one place."""
+    """The spatial axes of an input of size greater than 1."""
     return [axis for axis in range(0 if len(shape) == 2 else 1, len(shape)) if shape[axis] > 1]
 
 

@@ -1,4 +1,4 @@
-"""A few labelled inputs, and what a readout of their features says."""
+"""A few labeled inputs for the readout of labels from features."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.structures import checksum, mapped, taken
 
 FEWEST_LABELLED, MOST_LABELLED = 20, 512
-"""Labelled inputs that are shown."""
+"""Minimum and maximum number of labeled inputs that are encoded."""
 CLEAR = 3.0
-"""Standard errors from which on a loss under views is one, by convention."""
+"""A drop in accuracy under views is significant from this many standard errors on, by convention."""
 LOST = 0.5
-"""Views under which a larger share of what the readout tells above chance is lost are told of."""
+"""Views that lose more than this fraction of the readout's accuracy above chance trigger a warning."""
 
 Labels = Tensor | tuple[Any, Tensor]
-"""Those of the ``inputs``, ``(N,)``; or labelled inputs of their own, ``(N, *input_shape)`` and ``(N,)``."""
+"""Labels ``(N,)`` of the ``inputs``, or a pair of labeled inputs ``(N, *input_shape)`` and their labels ``(N,)``."""
 
 
 class LabelledInputs:
-    """Labelled inputs that are shown as they are, the first 512.
+    """The first 512 labeled inputs, encoded unchanged.
 
-    ``of_inputs`` tells whether they are those that are shown with views too.
+    ``of_inputs``: whether they are the inputs that are also encoded in views.
 
     Raises:
-        ValueError: for labels that are no integers, do not fit the inputs, or are too few or all alike.
+        ValueError: for labels that are not integers, do not match the inputs, are too few, or are all equal.
     """
 
     def __init__(self, labels: Labels, inputs: Any, input_shape: Sequence[int] | None, device: torch.device) -> None:
@@ -46,7 +46,7 @@ class LabelledInputs:
         name = "inputs" if self.of_inputs else "labels[0]"
         number = num_examples(x)
         if number is not None and len(y) != number:
-            raise ValueError(f"`labels` must be one for each input, got {len(y)} labels for {number} inputs.")
+            raise ValueError(f"`labels` must have one label per input, got {len(y)} labels for {number} inputs.")
         if isinstance(x, Tensor) and (x.is_floating_point() or number is None):
             shape = tuple(x.shape[1:]) if input_shape is None else input_shape
             self.inputs: Any = check_inputs(name, x, shape, FEWEST_LABELLED, MOST_LABELLED)
@@ -57,22 +57,22 @@ class LabelledInputs:
         counts = self.labels.unique(return_counts=True)[1]
         if len(counts) < 2 or int((counts > 1).sum()) < 2:
             raise ValueError(
-                f"`labels` must hold two classes at least, with two examples each, among the first {len(self.labels)}; "
-                f"the numbers of examples are {counts.tolist()}."
+                f"`labels` must contain at least two classes with two examples each among the first "
+                f"{len(self.labels)}; the class counts are {counts.tolist()}."
             )
         self.identity = f"{self.num_inputs} ({checksum(self.inputs)}, {checksum(self.labels)})"
 
     def features(self, encoding: BatchedEncoding) -> Tensor:
-        """Features ``(n, D)`` of the inputs, in their order."""
+        """Encode the inputs; returns features ``(n, D)`` in their order."""
         if self._are_real:
             return encoding.features(self.examples)[:, 0]
         found = encoding.features_of(self._chunks)
         if len(found) != self.num_inputs:
-            raise ValueError(f"`labels` must be one for each input, got {self.num_inputs} for {len(found)} inputs.")
+            raise ValueError(f"`labels` must have one label per input, got {self.num_inputs} for {len(found)} inputs.")
         return found
 
     def few(self, encoding: BatchedEncoding, number: int) -> Any:
-        """Some of them as the encoder is given them."""
+        """Return some inputs in the form that the encoder takes."""
         return encoding.few(self.examples, number) if self._are_real else encoding.few_of(self._chunks[0], number)
 
     @property
@@ -81,7 +81,7 @@ class LabelledInputs:
 
     @property
     def examples(self) -> Examples:
-        """All of them, as they are encoded."""
+        """All inputs, as blocks to encode."""
         return Examples(in_blocks(self.num_inputs), self.num_inputs, 1, self.write)
 
     @property
@@ -93,12 +93,12 @@ class LabelledInputs:
         out.copy_(self.inputs[block.first : block.first + block.vectors])
 
     def lost_under_views(self, features: Tensor, shown: ViewedInputs, of_views: Tensor) -> str | None:
-        """A sentence where the readout loses much of its accuracy once it is fitted to views and judged on others'.
+        """Return a warning if the accuracy of the readout is much lower on views than on the inputs.
 
         Args:
-            features: ``(n, D)`` of these inputs.
+            features: features ``(n, D)`` of these inputs.
             shown: the same inputs in views.
-            of_views: ``(K, draws, D)`` of these.
+            of_views: features ``(K, draws, D)`` of the views.
         """
         if not self.of_inputs or shown.kind == "noise":
             return None
@@ -113,15 +113,15 @@ class LabelledInputs:
         if float(lost.mean()) <= max(LOST * above, CLEAR * error):
             return None
         return (
-            f"A readout of the labels is right for {float(plain.mean()):.0%} of the inputs and for "
-            f"{float(viewed.mean()):.0%} of their views ({chance:.0%} by chance): the views seem to destroy what the "
-            "labels are about, and information under them misleads. Leave out the transform that does (colours, where "
-            "labels are in the colour)."
+            f"A readout of the labels reaches {float(plain.mean()):.0%} accuracy on the inputs and "
+            f"{float(viewed.mean()):.0%} on their views (chance: {chance:.0%}): the views do not seem to be "
+            "label-preserving, and information under them is misleading. Remove the transform that destroys the labels "
+            "(color jitter, if labels depend on color)."
         )
 
 
 def _first_examples(name: str, x: Any, number: int | None) -> Any:
-    """The first inputs of another kind than real tensors, on the CPU."""
+    """The first inputs, other than floating-point tensors, on the CPU."""
     if number is None:
         return [mapped(chunk, lambda leaf: leaf.detach().cpu()) for chunk in x]
     check_enough(name, number, FEWEST_LABELLED)
@@ -130,22 +130,22 @@ def _first_examples(name: str, x: Any, number: int | None) -> Any:
 
 
 def check_labels(labels: Any, inputs: Any) -> None:
-    """What can be said of labels before the shape of the inputs is known.
+    """Check labels before the shape of the inputs is known.
 
     Raises:
-        ValueError: for another kind of value, or labels of inputs that were not given.
+        ValueError: for values of another kind, or labels without inputs.
     """
     pair = isinstance(labels, (tuple, list)) and len(labels) == 2
     y = labels[1] if pair else labels
     whole = isinstance(y, Tensor) and y.ndim == 1 and not y.is_floating_point() and not y.is_complex()
     if not whole:
         raise ValueError(
-            "`labels` must be integers (N,), one for each of `inputs`, or a pair (x, y) of labelled inputs "
+            "`labels` must be integers (N,), one for each of `inputs`, or a pair (x, y) of labeled inputs "
             f"(N, *input_shape) and their labels (N,), got {shown(y)}{' as y' if pair else ''}: "
-            "`torch.as_tensor` makes a tensor of an array."
+            "convert arrays with `torch.as_tensor`."
         )
     if not pair and (inputs is None or isinstance(inputs, str)):
         raise ValueError(
             f"`labels` of shape {tuple(y.shape)} need a tensor of `inputs` that they belong to, got inputs={inputs!r}: "
-            "give a pair (x, y) of labelled inputs."
+            "pass a pair (x, y) of labeled inputs."
         )

@@ -1,4 +1,4 @@
-"""What a probe found in each layer of an encoder, and which of them to read."""
+"""Information and readout of each layer of an encoder, and the best layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from synbench_lightning.functional.representation.readout import Readout
 
 
 class Information(NamedTuple):
-    """The information in features, its standard error, and what the error is made of."""
+    """Information of features, its standard error, and the jackknife replicates behind the error."""
 
     value: float
     error: float
@@ -27,7 +27,7 @@ class Information(NamedTuple):
 
     @classmethod
     def of(cls, features: Tensor) -> Information:
-        """Of features ``(K, n, D)`` of n views of K inputs."""
+        """Compute it from features ``(K, n, D)`` of n views of K inputs."""
         replicates = information_replicates(features)
         rows = tuple(tuple(row) for row in replicates.tolist())
         return cls(float(instance_information(features)), float(replicates_error(replicates)), rows)
@@ -35,7 +35,7 @@ class Information(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerResult:
-    """What was found in one layer.
+    """Information and readout of one layer.
 
     Args:
         name: dotted name of the module.
@@ -43,11 +43,11 @@ class LayerResult:
         information: mutual information between the features of a view and the identity of the input, in nats; ``None``
             without inputs.
         information_error: its standard error over noise or views and over the inputs.
-        replicates: the information without each group of inputs and of views: the difference between two layers has the
-            standard error that follows from the differences of these.
+        replicates: jackknife replicates, the information without each group of inputs and of views; their differences
+            between two layers give the standard error of the difference.
         readout: leave-one-out R² of a ridge regression of a few labels; ``None`` without labels.
         readout_error: its standard error over the labelled examples.
-        head: whether it is in a head behind the encoder.
+        head: whether it belongs to a head after the encoder.
     """
 
     name: str
@@ -65,10 +65,10 @@ class LayerResult:
 
 
 class BestLayer(NamedTuple):
-    """The layer with the highest value among the encoder's as wide as its output.
+    """The layer with the highest value among those of the encoder that are as wide as its output.
 
-    ``margin`` is how far its value is above that of the encoder's output, where it is that, above the second best;
-    ``error`` is the standard error of the margin.
+    ``place`` is its index. ``margin`` is the difference between its value and that of the encoder's output; if it is
+    the output, between its value and the second best. ``error`` is the standard error of the margin.
     """
 
     place: int
@@ -89,14 +89,14 @@ def layer_results(
     readouts: Sequence[Readout] | None,
     in_heads: int = 0,
 ) -> tuple[LayerResult, ...]:
-    """Of all layers, the first to be called first: of those that come last, one is the output and some are in heads.
+    """Collect the results of all layers in the order of their calls: encoder, its output, then heads.
 
     Args:
-        names: of the layers of the encoder, of those in heads, and of the output.
-        widths: of their features, in this order, as below.
-        information: in them.
-        readouts: of them.
-        in_heads: how many are in heads.
+        names: names of the encoder's layers, of those in heads, and of the output, in this order.
+        widths: widths of their features, in the same order.
+        information: their information, in the same order.
+        readouts: their readouts, in the same order.
+        in_heads: number of layers in heads.
     """
     first_head, output = len(names) - 1 - in_heads, len(names) - 1
     found = []
@@ -115,15 +115,15 @@ def layer_results(
 
 
 def output_layer(layers: Sequence[LayerResult]) -> LayerResult:
-    """The one that is the encoder's output: the last one that is not in a head."""
+    """The encoder's output: the last layer that is not in a head."""
     return [layer for layer in layers if not layer.head][-1]
 
 
 def best_layer(layers: Sequence[LayerResult], key: str) -> BestLayer | None:
-    """The best of the layers that compare with the encoder's output; ``None`` where there is no other.
+    """The best of the layers that are comparable with the encoder's output; ``None`` if there is no other.
 
     Args:
-        layers: of one probe.
+        layers: the layers of one probe.
         key: ``"information"`` or ``"readout"``.
     """
     if not layers:
@@ -143,7 +143,7 @@ def best_layer(layers: Sequence[LayerResult], key: str) -> BestLayer | None:
 
 
 def _difference_error(one: LayerResult, other: LayerResult, key: str) -> float:
-    """The standard error of the difference; of readouts as if they were independent, which is too much."""
+    """The standard error of the difference; readouts are treated as independent, which overestimates it."""
     if key == "information":
         replicates = (torch.tensor(layer.replicates, dtype=torch.float64) for layer in (one, other))
         first, second = replicates

@@ -1,4 +1,4 @@
-"""How much is spent on a probe and how: scales, quadrature weights, forwards, estimator."""
+"""Budget of a probe: scales, quadrature weights, forwards, estimator."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ OFFICIAL_SAMPLES = 4096
 
 @dataclass(frozen=True)
 class ProbePlan:
-    """A budget of encoder forwards and the way in which it is turned into a score.
+    """A budget of encoder forwards and the protocol that turns them into a score.
 
-    ``ProbePlan()`` is the plan ``"fast"``: Gauss-Legendre scales on [0, ``max_scale``], each noise vector used at both
-    signs, an estimate of what accuracy and bound tend to with many samples
+    ``ProbePlan()`` is the plan ``"fast"``: Gauss-Legendre scales on [0, ``max_scale``], antithetic noise vectors (each
+    used with both signs), an estimate of the large-sample limit of accuracy and bound
     (:mod:`synbench_lightning.functional.gaussian.asymptotic`), and the exact area.
     ``ProbePlan.official()`` is the protocol of the published script: 49 scales 0.1 .. 4.9, 2048 training and 2048 test
-    samples at each, a covariance of its own for each, and a sum over 100 grid points for the area.
+    samples and a separate covariance at each, and a sum over 100 grid points for the area.
 
     Args:
-        forwards: encoder forwards of one probe; for the whole family of tasks with the protocol ``"fast"``, for each
-            task with ``"official"``, where it is 200,704 and cannot be changed.
+        forwards: encoder forwards of one probe; for the whole family of tasks with the protocol ``"fast"``, per task
+            with ``"official"``, where it is fixed at 200,704.
         num_scales: number of quadrature points over the scales.
         max_scale: the largest Mahalanobis half-distance; at 5 the optimal accuracy is 1 - 3e-7.
         protocol: ``"fast"`` or ``"official"``.
@@ -73,7 +73,7 @@ class ProbePlan:
 
     @classmethod
     def of(cls, plan: ProbePlan | str) -> ProbePlan:
-        """The plan itself, or the preset of that name.
+        """Return a plan as is, or a preset by name.
 
         Raises:
             ValueError: if there is no preset of that name.
@@ -101,7 +101,7 @@ class ProbePlan:
 
     @property
     def grid(self) -> Tensor | None:
-        """Accuracies at which the curve is summed; ``None`` where its area is exact."""
+        """Accuracies at which the curve is summed; ``None`` if its area is exact."""
         return official_grid() if self.protocol == "official" else None
 
     @property
@@ -111,7 +111,7 @@ class ProbePlan:
 
     @property
     def signs(self) -> int:
-        """At how many signs a noise vector is used: 2 (``+s u`` and ``-s u``), or 1 in the official protocol."""
+        """Number of signs that a noise vector is used with: 2 (``+s u``, ``-s u``), or 1 in the official protocol."""
         return 1 if self.protocol == "official" else 2
 
     def noise_vectors(self, num_tasks: int) -> int:
@@ -131,5 +131,5 @@ class ProbePlan:
         return vectors
 
     def num_forwards(self, num_tasks: int) -> int:
-        """Encoder forwards that one probe of a family makes."""
+        """Encoder forwards of one probe of a family of tasks."""
         return self.noise_vectors(num_tasks) * self.signs * len(self.scales) * num_tasks

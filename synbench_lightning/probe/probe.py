@@ -1,4 +1,4 @@
-"""Run an encoder over the samples of a family of tasks, under a plan."""
+"""Probe an encoder: Gaussian and labeled tasks, information of views, readout of labels, layers."""
 
 from __future__ import annotations
 
@@ -38,20 +38,19 @@ from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.layer_reading import LayerReader
 
 FEW = 3
-"""Examples of the forward in which layers are chosen."""
+"""Number of examples in the forward in which layers are selected."""
 LONG = 10.0
-"""Seconds from which on statistics are announced."""
+"""Statistics that are expected to take more seconds than this trigger a warning."""
 UNCLEAR = 0.1
-"""Error of a score from too few forwards from which on it is worth a warning."""
+"""Larger standard errors of a score due to too few forwards trigger a warning."""
 OFFICIAL_THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
 
 
 class Probe:
-    """A family of tasks under a plan, to be shown to an encoder any number of times.
+    """A probe of fixed tasks, plan, inputs and labels that can be run on an encoder any number of times.
 
-    The arguments are those of :func:`evaluate`, the module behind the encoder, where there is one, and the layers that
-    are read besides, where there are inputs or labels to compare them by. Beside the
-    features, memory holds one batch, and the noise where it fits a budget of 256 MiB.
+    The arguments are those of :func:`evaluate`, plus the encoder's module, if there is one, how it is called, and the
+    reader of its layers. In addition to the features, memory holds one batch, and the noise if it fits into 256 MiB.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class Probe:
         if reached <= max(self.thresholds):
             raise ValueError(
                 f"`plan`: at its largest scale, {self.plan.scales[-1]:g}, the best possible accuracy is {reached:.3f}, "
-                f"below the threshold {max(self.thresholds):g}: no score exists there. Raise `max_scale`."
+                f"below the threshold {max(self.thresholds):g}: the score is undefined. Raise `max_scale`."
             )
         self._warned = self._announced = self._judged = False
         self._read = FeatureReader(module)
@@ -108,18 +107,18 @@ class Probe:
 
     @property
     def samples(self) -> ProxySamples:
-        """The examples of the Gaussian tasks, where there are any."""
+        """The examples of the Gaussian tasks; only if there are any."""
         assert self._samples is not None
         return self._samples
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences about views that may not be what was meant."""
+        """Warnings about views that may not be as intended."""
         return () if self.shown is None else self.shown.warnings
 
     @property
     def num_forwards(self) -> int:
-        """Examples that one probe shows the encoder, over all processes."""
+        """Number of examples that one probe encodes, over all processes."""
         shown = 0 if self.shown is None else self.shown.num_inputs * self.shown.draws
         labelled = sum(task.num_examples for task in self.labelled)
         few = 0 if self.with_labels is None else self.with_labels.num_inputs
@@ -136,8 +135,8 @@ class Probe:
 
         Args:
             encoder: from a batch ``(N, *input_shape)`` on the probe's device to features.
-            processes: those that share the work; each of them makes this call.
-            progress: called with the number of examples done and their total on this process.
+            processes: processes that share the work; each of them must make this call.
+            progress: called with the number of finished examples and their total on this process.
 
         Raises:
             ValueError: if the features are not finite; the errors of :class:`FeatureReader`.
@@ -212,9 +211,7 @@ class Probe:
         return _Found(accuracy, bound, errors, dim, found[0].eigenvalues, found[0].variances)
 
     def _input_metrics(self, encoding: BatchedEncoding) -> tuple[dict[str, Any], Tensor | None]:
-        """What of a result is about inputs and labels, by its name there, and features ``(N, D)`` of them; nothing
-        where there are none.
-        """
+        """Measure inputs and labels, if any; returns fields of :class:`ProbeResult` and features ``(N, D)``."""
         told: dict[str, Any] = {}
         information: list[Information] | None = None
         readouts: list[Readout] | None = None
@@ -242,7 +239,7 @@ class Probe:
         return told, features[-1].flatten(0, -2) if features else None
 
     def _of_layers(self, encoding: BatchedEncoding, source: ViewedInputs | LabelledInputs) -> list[Tensor]:
-        """Features ``(..., D)`` of the layers, where some are read, and last those that the encoder returns."""
+        """Features ``(..., D)`` of the layers that are read, if any, then of the encoder's output."""
         if self.layers is not None and not self.layers.chosen:
             self._choose_layers(self.layers, encoding, source)
         if self.layers is None:
@@ -255,12 +252,12 @@ class Probe:
     def _choose_layers(
         self, layers: LayerReader, encoding: BatchedEncoding, source: ViewedInputs | LabelledInputs
     ) -> None:
-        """Choose the layers; where nobody has named them, go on without if that fails, or if there are none."""
+        """Select the layers; with ``layers="auto"``, skip them if that fails or there are fewer than two."""
         few = source.few(encoding, self._fixed_size or FEW)
         try:
             size = num_examples(few)
             if size is None:
-                raise ValueError("inputs without an example dimension have no layers that can be read")
+                raise ValueError("layers cannot be read for inputs without a batch dimension")
             layers.choose(partial(encoding.encoder, few), self._read, size, encoding.input_shape, encoding.processes)
         except Exception as error:
             if not layers.automatic:
@@ -276,7 +273,7 @@ class Probe:
 
     @cached_property
     def _groups(self) -> list[list[int]]:
-        """Tasks of the same colour: they have the same noise, and one covariance is estimated from all of them."""
+        """Tasks grouped by noise color: one covariance is estimated from all tasks of a group."""
         groups: dict[int, list[int]] = {}
         for row, task in enumerate(self.samples.tasks):
             groups.setdefault(id(task.colour), []).append(row)
@@ -287,7 +284,7 @@ class Probe:
         if expected > LONG and not self._announced:
             self._announced = True
             warnings.warn(
-                f"The statistics of {dim:,} features will take about {expected:.0f} s on two CPU cores, at each probe. "
+                f"The statistics of {dim:,} features will take about {expected:.0f} s on two CPU cores in each probe. "
                 "Average the features over space, or use fewer forwards (`plan=ProbePlan(forwards=...)`).",
                 stacklevel=4,
             )
@@ -297,25 +294,28 @@ class Probe:
         return self.samples.vectors * self.plan.signs * len(self.plan.scales)
 
     def _warn_too_few(self, dim: int, unresolved: Sequence[tuple[int, int]], error: float) -> None:
-        """Say so where the forwards are too few: for some groups' ranks and numbers of tasks, or by the scores' error.
+        """Warn if there are too few forwards.
 
-        That is the largest of the tasks' at epsilon 0 and the lowest threshold, where it is smallest; of those that
-        come from a correction, and not from the noise of the examples.
+        Args:
+            dim: dimensions of the features.
+            unresolved: rank and number of tasks of each group whose covariance the forwards do not resolve.
+            error: largest standard error of the tasks' scores that is due to the finite-sample correction, not to
+                noise; at epsilon 0 and the lowest threshold, where it is smallest.
         """
         if not unresolved and error <= UNCLEAR:
             return
         self._warned = True
-        # The error falls with the power 3/2 of the forwards: what is corrected, and how well it is known.
+        # The error falls as forwards ** -1.5: both the correction and its relative error shrink.
         needed = self.plan.forwards * (2 * error / UNCLEAR) ** (2 / 3)
         forwards = self.plan.num_forwards(len(self.samples.tasks))
         by = f" by {error:.2f}" if error > UNCLEAR else ""
-        off = f"scores may be off{by}, as their standard errors say"
+        off = f"scores may be off{by}, as their standard errors indicate"
         if unresolved:
             rank, tasks = unresolved[0]
             needed = max(needed, 4 * dim * len(self.samples.tasks) / tasks)
             words = (
                 f"The representation varies in {rank} of its {dim} dimensions, more than {forwards} forwards "
-                f"resolve: the discriminants have a ridge, and {off}."
+                f"resolve: the discriminants are ridge-regularized, and {off}."
             )
         else:
             words = (
@@ -343,7 +343,7 @@ class Probe:
         return _Found(accuracy, bound, None, features.shape[-1], eigenvalues, pooled.diagonal())
 
     def _with_labelled(self, gaussian: _Found, encoding: BatchedEncoding) -> _Found:
-        """The same with labelled tasks where they stand in the family, alike at every scale."""
+        """Insert the labeled tasks at their positions in the family; their curves are constant over the scales."""
         curves, errors = [torch.stack(pair) for pair in zip(gaussian.accuracy, gaussian.bound, strict=True)], []
         limits = 1 - torch.tensor(self.thresholds, dtype=torch.float64)
         for task in self.labelled:
@@ -363,7 +363,7 @@ class Probe:
 
 
 def _without_tasks(features: Tensor | None) -> _Found:
-    """What is found where there are no Gaussian tasks: the covariance of the inputs' features."""
+    """Results without Gaussian tasks: the covariance of the inputs' features alone."""
     assert features is not None
     centred = features.double() - features.double().mean(0)
     eigenvalues = torch.linalg.svdvals(centred).square() / max(len(centred) - 1, 1)
@@ -374,8 +374,8 @@ def _without_tasks(features: Tensor | None) -> _Found:
 class _Found(NamedTuple):
     """Accuracy and bound ``(T, E, K)``, standard errors ``(T, E, H)`` of the scores, dimension of the features.
 
-    Eigenvalues and variances ``(D,)`` of the covariance within a class, pooled over the scales and the tasks that have
-    the noise of the first one.
+    Eigenvalues and variances ``(D,)`` are those of the within-class covariance, pooled over the scales and over the
+    tasks with the same noise color as the first.
     """
 
     accuracy: Tensor

@@ -1,4 +1,4 @@
-"""The examples that a probe shows an encoder, block by block."""
+"""Examples of Gaussian and labeled tasks, generated block by block."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.tasks import NOISE_BLOCK, GaussianTask, LabelledTask, noise_block
 
 NOISE_BUDGET_BYTES = 2**28
-"""Noise that fits is kept on the device between probes; more is drawn again, block by block."""
+"""Noise up to this size is cached on the device between probes; otherwise it is regenerated block by block."""
 
 Normalize = tuple[float | Sequence[float], float | Sequence[float]]
 
 
 class Block(NamedTuple):
-    """Some noise vectors of one task at one scale; ``row`` is the place of the first among all features."""
+    """Some noise vectors of one task at one scale; ``row`` is the index of the first among all features."""
 
     row: int
     task: int
@@ -29,15 +29,15 @@ class Block(NamedTuple):
 
 
 def as_it_is(batch: Tensor) -> Tensor:
-    """The batch itself is what the encoder takes."""
+    """Return the batch unchanged."""
     return batch
 
 
 class Examples(NamedTuple):
-    """What an encoder is shown in one pass: blocks, each of which is written by ``write(block, out)``.
+    """Examples to encode in one pass: blocks, each of which is written by ``write(block, out)``.
 
-    ``out`` is ``(signs * block.vectors, *shape)``; all blocks together have ``rows`` vectors. ``given`` makes of a
-    batch of them what the encoder is called with.
+    ``out`` is ``(signs * block.vectors, *shape)``; all blocks together have ``rows`` vectors. ``given`` converts a
+    batch of examples to the argument of the encoder.
     """
 
     blocks: list[Block]
@@ -48,7 +48,7 @@ class Examples(NamedTuple):
 
 
 def in_blocks(vectors: int) -> list[Block]:
-    """So many vectors of one task at one scale, the last block with what is left.
+    """Split the vectors of one task at one scale into blocks; the last one may be smaller.
 
     Example:
         >>> [(block.first, block.vectors) for block in in_blocks(150)]
@@ -59,7 +59,7 @@ def in_blocks(vectors: int) -> list[Block]:
 
 
 def labelled_examples(task: LabelledTask) -> Examples:
-    """The examples of a labelled task, in their order."""
+    """The examples of a labeled task, in their order."""
 
     def write(block: Block, out: Tensor) -> None:
         out.copy_(task.examples[block.first : block.first + block.vectors])
@@ -68,10 +68,10 @@ def labelled_examples(task: LabelledTask) -> Examples:
 
 
 class ProxySamples:
-    """The examples of a family of tasks under a plan.
+    """The examples of a family of Gaussian tasks under a plan.
 
-    An example depends on the seed, the task, the scale and its index alone, not on the process that draws it or the
-    batch in which it is shown.
+    An example depends only on the seed, the task, the scale and its index, not on the process that samples it or the
+    batch in which it is encoded.
     """
 
     def __init__(
@@ -98,11 +98,11 @@ class ProxySamples:
 
     @property
     def signs(self) -> Tensor:
-        """The classes of the official protocol's samples, ``(vectors,)``: in turn +1 and -1."""
+        """Classes of the samples in the official protocol, ``(vectors,)``: alternately +1 and -1."""
         return 1.0 - 2.0 * (torch.arange(self.vectors, device=self.device) % 2)
 
     def examples(self, cells: Sequence[tuple[int, int]]) -> Examples:
-        """Those of some pairs of task and scale."""
+        """The examples of some pairs of task and scale."""
         blocks = [
             block._replace(row=row * self.vectors + block.row, task=task, scale=scale)
             for row, (task, scale) in enumerate(cells)
@@ -111,7 +111,7 @@ class ProxySamples:
         return Examples(blocks, len(cells) * self.vectors, self.plan.signs, self.write, self.given)
 
     def write(self, block: Block, out: Tensor) -> None:
-        """Write the examples of a block, those of the plus sign first, into ``(signs * vectors, *input_shape)``."""
+        """Write the examples of a block into ``(signs * vectors, *input_shape)``, positive class first."""
         noise = self._noise(block)
         shift = self._directions[block.task] * self.plan.scales[block.scale]
         if self.plan.signs == 2:
@@ -133,7 +133,7 @@ class ProxySamples:
             offset, factor = self._affine
             noise = noise * factor + offset
         if self._kept is not None:
-            self._kept[block] = noise = noise.clone()  # a part of a block would keep the whole of it
+            self._kept[block] = noise = noise.clone()  # a slice would keep the whole block alive
         return noise
 
 
@@ -143,12 +143,12 @@ def _affine(normalize: Normalize, shape: tuple[int, ...], device: torch.device) 
         mean, std = (torch.as_tensor(values, dtype=torch.float32, device=device) for values in normalize)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"`normalize` must be a pair (mean, std) of numbers or of numbers per channel, got {normalize!r}."
+            f"`normalize` must be a pair (mean, std), each a number or one number per channel, got {normalize!r}."
         ) from error
     for name, values in (("mean", mean), ("std", std)):
         if values.ndim > 1 or (values.ndim == 1 and len(values) not in (1, shape[0])):
             raise ValueError(
-                f"`normalize`: {name} must be a number or {shape[0]} numbers, one for each channel of an input of "
+                f"`normalize`: {name} must be a number or {shape[0]} numbers, one per channel of an input of "
                 f"shape {shape}, got {values.tolist()}."
             )
     if not bool((std > 0).all() and torch.isfinite(std).all() and torch.isfinite(mean).all()):

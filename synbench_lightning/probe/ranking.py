@@ -1,4 +1,4 @@
-"""Which of several runs or encoders is best, by what ranks them, and which of them cannot be distinguished from it."""
+"""Rank runs or encoders by their probes, with standard errors of the differences."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from synbench_lightning.probe.result import ProbeResult
 WIDTH = 80
 """Columns of a terminal in which a ranking is printed."""
 CLEAR = 2.0
-"""Standard errors of a difference from which on it counts, by convention."""
+"""A difference is significant from this many standard errors on, by convention."""
 NAMES = {
     ("information", True): "information under the same views, in nats",
     ("readout", True): "readout of the same held-out labels",
     ("information", False): "information with white noise",
     ("score", False): "the score",
 }
-"""What runs are ranked by, the best first, and whether it holds in the study of ``examples/README.md``."""
+"""Ranking criteria in order of preference, and whether they ranked runs in the study of ``examples/README.md``."""
 REASONS = {
-    "tasks": "other tasks", "plan": "another plan", "epsilons": "other epsilons", "seed": "another seed",
-    "input_shape": "inputs of another shape", "inputs": "other inputs or views", "labels": "other labelled examples",
+    "tasks": "different tasks", "plan": "a different plan", "epsilons": "different epsilons",
+    "seed": "a different seed", "input_shape": "inputs of a different shape", "inputs": "different inputs or views",
+    "labels": "different labeled examples",
 }  # fmt: skip
 
 
@@ -35,14 +36,14 @@ class Ranked:
     """One of several runs or encoders.
 
     Args:
-        name: of the run or encoder.
+        name: name of the run or encoder.
         step: optimizer steps before the probe; ``None`` outside training.
-        value: what is ranked by.
-        error: its standard error; ``None`` where there is none.
-        behind: how far the value is below the best one.
-        behind_error: standard error of that difference; ``None`` where there is none.
-        paired: whether ``behind_error`` is that for the same examples, and not one for independent values, which is
-            larger.
+        value: value of the criterion.
+        error: its standard error; ``None`` if it is unknown.
+        behind: difference between the best value and this one.
+        behind_error: standard error of that difference; ``None`` if it is unknown.
+        paired: whether ``behind_error`` is that of a paired difference on the same examples; that of independent
+            values is larger.
     """
 
     name: str
@@ -55,19 +56,19 @@ class Ranked:
 
     @property
     def distinguished(self) -> bool:
-        """Whether it is worse than the best by two standard errors of the difference or more."""
+        """Whether it is worse than the best by at least two standard errors of the difference."""
         return self.behind_error is not None and self.behind > 0 and self.behind >= CLEAR * self.behind_error
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Runs or encoders in the order of their representations; printed, it says how certain the order is.
+    """Runs or encoders ranked by their representations; ``str()`` gives a table and how certain the order is.
 
     Args:
-        key: what they are ranked by: ``"information"``, ``"readout"`` or ``"score"``.
-        holds: whether that was found to rank runs; otherwise the order is one of values and of nothing else.
-        ranked: the best first.
-        excluded: names of those that are not comparable with them, and why.
+        key: the criterion: ``"information"``, ``"readout"`` or ``"score"``.
+        holds: whether the criterion was found to rank runs; if not, the order is merely that of the values.
+        ranked: the runs or encoders, best first.
+        excluded: names of those that are not comparable, with the reason.
 
     Example:
         >>> warm = Ranked("warm", 600, value=45.31, error=0.5, behind=0.0, behind_error=0.0, paired=True)
@@ -87,17 +88,17 @@ class Ranking:
 
     @property
     def best(self) -> str:
-        """The name of the first one."""
+        """Name of the best run or encoder."""
         return self.ranked[0].name
 
     @property
     def rivals(self) -> tuple[str, ...]:
-        """Names of those that cannot be distinguished from the best."""
+        """Names of those that cannot be distinguished from the best within two standard errors."""
         return tuple(one.name for one in self.ranked[1:] if not one.distinguished)
 
     @property
     def rows(self) -> list[list[str]]:
-        """The ranking as a table: a head, and a row for each."""
+        """The ranking as a table: a header, and one row each."""
         digits = 2 if self.key == "information" else 3
         of_runs = any(one.step is not None for one in self.ranked)
         head = ["rank", "run" if of_runs else "encoder", *(["step"] if of_runs else []), self.key, "behind the best"]
@@ -110,7 +111,7 @@ class Ranking:
 
     @property
     def sentences(self) -> list[str]:
-        """What must be known of it."""
+        """Warnings, the conclusion, and what was excluded, in sentences."""
         found = list(self._warnings())
         if len(self.ranked) > 1:
             others = "all others are worse by at least two standard errors of the difference"
@@ -130,8 +131,8 @@ class Ranking:
         if self.holds or len(self.ranked) < 2:
             return
         yield (
-            f"This does not rank representations: {NAMES[self.key, False]} can point the wrong way. Probe all of them "
-            "with the same `inputs` and `views`, or the same held-out `labels`."
+            f"This does not rank representations: {NAMES[self.key, False]} can be misleading. Probe all of them with "
+            "the same `inputs` and `views`, or the same held-out `labels`."
         )
 
     def __str__(self) -> str:
@@ -149,24 +150,23 @@ class Ranking:
 
 
 def rank(results: Mapping[str, ProbeResult | Sequence[ProbeResult]], threshold: float = 0.7) -> Ranking:
-    """Rank runs or encoders by what their probes found, with the standard errors of the differences.
+    """Rank runs or encoders by their probes, with standard errors of the differences.
 
-    Information under views is what ranks, where most of them have it for the same inputs in the same views: give all
-    runs one fixed set of views, whatever each trains with (:func:`save_views`). Where that is not so, the readout of
-    the same held-out labels ranks. Only where there is neither are they put in the order of the information with
-    noise, or of the score, and the result says that these do not rank.
+    The criterion is information under views, if most of them have it for the same inputs in the same views: give all
+    runs one fixed set of views, whatever each trains with (:func:`save_views`). Otherwise it is the readout of the same
+    held-out labels. Without either, they are ordered by information with noise, or by the score, and the result says
+    that these do not rank representations.
 
-    All of them are probed with the same examples, so the standard error of a difference is that of paired values: a
-    jackknife over the inputs and over the views, or over the labelled examples. It does not hold what another seed of
-    the training would change.
+    All are probed with the same examples, so the standard error of a difference is a paired one: a jackknife over
+    inputs and views, or over labeled examples. It does not include the variance over training seeds.
 
-    Results are comparable if they were made with the same tasks, plan, epsilons, seed and shape of the input, with the
-    same inputs and views (or labels), from as many features. The largest group of such results is ranked; the others
-    are in :attr:`Ranking.excluded`, with the reason.
+    Results are comparable if they share tasks, plan, epsilons, seed, input shape, inputs and views (or labels), and
+    feature dimension. The largest group of comparable results is ranked; the others are in :attr:`Ranking.excluded`,
+    with the reason.
 
     Args:
-        results: by name, a result, or the history of a run, of which the best probe after its first step counts.
-        threshold: threshold accuracy of the score, where that has to do.
+        results: for each name, a result, or the history of a run, whose best probe after the first step is used.
+        threshold: threshold accuracy of the score, if the score is the criterion.
 
     Returns:
         The ranking.
@@ -218,7 +218,7 @@ def rank(results: Mapping[str, ProbeResult | Sequence[ProbeResult]], threshold: 
 
 
 def _has(result: ProbeResult, key: str, holds: bool) -> bool:
-    """Whether it has the value, of the kind that is asked for."""
+    """Whether a result has the value of a criterion."""
     if key == "information" and holds:
         return result.information is not None and result.information_kind != "noise"
     return bool(result.tasks) if key == "score" else getattr(result, key) is not None
@@ -229,14 +229,14 @@ def _comparable(one: ProbeResult, other: ProbeResult, key: str) -> bool:
 
 
 def _differences(one: ProbeResult, other: ProbeResult, key: str) -> list[str]:
-    """The settings that matter for a value and are different."""
+    """Names of the settings that affect a criterion and differ."""
     about = {"information": "inputs", "readout": "labels"}
     unrelated = {"inputs", "labels"} - {about.get(key)}
     return [name for name in one.differences(other) if name not in unrelated]
 
 
 def _largest_group(histories: Mapping[str, Sequence[ProbeResult]], key: str, holds: bool) -> dict[str, ProbeResult]:
-    """The last result that has the value, of each of the largest group of runs that are comparable by it."""
+    """The last result with the criterion of each run in the largest group of comparable runs."""
     groups = list[dict[str, ProbeResult]]()
     for name, history in histories.items():
         last = next((result for result in reversed(history) if _has(result, key, holds)), None)
@@ -252,7 +252,7 @@ def _largest_group(histories: Mapping[str, Sequence[ProbeResult]], key: str, hol
 
 
 def _best(history: Sequence[ProbeResult], last: ProbeResult, key: str, threshold: float) -> ProbeResult:
-    """The probe of a run with the highest value, before the first step only where there is no other."""
+    """The probe of a run with the highest value; that before the first step only if there is no other."""
     comparable = [result for result in history if getattr(result, key, 0.0) is not None]
     comparable = [result for result in comparable if _comparable(last, result, key)]
     trained = [result for result in comparable if result.step != 0]
@@ -267,8 +267,8 @@ def _reason(result: ProbeResult, reference: ProbeResult, key: str, holds: bool) 
     reasons = [REASONS[name] for name in _differences(result, reference, key)]
     if result.feature_dim != reference.feature_dim:
         reasons.append(
-            f"{result.feature_dim} features, not {reference.feature_dim}: values for encoders of different width are "
-            "not comparable"
+            f"{result.feature_dim} features, not {reference.feature_dim}: encoders of different width are not "
+            "comparable"
         )
     return ", ".join(reasons)
 
@@ -284,7 +284,7 @@ def _error(result: ProbeResult, key: str, threshold: float) -> float | None:
 
 
 def _difference_error(one: ProbeResult, other: ProbeResult, key: str, threshold: float) -> tuple[float | None, bool]:
-    """The standard error of a difference, and whether it is that for the same examples."""
+    """The standard error of a difference, and whether it is a paired one."""
     replicates = [
         torch.tensor(getattr(result, f"{key}_replicates", ()), dtype=torch.float64) for result in (one, other)
     ]

@@ -1,4 +1,4 @@
-"""What a probe found: frozen, comparable, to and from plain dicts."""
+"""The result of a probe: immutable, comparable, convertible to and from plain dicts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Table = tuple[tuple[tuple[float, ...], ...], ...]
 
 
 class Aggregate(NamedTuple):
-    """One number for several tasks, and its standard error where there is one."""
+    """An aggregate over tasks, and its standard error; ``None`` if it is unknown."""
 
     value: float
     standard_error: float | None
@@ -29,42 +29,43 @@ class Aggregate(NamedTuple):
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The result of one probe: accuracy and bound for each task, epsilon and scale, and the scores that follow.
+    """The result of one probe: accuracy, bound and SynBench score of each task, information, readout and layers.
 
     Args:
-        tasks: names of the tasks; the first is the one that is monitored.
+        tasks: names of the tasks; the first is the default of :meth:`score`.
         epsilons: strengths of the shift, relative to half the distance of the class means.
         thresholds: threshold accuracies of :attr:`scores`.
         accuracy: ``(T, E, K)`` held-out accuracy of the epsilon-robust discriminant.
-        bound: ``(T, E, K)`` mean margin of the points on the right side, in units of the class mean's.
+        bound: ``(T, E, K)`` mean margin of the correctly classified points, relative to that of the class mean.
         standard_errors: ``(T, E, H)`` standard errors of the scores over the noise; ``None`` for the official protocol.
-        plan: how the probe was made.
+        plan: the budget and protocol.
         feature_dim: dimensions of the representation.
-        effective_rank: in how many of them the features vary: RankMe's entropy for their covariance within a class.
-        alpha_req: how fast the eigenvalues of that covariance fall, the exponent of a power law; ``None`` where the
-            features vary in fewer than two directions.
-        feature_std: standard deviation of the features within a class, averaged over the dimensions.
-        information: what the features of noisy versions or views of the ``inputs`` tell about which one it was, in
-            nats; see :func:`.instance_information`. ``None`` without inputs.
+        effective_rank: effective rank (RankMe, exponential of the spectral entropy) of the within-class covariance.
+        alpha_req: power-law exponent of the eigenvalue decay of that covariance; ``None`` if the features vary in
+            fewer than two directions.
+        feature_std: within-class standard deviation of the features, averaged over the dimensions.
+        information: mutual information between the features of a view (or noisy version) and the identity of the
+            input, in nats; see :func:`.instance_information`. ``None`` without inputs.
         information_error: its standard error over noise or views and over the inputs.
-        information_kind: what the inputs were shown with: ``"noise"``, ``"views"`` that a function drew, ``"pairs"`` of
-            views that were given; ``None`` without inputs.
-        inputs: how many inputs that was about, and a checksum of them and of their views.
-        readout: the share of the variance of a few labels that a ridge regression tells of left-out examples; see
-            :func:`.few_label_readout`. ``None`` without labels.
-        readout_error: its standard error over the labelled examples.
-        labels: how many labelled examples that was about, and checksums of them.
-        information_replicates: the information without each group of inputs and of views; from those of two results
-            :func:`~synbench_lightning.rank` has the standard error of the difference. Empty without inputs.
-        readout_replicates: ``(1, G)``, the readout without each group of labelled examples. Empty without labels.
-        input_shape: of one example; ``None`` where it was not kept.
-        num_forwards: examples that the encoder was shown, over all processes.
-        seed: of the examples.
+        information_kind: how the inputs were varied: by ``"noise"``, by ``"views"`` that a function sampled, or as
+            given ``"pairs"`` of views; ``None`` without inputs.
+        inputs: number of these inputs, and a checksum of them and of their views.
+        readout: leave-one-out R² of a ridge regression of a few labels; see :func:`.few_label_readout`. ``None``
+            without labels.
+        readout_error: its standard error over the labeled examples.
+        labels: number of labeled examples, and checksums of them.
+        information_replicates: jackknife replicates, the information without each group of inputs and of views;
+            :func:`~synbench_lightning.rank` computes standard errors of differences from them. Empty without inputs.
+        readout_replicates: ``(1, G)`` jackknife replicates, the readout without each group of labeled examples. Empty
+            without labels.
+        input_shape: shape of one example; ``None`` if it is unknown.
+        num_forwards: number of encoded examples, over all processes.
+        seed: seed of the examples.
         seconds: wall-clock time of the probe.
-        step: optimizer steps before the probe, or batches where Lightning counts no steps; ``None`` outside training.
-        layers: what was found in layers of the encoder, the first to be called first; the last one that is not in a
-            head is what the encoder returns. Empty where none were read.
-        labelled: those of the tasks that are made of real examples; their accuracy and bound are alike at every scale.
+        step: optimizer steps before the probe, or batches if Lightning counts no steps; ``None`` outside training.
+        layers: results of the encoder's layers, in the order of their calls; the last one that is not in a head is the
+            encoder's output. Empty if none were read.
+        labelled: names of the tasks made of real examples; their accuracy and bound are the same at every scale.
 
     Example:
         >>> result = ProbeResult(
@@ -119,7 +120,7 @@ class ProbeResult:
 
     @property
     def settings(self) -> str:
-        """What a result was made with: tasks, plan, epsilons, seed, shape of the input, inputs, labels."""
+        """Settings of the probe as text: tasks, plan, epsilons, seed, input shape, inputs, labels."""
         shape = "" if self.input_shape is None else f"; input shape {self.input_shape}"  # of the Gaussian examples
         inputs = "" if self.inputs is None else f"; inputs {self.inputs}"
         labels = "" if self.labels is None else f"; labels {self.labels}"
@@ -131,8 +132,7 @@ class ProbeResult:
 
     @property
     def best_key(self) -> str:
-        """Which logged key to watch, of those that are there: that which was made with most knowledge of what matters.
-
+        """The logged key to monitor: the first of these that is available.
         ``"information"`` under views; then ``"readout"``; then ``"information"`` with white noise; then ``"score"``.
         """
         if self.information_kind in ("views", "pairs"):
@@ -143,21 +143,22 @@ class ProbeResult:
 
     @property
     def layer_key(self) -> str:
-        """By which value layers are compared: ``"information"`` under views, else ``"readout"``, else with noise."""
+        """The key that layers are compared by: ``"information"`` under views, else ``"readout"``, else with noise."""
         return "information" if self.best_key == "score" else self.best_key
 
     @property
     def best_layer(self) -> BestLayer | None:
-        """The layer to read, among those as wide as the encoder's output; ``None`` where there is no other.
+        """The best layer among those as wide as the encoder's output; ``None`` if there is no other.
 
-        ``None`` with noise in the place of views, too: early layers, which keep everything, have most of that.
+        Also ``None`` with noise instead of views: information with noise favors early layers, which are nearly
+        lossless.
         """
         if self.layer_key == "information" and self.information_kind == "noise":
             return None
         return best_layer(self.layers, self.layer_key)
 
     def compares(self, other: ProbeResult) -> bool:
-        """Whether each value that both results have was made alike; one may have values that the other has not.
+        """Whether two results are comparable: the same settings for every value that both have.
 
         Example:
             >>> from synbench_lightning import evaluate
@@ -169,7 +170,7 @@ class ProbeResult:
         return not self.differences(other)
 
     def differences(self, other: ProbeResult) -> tuple[str, ...]:
-        """Names of the settings in which two results differ, of those that both have.
+        """Names of the settings that both results have and in which they differ.
 
         Example:
             >>> from synbench_lightning import evaluate
@@ -184,7 +185,7 @@ class ProbeResult:
 
     @property
     def collapsed(self) -> bool:
-        """Whether the features are constant: no discriminant exists for any task."""
+        """Whether the features have collapsed to a constant, so that no discriminant exists for any task."""
         if not self.tasks:
             return self.feature_std == 0
         return not any(value for rows in self.bound for row in rows for value in row)
@@ -204,9 +205,9 @@ class ProbeResult:
         return float(self._scores((threshold,))[row, column, 0])
 
     def standard_error(self, task: str | None = None, epsilon: float = 0.0, threshold: float = 0.7) -> float | None:
-        """Standard error of :meth:`score` over the noise of the examples: what another seed would change.
+        """Standard error of :meth:`score` over the noise of the examples, i.e. over seeds.
 
-        A jackknife over the noise vectors. It does not hold what the estimate gets wrong for every seed.
+        A jackknife over the noise vectors. It does not include the bias of the estimate.
 
         Raises:
             ValueError: for a task, an epsilon or a threshold that was not probed.
@@ -217,7 +218,7 @@ class ProbeResult:
         return self.standard_errors[row][column][_position(self.thresholds, threshold, "threshold")]
 
     def task_scores(self, epsilon: float = 0.0, threshold: float = 0.7) -> dict[str, float]:
-        """The score of every task, in their order."""
+        """The scores of all tasks, in their order."""
         scores = self._scores((threshold,))[:, self._place(None, epsilon)[1], 0]
         return dict(zip(self.tasks, scores.tolist(), strict=True))
 
@@ -232,9 +233,9 @@ class ProbeResult:
     ) -> dict[str, Aggregate]:
         """Worst, conditional value at risk, smoothed worst, mean and gap of the tasks' scores, with standard errors.
 
-        See :func:`.aggregate` for what they are, and for how much the worst of
-        several estimates reads low by chance. Standard errors are those of tasks with independent noise, and ``None``
-        for the official protocol or a threshold that was not among :attr:`thresholds`.
+        See :func:`.aggregate` for their definitions and for how much the worst of several estimates is biased low.
+        Standard errors assume independent noise between tasks; they are ``None`` for the official protocol or a
+        threshold that was not among :attr:`thresholds`.
         """
         scores = list(self.task_scores(epsilon, threshold).values())
         values, weights = (of(scores, fraction, temperature) for of in (aggregate, aggregate_weights))
@@ -247,16 +248,16 @@ class ProbeResult:
     def accuracy_aggregates(
         self, epsilon: float = 0.0, fraction: float = FRACTION, temperature: float = TEMPERATURE
     ) -> dict[str, tuple[float, ...]]:
-        """The same aggregates of the tasks' accuracies, ``(K,)`` at each scale."""
+        """The same aggregates of the tasks' accuracies at each scale, ``(K,)``."""
         accuracy = torch.tensor(self.accuracy, dtype=torch.float64)[:, self._place(None, epsilon)[1]].T
         return {name: tuple(value.tolist()) for name, value in aggregate(accuracy, fraction, temperature).items()}
 
     def best_epsilon(self, task: str | None = None, threshold: float = 0.7) -> float:
-        """The epsilon with the highest score of a task among those probed; of equal ones the smallest.
+        """The probed epsilon with the highest score of a task; the smallest one in a tie.
 
-        SynBench suggests it as the robustness of a linear probe on the representation, as in
-        :class:`synbench_lightning.RobustLinearProbe`. That is for the official plan, whose discriminants are fitted to
-        few samples; with the fast plan, which estimates the limit of many, it is 0 for most encoders.
+        SynBench suggests it as the epsilon of a robust linear probe of the representation, as in
+        :class:`synbench_lightning.RobustLinearProbe`. That applies to the official plan, whose discriminants are fitted
+        to few samples; with the fast plan, which estimates the large-sample limit, it is 0 for most encoders.
         """
         return max(sorted(self.epsilons), key=lambda epsilon: self.score(task, epsilon, threshold))
 
@@ -268,7 +269,7 @@ class ProbeResult:
         return sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, texts, lists and dicts: safe in checkpoints and in JSON."""
+        """Convert to plain numbers, strings, lists and dicts that are safe in checkpoints and in JSON."""
         numbers = (
             "feature_dim",
             "effective_rank",
@@ -298,10 +299,10 @@ class ProbeResult:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ProbeResult:
-        """The result that :meth:`to_dict` was called on.
+        """Create a result from the output of :meth:`to_dict`.
 
         Raises:
-            ValueError: for unknown or missing fields, or values that are none of them.
+            ValueError: for unknown or missing fields, or values of another type.
         """
         check_fields(cls, values)
         check_fields(ProbePlan, values["plan"])
@@ -335,11 +336,11 @@ class ProbeResult:
         return robustness_accuracy_figure(self, task, threshold)
 
     def _place(self, task: str | None, epsilon: float) -> tuple[int, int]:
-        """Where a task, by default the first one, and an epsilon stand in the tables."""
+        """Indices of a task, by default the first one, and of an epsilon in the tables."""
         if not self.tasks:
             raise ValueError(
-                "This probe has no score: the encoder has no place for the real vectors of Gaussian tasks. It has "
-                "`information` or `readout`."
+                "This probe has no score: the encoder does not accept the real-valued examples of Gaussian tasks. It "
+                "has `information` or `readout`."
             )
         row = 0 if task is None else _position(self.tasks, task, "task")
         return row, _position(self.epsilons, epsilon, "epsilon")
@@ -349,13 +350,13 @@ class ProbeResult:
         scores = synbench_score(accuracy, bound, self.scales, thresholds, self.plan.weights, grid=self.plan.grid)
         levels = torch.tensor(tuple(thresholds), dtype=torch.float64)
         for row, task in enumerate(self.tasks):
-            if task in self.labelled:  # no optimum is known: perfect accuracy takes its place
+            if task in self.labelled:  # the Bayes-optimal accuracy is unknown: 1 replaces it
                 scores[row] = (accuracy[row, :, :1] - levels).clamp_min(0) / (1 - levels)
         return scores
 
 
 def as_table(values: torch.Tensor) -> Table:
-    """A tensor with three dimensions as tuples of floats."""
+    """Convert a tensor with three dimensions to nested tuples of floats."""
     return tuple(tuple(tuple(row) for row in rows) for rows in values.tolist())
 
 

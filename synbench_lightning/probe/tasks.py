@@ -1,4 +1,4 @@
-"""Gaussian proxy tasks and their deterministic noise; labelled examples as a task beside them."""
+"""Gaussian proxy tasks and their deterministic noise; tasks of labeled examples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from synbench_lightning.checks import check_name, check_numbers
 
 NOISE_BLOCK = 64
-"""Noise vectors that share a seed: the unit that is generated, and that one process takes over."""
+"""Number of noise vectors that share a seed: the unit of generation and of distribution over processes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,19 +22,19 @@ class GaussianTask:
 
     :math:`x = m + A (y\,s\,u + z)` with :math:`z \sim N(0, I)`, :math:`y = \pm 1` equally likely and
     :math:`|u|_2 = 1`, so that :math:`x \mid y \sim N(m + y\,s\,A u, A A^\top)`. The scale :math:`s` is half the
-    Mahalanobis distance of the class means whatever the direction and the covariance, and one closed-form optimum
-    serves all tasks. Source: SynBench, where ``u`` is constant over the input, ``A`` the identity and ``m`` zero.
+    Mahalanobis distance of the class means for any direction and covariance, so one closed-form optimum applies to all
+    tasks. Source: SynBench, where ``u`` is constant over the input, ``A`` is the identity and ``m`` is zero.
 
     Args:
-        name: what the task is called in results and logs; not empty, without ``/``.
-        direction: the direction ``u`` in white noise, of the shape of one input; scaled to length 1 here.
-        colour: the linear map ``A`` from white noise ``(N, *input_shape)`` to the input's, as
+        name: name of the task in results and logs; not empty, without ``/``.
+        direction: the direction ``u`` in white noise, of the shape of one input; normalized to length 1.
+        colour: the linear map ``A`` from white noise ``(N, *input_shape)`` to the noise of the input, such as
             :class:`synbench_lightning.probe.families.StationaryColour`; ``None`` for white noise.
-        mean: the middle ``m`` between the classes, of the shape of one input; ``None`` for zero.
+        mean: the midpoint ``m`` between the classes, of the shape of one input; ``None`` for zero.
 
     Raises:
-        ValueError: for a name that cannot be logged, a direction that is zero or not finite, a colour that is not
-            linear or changes the shape, or a mean of another shape or that is not finite.
+        ValueError: for a name that cannot be logged, a direction that is zero or not finite, a ``colour`` that is not
+            linear or changes the shape, or a mean that has another shape or is not finite.
 
     Example:
         >>> left_right = torch.ones(3, 32, 32)
@@ -69,27 +69,28 @@ class GaussianTask:
             object.__setattr__(self, "mean", mean)
 
     def coloured(self, white: Tensor) -> Tensor:
-        """White noise or directions ``(N, *input_shape)`` in the colour of the task."""
+        """Apply the linear map of the task to white noise or directions ``(N, *input_shape)``."""
         return white if self.colour is None else self.colour(white)
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledTask:
-    """Real examples of two classes, as one more task of a family: so that the worst case holds real data too.
+    """Binary classification of real examples as a task of a family, so that the worst case includes real data.
 
-    Their features are probed with the same epsilon-robust discriminant, fitted to one half and measured on the other,
-    both ways. There is no closed-form optimum, so perfect accuracy takes its place: the score at the threshold ``a`` is
-    ``max(accuracy - a, 0) / (1 - a)``. The classes count alike: of the larger one, what is more is left out. With less
-    than a few times as many examples as features the discriminant itself is poor, at epsilon 0 above all.
+    Their features are probed with the same epsilon-robust discriminant, by two-fold cross-validation. There is no
+    closed-form optimum, so perfect accuracy replaces it: the score at the threshold ``a`` is
+    ``max(accuracy - a, 0) / (1 - a)``. The classes are balanced by dropping examples of the larger one. Unless there
+    are a few times as many examples as features, the discriminant itself is poor, above all at epsilon 0.
 
     Args:
-        name: what the task is called in results and logs; not empty, without ``/``.
+        name: name of the task in results and logs; not empty, without ``/``.
         examples: ``(N, *input_shape)`` floating-point inputs as the encoder takes them (``normalize`` is for noise).
-        labels: ``(N,)`` labels, 0 or 1, at least four of each. For more classes give a task for each against the rest.
+        labels: ``(N,)`` labels, 0 or 1, at least four of each. For more classes pass one task per class against the
+            rest.
 
     Raises:
-        ValueError: for a name that cannot be logged, shapes that do not fit, examples that are not finite, other
-            labels, or too few of one.
+        ValueError: for a name that cannot be logged, shapes that do not match, examples that are not finite, other
+            labels, or too few of one class.
 
     Example:
         >>> x = torch.randn(64, 1, 8, 8)
@@ -115,44 +116,44 @@ class LabelledTask:
         if y.shape != x.shape[:1] or not bool(((y == 0) | (y == 1)).all()):
             raise ValueError(
                 f"`labels` of task {self.name!r} must be {len(x)} numbers 0 or 1, one for each of `examples`, got "
-                f"shape {tuple(y.shape)} with the values {y.unique().tolist()[:8]}. For more classes give a task "
-                "for each against the rest."
+                f"shape {tuple(y.shape)} with the values {y.unique().tolist()[:8]}. For more classes pass "
+                "one task per class against the rest."
             )
         of_class = [(y == label).nonzero().flatten().cpu() for label in (0, 1)]
         size = min(map(len, of_class))
         if size < 4:
             raise ValueError(
-                f"`labels` of task {self.name!r} must hold both classes at least four times, got "
-                f"{len(of_class[0])} times 0 and {len(of_class[1])} times 1."
+                f"`labels` of task {self.name!r} must contain at least four examples of each class, got "
+                f"{len(of_class[0])} of class 0 and {len(of_class[1])} of class 1."
             )
-        chosen = torch.stack([places[:size] for places in of_class], 1).flatten()  # 0 and 1 in turn
+        chosen = torch.stack([places[:size] for places in of_class], 1).flatten()  # alternately 0 and 1
         object.__setattr__(self, "examples", x.detach().cpu().float()[chosen])
         object.__setattr__(self, "labels", y.cpu().long()[chosen])
 
     @property
     def num_examples(self) -> int:
-        """How many examples the encoder is shown."""
+        """Number of examples that are encoded."""
         return len(self.labels)
 
     @property
     def fold(self) -> Tensor:
-        """``(N,)`` which half an example is in; both have as many of each class, but for one."""
+        """``(N,)`` mask of the examples in the first fold; class counts of the two folds differ by at most one."""
         return torch.arange(self.num_examples) // 2 % 2 == 0
 
 
 def noise_block(
     seed: int, task: str, scale: float, block: int, shape: Sequence[int], device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Block ``block`` of the noise of a task at a scale, ``(64, *shape)``, standard normal.
+    """Sample one block of standard normal noise ``(64, *shape)`` of a task at a scale.
 
-    It depends on these arguments alone, never on a global random state, on how many blocks were drawn before, or on
-    which process draws it. Generators of different kinds of device draw different numbers.
+    It depends on these arguments alone, not on global random state, on earlier blocks, or on the process. Generators
+    of different device types produce different numbers.
     """
     return _noise((seed, task, scale, block), (NOISE_BLOCK, *shape), device)
 
 
 def fixed_direction(index: int, shape: Sequence[int]) -> Tensor:
-    """A random direction, the same in every call."""
+    """Sample a random direction, the same in every call."""
     return _noise((0, "direction", 0.0, index), shape, "cpu")
 
 

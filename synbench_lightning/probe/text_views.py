@@ -1,4 +1,4 @@
-"""Views of a text that share no word: its parts."""
+"""Views of a text: disjoint parts of it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from synbench_lightning.runtime.input_leaf import InputLeaf, input_leaf
 from synbench_lightning.runtime.structures import Arguments, at, leaves, mapped, replaced, taken
 
 PARTS = 4
-"""Of each text; chosen in ``examples/text_study.py``."""
+"""Number of parts per text; chosen in ``examples/text_study.py``."""
 MOST_TEXTS = INPUT_FORWARDS // PARTS
-"""How many texts are encoded. With 128 of them the information did not follow accuracy; see ``examples/README.md``."""
+"""Number of texts encoded. With 128, information did not correlate with accuracy; see ``examples/README.md``."""
 FEWEST_TOKENS = 16
-"""Shorter rows of integers have no parts: they may be categories as well as texts."""
+"""Shorter rows of integers are not split: they may be categories rather than texts."""
 PADDED = 0.05
-"""Where no mask says what is padding: fraction of texts that have a run of one token at their end."""
+"""Without a mask, a run of one token at the end of at least this fraction of the texts is padding."""
 
 
 def viewed_texts(chunks: Sequence[Any]) -> ChunkedViews:
-    """The first 512 texts of at least 16 tokens, the parts of each as its views; see :func:`text_parts`.
+    """Use the parts of the first 512 texts of at least 16 tokens as views; see :func:`text_parts`.
 
     Args:
-        chunks: batches of texts: token ids ``(N, T)``, or structures with them.
+        chunks: batches of texts: token ids ``(N, T)``, or structures that contain them.
 
     Raises:
         ValueError: for a structure without token ids, or fewer than 32 texts.
@@ -45,29 +45,29 @@ def viewed_texts(chunks: Sequence[Any]) -> ChunkedViews:
 
 
 def is_text(batch: Any) -> bool:
-    """Whether a structure has token ids ``(N, T)`` for its input, of at least 16 tokens."""
+    """Whether the input in a structure is token ids ``(N, T)`` of at least 16 tokens."""
     return is_text_leaf(input_leaf(batch))
 
 
 def is_text_leaf(leaf: InputLeaf | None) -> bool:
-    """Whether an input is token ids ``(N, T)``, of at least 16 tokens."""
+    """Whether an input is token ids ``(N, T)`` of at least 16 tokens."""
     return leaf is not None and leaf.is_integer and len(leaf.shape) == 1 and leaf.shape[0] >= FEWEST_TOKENS
 
 
 def text_parts(batch: Any) -> list[Any]:
-    """Each text in four parts, one after another.
+    """Split each text into four consecutive, disjoint parts.
 
-    They share no token of the text. Views that do (windows that overlap; masked, deleted or shuffled words) contain the
-    same words, by which even random word vectors recognize a text: information under such views falls while a
-    representation improves. Information about parts follows a linear probe's accuracy; see ``examples/text_study.py``.
+    Overlapping views (windows; masked, deleted or shuffled words) contain the same words, by which even random word
+    vectors identify a text: information under such views falls while a representation improves. Information between
+    disjoint parts correlates with linear-probe accuracy; see ``examples/text_study.py``.
 
-    A first token that all texts share (of the class, of the beginning) begins every part, and a last one ends it. Where
-    a mask says which tokens count, these are divided, and padding stays on its side; without a mask, what several texts
-    end with (or begin with) again and again is padding. Up to three tokens are in no part.
+    A first token that all texts share (a class or start token) begins every part, and a shared last token ends it. With
+    a mask, only its valid tokens are split, and padding stays on its side; without one, a token that several texts
+    repeat at their end (or beginning) is padding. Up to three tokens belong to no part.
 
     Args:
-        batch: token ids ``(N, T)``, or a structure with them as the first tensor of integers that is no mask. All
-            tensors ``(N, T)`` in it (masks, segments, positions) are divided like them.
+        batch: token ids ``(N, T)``, or a structure whose first integer tensor that is not a mask holds them. All
+            tensors ``(N, T)`` in it (masks, segments, positions) are split in the same way.
 
     Returns:
         Four structures of the same kind, with shorter rows.
@@ -89,11 +89,11 @@ def text_parts(batch: Any) -> list[Any]:
 
 
 class _Tokens:
-    """A structure with token ids, and which of them count: ``counting``, ``(N, T)``."""
+    """A structure with token ids, and the mask ``counting``, ``(N, T)``, of its valid (non-padding) tokens."""
 
     def __init__(self, batch: Any) -> None:
         if not is_text(batch):
-            raise ValueError(f"Parts of texts need token ids (N, T) of at least {FEWEST_TOKENS} tokens.")
+            raise ValueError(f"Splitting texts into parts needs token ids (N, T) of at least {FEWEST_TOKENS} tokens.")
         leaf = input_leaf(batch)
         assert leaf is not None
         self.batch, self.ids = batch, at(batch, leaf.path)
@@ -106,7 +106,7 @@ class _Tokens:
         self.counting = next(iter(self.masks.values()), _not_padding(self.ids))
 
     def only(self, kept: Tensor) -> Any:
-        """The structure with those tokens ``(N, T)`` alone, in rows as long as the longest needs to be."""
+        """Keep the tokens in a mask ``(N, T)`` and pad rows to the longest."""
         lengths, on_the_left = kept.sum(1, keepdim=True), not bool(self.counting[:, 0].all())
         order = (kept if on_the_left else ~kept).long().argsort(dim=1, stable=True)
         width = int(lengths.max())
@@ -124,7 +124,7 @@ class _Tokens:
         return batch
 
     def shared_ends(self) -> Tensor:
-        """Where ``(N, T)`` the first and the last token of the texts are, if all have the same there."""
+        """Mask ``(N, T)`` of the first and of the last token of the texts, each if all texts share it."""
         found = torch.zeros_like(self.counting)
         first = self.counting.long().argmax(1, keepdim=True)
         last = self.ids.shape[1] - 1 - self.counting.flip(1).long().argmax(1, keepdim=True)
@@ -136,7 +136,7 @@ class _Tokens:
 
 
 def _not_padding(ids: Tensor) -> Tensor:
-    """Without a mask: what is not a run of one token at the end (or at the beginning) of several texts."""
+    """Mask of valid tokens, inferred: all but a run of one token at the end (or beginning) of several texts."""
     for flipped in (False, True):
         given = ids.flip(1) if flipped else ids
         run = (given == given[:, -1:]).flip(1).cumprod(1).flip(1).bool()

@@ -1,4 +1,4 @@
-"""Inputs and views in files: one set of views, made once, for all runs of a sweep."""
+"""Save and load inputs and views: one fixed set of views for all runs of a sweep."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ SUFFIXES = (".pt", ".pth", ".npy")
 
 
 def save_views(path: str | PathLike[str], inputs: Tensor, views: Views, seed: int = 0) -> Tensor:
-    """Sample views of inputs as a probe does, and write them to a file for other probes.
+    """Sample views of inputs as a probe does, and save them for other probes.
 
-    Give the file to all runs of a sweep, whatever each trains with: ``SynBenchCallback(views="views.pt")``,
+    Pass the file to all runs of a sweep, whatever each trains with: ``SynBenchCallback(views="views.pt")``,
     ``synbench evaluate --views views.pt``. Their information is then comparable, see :func:`rank`.
 
     Args:
-        path: of the file, which ``torch.load`` reads.
+        path: path of the file, readable by ``torch.load``.
         inputs: ``(N, *input_shape)`` as the encoder takes them, at least 32, of which the first 128 are used.
-        views: a function from a batch of them to a random view of each; it must be label-preserving.
-        seed: of the views.
+        views: a function from a batch of inputs to a random view of each; it must be label-preserving.
+        seed: seed of the views.
 
     Returns:
-        What was written, ``(N, V, *input_shape)``: V views of each input.
+        The saved tensor ``(N, V, *input_shape)``: V views of each input.
 
     Raises:
         ValueError: for inputs or views that a probe would refuse.
@@ -56,28 +56,28 @@ def save_views(path: str | PathLike[str], inputs: Tensor, views: Views, seed: in
 
 
 def write_views(path: str | PathLike[str], viewed: ViewedInputs) -> Tensor:
-    """Write views as one tensor.
+    """Save views as one tensor.
 
     Raises:
-        ValueError: where they are no tensors of one shape.
+        ValueError: if they are not tensors of one shape.
     """
     if isinstance(viewed, SampledViews):
         found = torch.stack([viewed.drawn(draw) for draw in range(viewed.draws)], 1)
     elif isinstance(viewed, ChunkedViews):
         found = torch.stack([torch.cat([_tensor_of(chunk) for chunk in view]) for view in viewed.views], 1)
     else:
-        raise ValueError(f"These inputs have no views that can be written: they are encoded with {viewed.kind}.")
+        raise ValueError(f"These inputs have no views to save: they are encoded with {viewed.kind}.")
     torch.save(found, path)
     return found
 
 
 def _tensor_of(chunk: Any) -> Tensor:
-    """The one tensor that an encoder is given."""
+    """The only tensor in the encoder's arguments."""
     tensors = [leaf for _, leaf in leaves(chunk)]
     if len(tensors) != 1 or (isinstance(chunk, Arguments) and chunk.whole):
         raise ValueError(
-            f"views can be written where the encoder takes one tensor, and here it takes {len(tensors)}: give `inputs` "
-            "and `views` to each run."
+            f"views can be saved only if the encoder takes one tensor, and this one takes {len(tensors)}: pass "
+            "`inputs` and `views` to each run."
         )
     return tensors[0].detach().cpu()
 
@@ -88,14 +88,14 @@ def is_file_name(value: Any) -> bool:
 
 
 def load_tensor(name: str, path: str | PathLike[str]) -> Tensor:
-    """The tensor in a ``.pt`` or ``.npy`` file.
+    """Load the tensor in a ``.pt`` or ``.npy`` file.
 
     Args:
-        name: of the argument.
-        path: of the file.
+        name: name of the argument, for errors.
+        path: path of the file.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if the file cannot be read or contains something else.
     """
     try:
         if Path(path).suffix == ".npy":
@@ -105,16 +105,16 @@ def load_tensor(name: str, path: str | PathLike[str]) -> Tensor:
     except Exception as error:
         raise ValueError(f"`{name}`: {path} could not be read: {type(error).__name__}: {error}") from error
     if not isinstance(found, Tensor):
-        raise ValueError(f"`{name}`: {path} must hold a tensor, holds a {type(found).__name__}")
+        raise ValueError(f"`{name}`: {path} must contain a tensor, got a {type(found).__name__}")
     return found
 
 
 def from_files(inputs: Any, views: Any) -> tuple[Any, Any]:
-    """Inputs and views in place of the names of files; views that are a tensor are inputs with several views of each.
+    """Load inputs and views that are file names; a tensor of views is returned as inputs with several views of each.
 
     Args:
         inputs: ``None``, ``"auto"``, a tensor or structure, or the name of a file.
-        views: ``None``, a function, a tensor ``(N, V, *input_shape)``, or the name of a file that holds one.
+        views: ``None``, a function, a tensor ``(N, V, *input_shape)``, or the name of a file that contains one.
 
     Raises:
         ValueError: for a file that cannot be read; for a tensor of views together with inputs.
@@ -127,8 +127,8 @@ def from_files(inputs: Any, views: Any) -> tuple[Any, Any]:
         return inputs, views
     if inputs is not None and not (isinstance(inputs, str) and inputs == "auto"):
         raise ValueError(
-            f"`views` of shape {tuple(views.shape)} are given already, which leaves nothing to do with `inputs`: leave "
-            "`inputs` out, or give a function for `views`."
+            f"`views` of shape {tuple(views.shape)} already contain the inputs: omit `inputs`, or pass a function as "
+            "`views`."
         )
     if views.ndim < 3 or views.shape[1] < 2:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Random views of inputs of any kind, drawn from a seed; how many."""
+"""Sample random views of inputs of any kind from a seed, and how many."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from synbench_lightning.runtime.seeded_calls import seeded
 from synbench_lightning.runtime.structures import described, mapped
 
 FEWEST_INPUTS, MOST_INPUTS = 32, 128
-"""How many inputs are shown with noise or drawn views: with fewer there are too few directions between them."""
+"""Number of inputs that are encoded with noise or sampled views; fewer span too few directions."""
 INPUT_FORWARDS = 2048
-"""Examples made of them, at most."""
+"""Maximum number of examples, i.e. inputs times views."""
 INPUT_NOISE = 0.7
-"""Standard deviation of their noise, in units of their own; chosen in ``examples/validity_study.py``."""
+"""Standard deviation of the noise relative to that of the inputs; chosen in ``examples/validity_study.py``."""
 LITTLE = 1e-3
-"""Views that change less than this fraction of the variance of the inputs trigger a warning, by convention."""
+"""Views that change the inputs by less than this fraction of their variance trigger a warning, by convention."""
 Views = Callable[[Any], Any]
-"""From a batch of inputs, ``(N, *input_shape)`` or of another structure, to a random view of each."""
+"""Function from a batch of inputs, ``(N, *input_shape)`` or of another structure, to a random view of each."""
 Kind = Literal["noise", "views", "pairs"]
 
 ONE_BY_ONE = (
-    "It is given a batch (N, *input_shape) on the CPU and returns one as large; for a transform of single "
+    "It must map a batch (N, *input_shape) on the CPU to one of the same shape; for a transform of single "
     "examples pass `lambda batch: torch.stack([transform(x) for x in batch])`."
 )
 
 
 def num_draws(inputs: int) -> int:
-    """In how many views so many inputs are encoded."""
+    """Number of views per input for a number of inputs."""
     draws = NOISE_BLOCK
     while draws * inputs > INPUT_FORWARDS:
         draws //= 2
@@ -39,7 +39,7 @@ def num_draws(inputs: int) -> int:
 
 
 def random_view(views: Views, inputs: Any, seed: int, draw: int, chunk: int = 0) -> Any:
-    """One view of inputs, from the seed, the number of the view and that of the chunk of inputs alone.
+    """Sample one view of inputs, determined by the seed and the indices of the view and of the chunk of inputs.
 
     Raises:
         ValueError: if the function fails.
@@ -58,16 +58,16 @@ def random_view(views: Views, inputs: Any, seed: int, draw: int, chunk: int = 0)
 def check_enough(name: str, number: int, fewest: int = FEWEST_INPUTS) -> None:
     """Refuse too few inputs."""
     if number < fewest:
-        raise ValueError(f"`{name}` must be at least {fewest}, got {number}.")
+        raise ValueError(f"`{name}` must contain at least {fewest} examples, got {number}.")
 
 
 def view_warnings(inputs: Tensor, one: Tensor, other: Tensor) -> tuple[str, ...]:
-    """What the inputs themselves say of views that do not do much.
+    """Warn about views that barely change the inputs.
 
     Args:
         inputs: ``(N, ...)``, real values or token ids.
-        one: a view of each.
-        other: another one.
+        one: a view of each input.
+        other: another view of each input.
     """
     if inputs.is_floating_point():
         variance = float(inputs.double().var(0).mean())
@@ -79,6 +79,6 @@ def view_warnings(inputs: Tensor, one: Tensor, other: Tensor) -> tuple[str, ...]
     if change >= LITTLE:
         return ()
     return (
-        f"Two views of an input differ by {what}: next to nothing, and the information then says only how many inputs "
-        "can be distinguished. Are these the augmentations of the pretraining?",
+        f"Two views of an input differ by only {what}: the information then measures merely how many inputs can be "
+        "distinguished. Are these the pretraining augmentations?",
     )

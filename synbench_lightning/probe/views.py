@@ -1,4 +1,4 @@
-"""Unlabelled inputs, each of which a probe shows several times: with noise, or in views that are drawn or given."""
+"""Unlabeled inputs that a probe encodes several times each: with noise, or in sampled or given views."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from synbench_lightning.probe.view_sampling import (
 from synbench_lightning.runtime.structures import checksum
 
 VIEWS_BUDGET_BYTES = 2**31
-"""Views that fit are kept in the memory of the host between probes, each process its own; more are drawn again."""
+"""Views up to this size are cached in host memory between probes, in each process; otherwise they are resampled."""
 
 
 class ViewedInputs(Protocol):
-    """Inputs each of which is encoded several times: with noise, or in views.
+    """Inputs that are encoded several times each: with noise, or in views.
 
-    ``kind`` says what the information about them is measured with, ``identity`` which inputs and views: values with
-    another one are not comparable. ``warnings`` are sentences about views that may not be what was meant.
+    ``kind`` is the kind of views. ``identity`` identifies inputs and views: values with different identities are not
+    comparable. ``warnings`` are about views that may not be as intended.
     """
 
     kind: Kind
@@ -48,37 +48,36 @@ class ViewedInputs(Protocol):
     draws: int
 
     def features(self, encoding: BatchedEncoding) -> Tensor:
-        """Features ``(inputs, draws, D)``."""
+        """Encode all views; returns features ``(inputs, draws, D)``."""
         ...
 
     def few(self, encoding: BatchedEncoding, number: int) -> Any:
-        """Some of them as the encoder is given them."""
+        """Return some inputs in the form that the encoder takes."""
         ...
 
 
 def viewed_inputs(
     inputs: Any, views: Views | None, input_shape: Sequence[int] | None, seed: int, device: torch.device
 ) -> ViewedInputs | None:
-    """Inputs as they will be encoded; ``None`` where none were given.
+    """Prepare inputs to be encoded in views; ``None`` without inputs.
 
     Args:
-        inputs: what this has returned; or ``(N, *input_shape)``, at least 32, of which the first 128 are encoded with
-            noise, or in ``views`` where that is given; or ``(N, V, *input_shape)``, V views of each, as many as 2,048
-            forwards allow. Or integers of these shapes, or a structure of tensors with N rows each, or a list of
-            batches of another kind; token ids without ``views`` are encoded in parts, see :func:`.text_parts`.
+        inputs: ``(N, *input_shape)``, at least 32, of which the first 128 are encoded in ``views``, or else with noise;
+            or ``(N, V, *input_shape)``, V views of each, of as many as 2,048 forwards allow. Or integers of these
+            shapes, a structure of tensors with N rows each, or a list of batches of another kind; token ids without
+            ``views`` are split into parts, see :func:`.text_parts`. Return values of this function are passed through.
         views: see :data:`Views`.
-        input_shape: shape of one input of the encoder; ``None`` where it has none.
-        seed: of noise and views.
-        device: where noise is drawn and examples are encoded.
+        input_shape: shape of one input of the encoder; ``None`` if it has none.
+        seed: seed of noise and views.
+        device: device on which noise is sampled and examples are encoded.
 
     Raises:
-        ValueError: for inputs of another shape, too few of them, such as are not finite or do not vary; for views
-            without inputs, or such as are not random views of what they are given; for inputs to which no noise can be
-            added, without views.
+        ValueError: for inputs that have another shape, are too few, not finite or constant; for views without inputs,
+            or that are not random views of their inputs; for inputs that noise cannot be added to, without views.
     """
     if inputs is None:
         if views is not None:
-            raise ValueError("`views` needs `inputs`, the inputs that views are drawn of; got `inputs=None`.")
+            raise ValueError("`views` needs `inputs` to sample views of, got `inputs=None`.")
         return None
     if isinstance(inputs, (ChunkedViews, _InputByInput)):
         return inputs
@@ -88,8 +87,8 @@ def viewed_inputs(
     if several and inputs.shape[1] > 1:
         if views is not None:
             raise ValueError(
-                f"`inputs` of shape {tuple(inputs.shape)} holds {inputs.shape[1]} views of each input already: give "
-                "`inputs[:, 0]` with `views`, or leave `views` out."
+                f"`inputs` of shape {tuple(inputs.shape)} already contains {inputs.shape[1]} views of each input: pass "
+                "`inputs[:, 0]` with `views`, or omit `views`."
             )
         return GivenViews(inputs, shape, device) if real else given_chunks(inputs)
     if views is None and is_text(inputs):
@@ -102,7 +101,7 @@ def viewed_inputs(
 
 
 class _InputByInput(ABC):
-    """Inputs whose examples come one input after another."""
+    """Inputs whose examples are ordered by input: all views of the first, then of the next."""
 
     kind: Kind
     identity: str
@@ -111,17 +110,17 @@ class _InputByInput(ABC):
     draws: int
 
     def features(self, encoding: BatchedEncoding) -> Tensor:
-        """Features ``(inputs, draws, D)``: those of one input are encoded after those of another."""
+        """Encode all views, input by input; returns features ``(inputs, draws, D)``."""
         grouped: Tensor = encoding.features(self.examples)[:, 0].unflatten(0, (-1, self.draws))
         return grouped
 
     def few(self, encoding: BatchedEncoding, number: int) -> Any:
-        """Some of them as the encoder is given them."""
+        """Return some inputs in the form that the encoder takes."""
         return encoding.few(self.examples, number)
 
     @property
     def examples(self) -> Examples:
-        """All of them, as they are encoded."""
+        """All views, as blocks to encode."""
         rows = self.num_inputs * self.draws
         return Examples(in_blocks(rows), rows, 1, self.write)
 
@@ -131,7 +130,7 @@ class _InputByInput(ABC):
 
 
 class NoisyViews(_InputByInput):
-    """Each input with white noise: what stands for that which must not matter where nothing is known of it."""
+    """Each input with white noise, which approximates unknown nuisance variation."""
 
     kind: Kind = "noise"
     warnings: tuple[str, ...] = ()
@@ -153,10 +152,10 @@ class NoisyViews(_InputByInput):
 
 
 class SampledViews:
-    """Random views of each input, drawn from the seed.
+    """Random views of each input, sampled from the seed.
 
-    Every draw is one call for all inputs, with a seed of its own. So a transform that draws once for a whole batch
-    serves as well as one that draws for each example, and the number of processes changes nothing.
+    Each view is one call for all inputs, with its own seed. So transforms may sample once per batch or once per
+    example, and the result does not depend on the number of processes.
     """
 
     kind: Kind = "views"
@@ -175,29 +174,29 @@ class SampledViews:
         other = next((view for view in map(self.drawn, range(1, self.draws)) if not torch.equal(view, first)), None)
         if other is None:
             raise ValueError(
-                f"`views` drew the same {self.draws} times: it must return another random view in each call (is the "
-                "transform switched off, or does it set a seed of its own?)."
+                f"`views` returned the same view {self.draws} times: it must return a new random view in each call "
+                "(is the transform disabled, or does it set its own seed?)."
             )
         self.warnings = view_warnings(self.inputs, first, other)
         self.identity = f"{self.num_inputs} ({checksum(self.inputs)}) in {self.draws} views ({checksum(first)})"
 
     def features(self, encoding: BatchedEncoding) -> Tensor:
-        """Features ``(inputs, draws, D)``: one view of every input is encoded after another."""
+        """Encode all views, view by view; returns features ``(inputs, draws, D)``."""
         grouped: Tensor = encoding.features(self.examples)[:, 0].unflatten(0, (self.draws, -1))
         return grouped.transpose(0, 1)
 
     def few(self, encoding: BatchedEncoding, number: int) -> Any:
-        """Some of them as the encoder is given them."""
+        """Return some inputs in the form that the encoder takes."""
         return encoding.few(self.examples, number)
 
     @property
     def examples(self) -> Examples:
-        """All of them, as they are encoded."""
+        """All views, as blocks to encode."""
         blocks = [Block(draw * self.num_inputs, 0, 0, draw, self.num_inputs) for draw in range(self.draws)]
         return Examples(blocks, self.draws * self.num_inputs, 1, self.write)
 
     def write(self, block: Block, out: Tensor) -> None:
-        """Write the draw that is the block into ``(inputs, *input_shape)``."""
+        """Write the view of all inputs that the block stands for into ``(inputs, *input_shape)``."""
         out.copy_(self.drawn(block.first))
 
     def drawn(self, draw: int) -> Tensor:
@@ -211,7 +210,7 @@ class SampledViews:
 
 
 class GivenViews(_InputByInput):
-    """Views of each input that were there already, as in a batch for contrastive pretraining."""
+    """Precomputed views of each input, as in a batch for contrastive pretraining."""
 
     kind: Kind = "pairs"
 
@@ -222,7 +221,9 @@ class GivenViews(_InputByInput):
         self.inputs = check_inputs("inputs", inputs, (self.draws, *input_shape), FEWEST_INPUTS, self.num_inputs)
         first, other = self.inputs[:, 0], self.inputs[:, 1]
         if torch.equal(first, other):
-            raise ValueError("`inputs` (N, V, *input_shape) must hold different views of each input: they are equal.")
+            raise ValueError(
+                "`inputs` (N, V, *input_shape) must contain different views of each input, got equal ones."
+            )
         self.warnings = view_warnings(first, first, other)
         self.identity = f"{self.num_inputs} x {self.draws} views ({checksum(self.inputs)})"
 
@@ -232,12 +233,12 @@ class GivenViews(_InputByInput):
 
 
 def check_inputs(name: str, inputs: Any, input_shape: Sequence[int], fewest: int, most: int) -> Tensor:
-    """The first inputs, on the CPU in single precision: finite, of the shape, not too few and not all alike."""
+    """Return the first inputs on the CPU in single precision; require their shape, number, finiteness and variance."""
     shape = tuple(input_shape)
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.shape[1:] != shape:
         raise ValueError(
             f"`{name}` must be a floating-point tensor (N, {', '.join(map(str, shape))}), as the encoder takes "
-            f"them, got {shown(inputs)}: `torch.as_tensor` makes a tensor of an array."
+            f"them, got {shown(inputs)}: convert arrays with `torch.as_tensor`."
         )
     check_enough(name, len(inputs), fewest)
     kept = inputs[:most].detach().cpu().float()
@@ -250,7 +251,7 @@ def _checked_view(found: Any, inputs: Tensor) -> Tensor:
     if not isinstance(found, Tensor) or found.shape != inputs.shape or not found.is_floating_point():
         parts = f", {len(found)} of them" if isinstance(found, (list, tuple)) else ""
         raise ValueError(
-            f"`views` must return a floating-point tensor of the shape that it is given, {tuple(inputs.shape)}, got "
+            f"`views` must return a floating-point tensor of the shape of its input, {tuple(inputs.shape)}, got "
             f"{f'a {type(found).__name__}' if parts else shown(found)}{parts}. {ONE_BY_ONE}"
         )
     view = found.detach().cpu().float()

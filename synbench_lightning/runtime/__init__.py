@@ -1,1 +1,1 @@
-"""Everything that touches modules, devices or processes."""
+"""Running an encoder inside training: modules, devices, data loaders, processes."""

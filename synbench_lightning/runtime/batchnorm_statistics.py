@@ -1,4 +1,4 @@
-"""Running statistics of normalisation layers, as they were before a training step."""
+"""Snapshot of the running statistics of normalization layers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RunningStatistics:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The layers have these statistics; afterwards their own again."""
+        """Put the copied statistics in place inside the context; restore the layers' own afterwards."""
         now = [(buffer, buffer.detach().clone()) for buffer, _ in self._kept]
         try:
             _write(self._kept)
@@ -44,4 +44,4 @@ class RunningStatistics:
 def _write(values: list[tuple[Tensor, Tensor]]) -> None:
     with torch.no_grad():
         for buffer, value in values:
-            buffer.data.copy_(value)  # past autograd, which may still have a backward to make with this buffer
+            buffer.data.copy_(value)  # bypasses autograd's version counter: a pending backward may need this buffer

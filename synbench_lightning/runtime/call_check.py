@@ -1,4 +1,4 @@
-"""Repeat the call that training made of the encoder, compare, and find out how a probe can make it."""
+"""Replay a recorded call of the encoder, check that its output is reproduced, and derive how a probe calls it."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from synbench_lightning.runtime.isolation import isolated, seed_generators
 from synbench_lightning.runtime.structures import Arguments, at, replaced, taken, tensors_in
 
 TOLERANCE = 0.02
-"""Two outputs whose difference is below this fraction of their size are the same, in half precision too."""
+"""Outputs with a smaller relative difference are equal; wide enough for half precision."""
 QUANTIZED_STD = 32.0
-"""Standard deviation of Gaussian pictures in uint8: four of them reach black and white."""
+"""Standard deviation of Gaussian uint8 images: black and white are four standard deviations from gray."""
 
 NOWHERE = Readout()
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Makes calls of one module as training and as a probe would; the module is isolated meanwhile.
+    """Replays a recorded call as in training and as in a probe, with the module isolated.
 
     Args:
         function: the module, or a method of it.
-        module: it is, or belongs to.
-        call: as it was recorded.
+        module: the module that the function is or belongs to.
+        call: the recorded call.
         training: context of the trainer's precision in training steps.
-        evaluation: and in probes.
-        flags: of all modules, as they were in training.
-        readout: where in the module the representation is, if it is not what the call returns.
+        evaluation: context of the trainer's precision in probes.
+        flags: training flags of all modules during the call.
+        readout: where in the module the representation is, if it is not the output of the call.
     """
 
     function: Callable[..., Any]
@@ -56,10 +56,10 @@ class Rehearsal:
     readout: Readout = NOWHERE
 
     def differs(self) -> bool:
-        """Whether a repetition of the recorded call returns something else than the call did.
+        """Whether a replay of the recorded call returns another output than the call did.
 
         Raises:
-            ValueError: if it compares examples.
+            ValueError: if the call compares the examples of a batch with each other.
         """
         call = self.call
         found = self._repeated(call.random_state)
@@ -70,17 +70,18 @@ class Rehearsal:
         return not same_shapes or not (call.stale(self.module) or _alike(rows, call.sample))
 
     def varies(self) -> bool:
-        """Whether repetitions differ among themselves, by what is random or by a state that the module keeps.
+        """Whether replays differ from each other, due to randomness or internal state.
 
-        Of other randomness than torch's on the CPU the recorded call's is not known, nor is a state before it.
+        For the recorded call, only torch's random state on the CPU is known; other generators and earlier internal
+        state are not.
         """
         (one, later), (same, _), (other, _) = (self._repeated_twice(seed) for seed in (1, 1, 2))
         return _alike(one, same) and not (_alike(one, other) and _alike(one, later))
 
     def reading(self, readout: Readout) -> Rehearsal:
-        """The same, with the representation inside the module, in a part that depends on the input.
+        """Return a copy that reads the representation from a submodule whose output depends on the input.
 
-        One that embeds time steps, say, does not.
+        The output of one that embeds time steps, for example, does not.
         """
         leaf, arguments, parts = self.call.input, self.call.arguments, readout.parts
         if not parts or leaf is None or leaf.listed:
@@ -92,12 +93,12 @@ class Rehearsal:
         return replace(self, readout=Readout(readout.head, depending))
 
     def _repeated_twice(self, seed: int) -> tuple[list[Tensor], list[Tensor]]:
-        """The call and the call after it, from the module's present state."""
+        """Run the call twice in a row from the module's present state."""
         with isolated(self.module):
             return self._repeated(seed=seed), self._repeated(seed=seed)
 
     def encoder_call(self) -> EncoderCall:
-        """How a probe makes the call: what it is given besides the input, and where real vectors enter."""
+        """Derive how a probe makes the call: its other arguments, and where real-valued examples enter."""
         assert self.call.arguments is not None
         leaf, arguments = self.call.input, self.call.arguments
         leaf, interact = self._examples_of(leaf, arguments)
@@ -154,7 +155,7 @@ class Rehearsal:
         return [x for x in tensors_in(output) if x.is_floating_point() and x.ndim >= 2]
 
     def _compares_examples(self) -> bool:
-        """Whether a number for each other example of the batch is returned, as in a matrix of similarities."""
+        """Whether an output is ``(N, N)``, as a similarity matrix of the batch is."""
         rows = None if self.call.input is None else self.call.input.rows
         if rows is None or rows < 3 or not any(shape == (rows, rows) for shape in self.call.shapes):
             return False
@@ -166,7 +167,7 @@ class Rehearsal:
         return any(tuple(x.shape) == (rows - 1, rows - 1) for x in fewer)
 
     def _at_parts(self, parts: Sequence[str], arguments: Arguments) -> dict[str, list[Tensor]]:
-        """What some parts return in a call."""
+        """Outputs of some submodules in a call."""
         found: dict[str, list[Tensor]] = {}
 
         def see(path: str, _: nn.Module, _args: Any, output: Any) -> None:
@@ -181,10 +182,10 @@ class Rehearsal:
         return found
 
     def _examples_of(self, leaf: InputLeaf | None, arguments: Arguments) -> tuple[InputLeaf | None, bool]:
-        """The input with the axis of its examples, and whether these interact, as the nodes of a graph do.
+        """The input with its batch axis, and whether its examples interact, as the nodes of a graph do.
 
-        Of one tensor alone they do not, unless layers normalise over the batch in evaluation too; but it may be
-        ``(T, N, ...)``, except in a function of the user's.
+        The examples of a single tensor do not interact, unless layers normalize over the batch in evaluation mode,
+        too. It may be ``(T, N, ...)``, except in a function of the user's.
         """
         if leaf is None or leaf.rows < 2 or leaf.listed:
             return leaf, False
@@ -199,13 +200,15 @@ class Rehearsal:
         return leaf, not single
 
     def _rows_interact(self, leaf: InputLeaf, arguments: Arguments) -> bool:
-        """Whether features of an example depend on which others are in the batch, as those of a graph's nodes do."""
-        half = torch.arange(1, leaf.rows, 2)  # not the first ones, which recurrent layers know nothing after
+        """Whether the features of an example depend on the other examples in the batch, as for nodes of a graph."""
+        half = torch.arange(
+            1, leaf.rows, 2
+        )  # not the first rows, whose states in a recurrent layer do not depend on others
         try:
             whole = self._by_example(arguments, leaf, leaf.rows)
             random = not _alike(whole, self._by_example(arguments, leaf, leaf.rows, seed=1))
             part = self._by_example(_taken(arguments, half, leaf), leaf, len(half))
-        except Exception:  # of indices beyond the part
+        except Exception:  # for example, indices of dropped rows
             return True
         fits = [x[half.to(x.device)] for x in whole if len(x) == leaf.rows]
         part = [x for x in part if len(x) == len(half)]
@@ -216,7 +219,7 @@ class Rehearsal:
         return examples_first(found, rows) if leaf.axis else found
 
     def _only_batch_size(self, leaf: InputLeaf, arguments: Arguments) -> int | None:
-        """The size of training's batches, where the encoder takes no other (a state for each example, say)."""
+        """The batch size of training if the encoder accepts no other (for example, with one state per example)."""
         if leaf.rows < 2 or leaf.listed:
             return None
         try:
@@ -245,7 +248,7 @@ class Rehearsal:
         return Placement("integers", leaf.shape, float(values.std()), float(values.mean()))
 
     def _embedding(self, ids: Tensor, arguments: Arguments, axis: int) -> Placement | None:
-        """The first module that makes vectors of the token ids."""
+        """The first module that embeds the token ids."""
         found: list[Placement] = []
 
         def see(path: str, _: nn.Module, args: Any, output: Any) -> None:
@@ -269,11 +272,11 @@ class Rehearsal:
 
 
 def call_of_inputs(function: Callable[..., Any], module: nn.Module | None, inputs: Any) -> EncoderCall:
-    """How a probe calls an encoder that was not seen in training, from inputs that it takes.
+    """Derive how a probe calls an encoder that was not recorded in training, from sample inputs.
 
     Args:
         function: the encoder.
-        module: it is, or belongs to; ``None`` where it is none.
+        module: the module that it is or belongs to; ``None`` without one.
         inputs: a batch, or a mapping of keyword arguments.
     """
     arguments = as_arguments(function, inputs)
@@ -282,7 +285,7 @@ def call_of_inputs(function: Callable[..., Any], module: nn.Module | None, input
 
 
 def _taken(arguments: Arguments, rows: Tensor, leaf: InputLeaf) -> Arguments:
-    """Some examples of the arguments."""
+    """Select some examples of the arguments."""
     found: Arguments = taken(arguments, rows, leaf.rows)
     if leaf.axis:
         value = at(arguments, leaf.path)

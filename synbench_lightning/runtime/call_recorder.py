@@ -1,4 +1,4 @@
-"""What training calls its modules with, recorded during its first step."""
+"""Record the calls of modules, with arguments and outputs, in the first training step."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from synbench_lightning.runtime.module_names import named_like_encoder
 from synbench_lightning.runtime.structures import Arguments, leaves, mapped, tensors_in
 
 SAMPLE_ROWS = 4
-"""Examples whose outputs are kept, to compare a repetition of a call with it."""
+"""Number of examples whose outputs are kept, to compare a replay of a call with."""
 MOST_VECTORS = 2**14
-"""Numbers in the vectors of these examples up to which they are kept."""
+"""Vectors of these examples are kept up to this number of elements."""
 
 Key = tuple[str, str]
-"""A dotted attribute of the LightningModule, and the method of it that was called; ``""`` for the module itself."""
+"""A dotted attribute of the LightningModule, and its method that was called; ``""`` for the module itself."""
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """How training called a module, or a method of a module.
+    """A recorded call of a module, or of a method of a module, in training.
 
     Args:
         path: dotted attribute of the LightningModule; ``""`` for itself.
-        method: name of the method; ``""`` where the module itself was called.
-        input: the input among the arguments; ``None`` where they hold none that could be replaced.
-        arguments: what it was called with; ``None`` for calls that are no candidates for the encoder.
-        shapes: of the real tensors in the output.
-        sample: the first rows of these, as they were returned.
-        vectors: the first rows of the vectors ``(N, D)`` that it was given, where these are all, and has returned.
+        method: name of the method; ``""`` if the module itself was called.
+        input: the input among the arguments; ``None`` if none can be replaced.
+        arguments: arguments of the call; ``None`` for calls that are no candidates for the encoder.
+        shapes: shapes of the real-valued or complex tensors in the output.
+        sample: the first rows of these tensors.
+        vectors: the first rows of the vectors ``(N, D)`` that are its only input, and of its output.
         trained: whether it has parameters that the call trains.
         parent: the innermost other call that it was made in.
-        shares_input: whether its input is that of its parent; true where it has none but the LightningModule.
-        given: whether it was given a tensor of its parent's, as it was.
-        made_by: calls whose outputs its first own was made of, without another call in between.
-        consumers: calls that were then given what it returned, or what was made of that without another call.
-        order: when it began and when it ended, counted in calls.
-        random_state: of the CPU when it began.
-        versions: how often its weights and its input were written to when it ended.
-        count: how often it was called.
+        shares_input: whether its input is that of its parent; true if the parent is only the LightningModule.
+        given: whether one of its arguments is a tensor of its parent's arguments, unchanged.
+        made_by: calls whose outputs its first output was computed from, without another call in between.
+        consumers: calls whose inputs were computed from its output, without another call in between.
+        order: start and end of the call, counted in calls.
+        random_state: random state of the CPU at the start of the call.
+        versions: version counters of its weights and its input at the end of the call.
+        count: number of calls.
     """
 
     path: str
@@ -71,22 +71,22 @@ class Call:
     count: int = 1
 
     def stale(self, module: nn.Module) -> bool:
-        """Whether weights of the module, or what it was called with, were written to since."""
+        """Whether weights of the module or arguments of the call were modified in place since."""
         return self.versions != _versions(module, self.arguments)
 
     @property
     def key(self) -> Key:
-        """What tells it from other calls."""
+        """Identifier of the call."""
         return self.path, self.method
 
     @property
     def name(self) -> str:
-        """What is called, in messages: a dotted attribute."""
+        """Name in messages: a dotted attribute."""
         return ".".join(filter(None, self.key)) or "forward"
 
     @property
     def features(self) -> bool:
-        """Whether it returned a real tensor ``(N, ...)`` for the N examples that it was given, where that is known."""
+        """Whether it returned a real-valued tensor ``(N, ...)`` for its N input examples, if N is known."""
         rows = None if self.input is None else self.input.rows
         several = self.input is not None and self.input.listed
         return any(
@@ -96,16 +96,16 @@ class Call:
 
     @property
     def returns_loss(self) -> bool:
-        """Whether a number is among what it returned."""
+        """Whether a scalar is among its outputs."""
         return () in self.shapes
 
 
 class CallRecorder:
-    """Records calls of the modules of a LightningModule, from now until :meth:`end`.
+    """Records calls of the modules of a LightningModule until :meth:`end`.
 
-    Calls of modules are seen by hooks, those of other methods of the user's classes by a wrapper that stands in the
-    class meanwhile. Copies of a module that are made in this time have neither. Modules inside compiled ones are not
-    looked at. (A compiled function that runs modules is compiled once more afterwards: torch guards their hooks.)
+    Calls of modules are recorded by hooks, calls of other methods of the user's classes by a temporary wrapper in the
+    class. Copies of a module made in the meantime have neither. Modules inside compiled ones are not recorded.
+    (A compiled function that runs modules is recompiled once afterwards, since torch guards on their hooks.)
 
     Example:
         >>> class Module(LightningModule):
@@ -129,7 +129,7 @@ class CallRecorder:
         self._count = 0
         seen = list(_open_modules(root))
         self.paths = {id(part): path for path, part in seen}
-        """The modules that are looked at."""
+        """Paths of the recorded modules by ``id``."""
         self._modules = dict(seen)
         self._copies: list[dict[int, Any]] = []
         self._ends: list[Callable[[], None]] = []
@@ -142,13 +142,13 @@ class CallRecorder:
 
     @property
     def replaced(self) -> bool:
-        """Whether in the place of a module with parameters there is another by now, whose calls are not seen."""
+        """Whether a module with parameters was replaced since; calls of its replacement are not recorded."""
         now = dict(self._root.named_modules())
         gone = [part for path, part in self._modules.items() if now.get(path) is not part]
         return any(True for part in gone for _ in part.parameters())
 
     def end(self) -> dict[Key, Call]:
-        """Take all hooks away; the calls in the order in which they first began."""
+        """Remove all hooks; returns the calls in the order of their first start."""
         for end in self._ends:
             end()
         self._ends, self._open = [], []
@@ -164,7 +164,7 @@ class CallRecorder:
         return {key: replace(call, consumers=frozenset(self._consumers.get(key, ()))) for key, call in found.items()}
 
     def has_called_most(self) -> bool:
-        """Whether the modules that were called have more than half of the parameters that are trained."""
+        """Whether the called modules have more than half of the trainable parameters."""
         trained = {id(one): one.numel() for one in self._root.parameters() if one.requires_grad}
         called = [self._root.get_submodule(path) for path in {call.path for call in self._calls}]
         seen = {id(one) for module in called for one in module.parameters()}
@@ -232,12 +232,12 @@ class CallRecorder:
 
 
 def watch_calls(root: nn.Module, key: Key, see: Callable[[Arguments], None]) -> Callable[[], None]:
-    """Have ``see`` told what a module, or a method of it, is called with in training, until what is returned is called.
+    """Pass the arguments of each training call of a module or method to ``see``; returns a function that stops it.
 
     Args:
         root: the LightningModule.
-        key: of the call.
-        see: given the arguments, before the call.
+        key: identifier of the call.
+        see: called with the arguments, before the call.
     """
     path, method = key
     module = root.get_submodule(path)
@@ -255,10 +255,10 @@ def watch_calls(root: nn.Module, key: Key, see: Callable[[Arguments], None]) -> 
 def _around_module(
     part: nn.Module, begin: Callable[..., None], finish: Callable[..., None], copies: list[dict[int, Any]]
 ) -> Callable[[], None]:
-    """Have ``begin(part, args, kwargs)`` and ``finish(part, args, kwargs, output)`` called around every call of it.
+    """Run ``begin(part, args, kwargs)`` before and ``finish(part, args, kwargs, output)`` after each call of a module.
 
     Returns:
-        What ends it.
+        A function that removes them.
     """
     compiled = part._compiled_call_impl
     if compiled is None:
@@ -273,7 +273,7 @@ def _around_module(
 
         return remove
 
-    def call(*args: Any, **kwargs: Any) -> Any:  # of a module that `compile()` was called on: hooks are within
+    def call(*args: Any, **kwargs: Any) -> Any:  # after `module.compile()`, hooks would be compiled
         begin(part, args, kwargs)
         output = compiled(*args, **kwargs)
         finish(part, args, kwargs, output)
@@ -286,7 +286,7 @@ def _around_module(
 def _around_method(
     kind: type, name: str, begin: Callable[..., None], finish: Callable[..., None]
 ) -> Callable[[], None]:
-    """The same around a method that a class defines, for all of its instances."""
+    """The same around a method of a class, for all of its instances."""
     original = vars(kind)[name]
 
     @functools.wraps(original)
@@ -303,16 +303,16 @@ def _around_method(
 
 
 def _vectors(arguments: Arguments) -> Tensor | None:
-    """The first rows of vectors ``(N, D)``, where a call is given these alone."""
+    """The first rows of vectors ``(N, D)`` that are the only argument of a call."""
     given = list(tensors_in(arguments))
     rows = given[0].detach()[:SAMPLE_ROWS] if len(given) == 1 and given[0].ndim == 2 else None
     return rows.clone() if rows is not None and rows.is_floating_point() and rows.numel() <= MOST_VECTORS else None
 
 
 def _around_methods_of_compiled(begin: Callable[..., None], finish: Callable[..., None]) -> Callable[[], None]:
-    """The same around methods that are called on what `torch.compile` has returned for a module, which hands them on.
+    """The same around methods that are called on the result of `torch.compile(module)`, which forwards them.
 
-    They run as they are, and what is compiled does not look them up there.
+    These methods run uncompiled, and compiled code does not look them up there.
     """
     kind = torch._dynamo.OptimizedModule
     original = vars(kind)["__getattr__"]
@@ -337,7 +337,7 @@ def _around_methods_of_compiled(begin: Callable[..., None], finish: Callable[...
 
 
 def _is_watched(kind: type, name: str) -> bool:
-    """Whether a method is one that the user's class defines."""
+    """Whether a method is defined by the user's class."""
     known = hasattr(LightningModule, name) or name.startswith(("_", "on_"))
     owner = next((one for one in kind.__mro__ if name in vars(one)), kind)
     return not known and not f"{owner.__module__}.".startswith(PACKAGES)
@@ -351,7 +351,7 @@ def _remove_hook(part: nn.Module, handle: RemovableHandle, copies: list[dict[int
 
 
 class _Hook:
-    """A hook that copies and pickles of its module do not have."""
+    """A hook that is dropped from copies and pickles of its module."""
 
     def __init__(self, function: Callable[..., Any], copies: list[dict[int, Any]]) -> None:
         self.function, self.copies = function, copies

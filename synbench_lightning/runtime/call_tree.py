@@ -1,4 +1,4 @@
-"""Which call was made in which other, and which of them return a representation."""
+"""The tree of recorded calls, and which of them return a representation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from synbench_lightning.runtime.module_names import ENCODES, LOSSES, is_head, na
 from synbench_lightning.runtime.structures import leaves
 
 SMALL = 0.03
-"""A module with a smaller fraction of the parameters of the largest one beside it is not the encoder."""
+"""A module with less than this fraction of the parameters of its largest sibling is not the encoder."""
 
 
 class Readout(NamedTuple):
-    """Where in a module that returns something else the representation is.
+    """Where the representation is in a module that returns something else.
 
-    ``head``: path of the head that is given it, in the module. ``parts``: paths of parts that may return it, the most
-    plausible first, where no head is given it.
+    ``head``: path, in the module, of the head whose input it is. ``parts``: without such a head, paths of submodules
+    that may return it, the most plausible first.
     """
 
     head: str = ""
@@ -29,10 +29,10 @@ class Readout(NamedTuple):
 
 
 class CallTree:
-    """Which call was made in which other, and what that says of them.
+    """The calls of a training step as a tree, and what can be inferred from it.
 
     Args:
-        calls: of a training step, by key.
+        calls: calls of a training step, by key.
         root: the module that the paths start from.
     """
 
@@ -45,17 +45,17 @@ class CallTree:
                 self._feeders[consumer].append(call.key)
 
     def represents(self, call: Call) -> bool:
-        """Whether what a call returns is a representation, as far as can be seen.
+        """Whether the output of a call is a representation, as far as can be inferred.
 
-        Not a loss, what a head or a decoder makes of a representation, the input reconstructed, words that are
-        predicted, or a comparison of several inputs.
+        It is not if it is a loss, the output of a head or a decoder, a reconstruction of the input, predicted tokens,
+        or a comparison of several inputs.
         """
         if call.key not in self._returns:
             self._returns[call.key] = self._represents(call)
         return self._returns[call.key]
 
     def readout(self, call: Call) -> Readout | None:
-        """Where the representation is, in a call that does not return it; ``None`` where that cannot be seen."""
+        """Where the representation is in a call that does not return it; ``None`` if that cannot be inferred."""
         if self.represents(call) or self._compares(call):
             return None
         head = self.head(call)
@@ -74,11 +74,11 @@ class CallTree:
         return Readout(parts=tuple(dict.fromkeys(_relative(part, call) for part in found))) if found else None
 
     def head(self, call: Call) -> Call | None:
-        """The head that a call ends in: the last part with parameters, where it has the name of a head.
+        """The head that a call ends in: its last submodule with parameters, if it has the name of a head.
 
-        A part without such a name is one where it is a linear layer that makes fewer numbers of the features, and
-        nothing but the loss is given them. Of heads behind each other it is the first, of several that which is given
-        what the latest part returned: another may be given targets.
+        Without such a name, it is a head if it is a linear layer that reduces the dimension and only the loss uses its
+        output. Of consecutive heads the first is returned; of several, the one that consumes the output of the latest
+        submodule, since others may process targets.
         """
         last = self._last_head(call)
         if last is None:
@@ -96,7 +96,7 @@ class CallTree:
         return head
 
     def _feeders_of(self, part: Call, call: Call) -> list[Call]:
-        """Parts of a call, with weights, whose outputs another part of it was given."""
+        """Submodules with weights in a call whose outputs another submodule in it consumed."""
         found = [self.calls[key] for key in self._feeders[part.key]]
         found = [one for one in found if self._is_within(one, call) and not self._is_within(one, part)]
         return [one for one in found if self._has_matrix(one)]
@@ -105,7 +105,7 @@ class CallTree:
         prefix = f"{call.path}." if call.path else ""
         parts = [part for part in self.parts(call) if self._has_matrix(part)]
         if len(parts) == 1 and self.shares_input(parts[0]) and not any(self._module(parts[0]).children()):
-            return None  # a single layer: there is no representation but what it returns
+            return None  # a single layer: the only representation is its output
         last = max(parts, key=lambda part: part.order[1], default=None)
         if last is not None and (is_head(last.path.removeprefix(prefix)) or self._classifies(call, last)):
             return last
@@ -115,7 +115,7 @@ class CallTree:
         return min(heads, key=lambda maker: maker.order[0], default=None)
 
     def is_stage(self, call: Call) -> bool:
-        """Whether a part is one stage of a pipeline whose later stages make the representation."""
+        """Whether a submodule is one stage of a pipeline whose later stages produce the representation."""
         owner = self._owner(call)
         if owner is not None and owner.path == "" and not owner.features:  # a step
             owner = next((one for one in self._callers(call) if one.path == "" and one.features), None)
@@ -153,21 +153,21 @@ class CallTree:
         return _relative(call, owner) != readout.parts[0]
 
     def has_encoder(self, call: Call) -> bool:
-        """Whether a network in it makes vectors of the input, which what is behind it then projects."""
+        """Whether a network in it encodes the input to vectors, which later modules then project."""
         vectors = [part for part in self.parts(call) if part.features and all(len(shape) == 2 for shape in part.shapes)]
         larger = [part for part in vectors if part.input is not None and len(part.input.shape) > 1]
         networks = [part for part in larger if any(True for _ in self._module(part).children())]
         return any(part.consumers and self._passed_on(part, "given") and not is_head(part.path) for part in networks)
 
     def is_encoding_method(self, call: Call) -> bool:
-        """Whether a method by the name of an encoder's makes what the module's other layers with weights are given."""
+        """Whether a method named like an encoder produces the input of the module's other layers with weights."""
         owner = self._owner(call)
         if owner is None or owner.path != call.path or not words(call.method) & ENCODES:
             return False
         return any(part.key in call.consumers and self._has_matrix(part) for part in self.parts(owner))
 
     def outer(self, call: Call) -> Call:
-        """The call that an inner layer was made in, where other parts of that make its input; else the call itself."""
+        """The enclosing call whose other submodules produce the input of an inner layer; else the call itself."""
         found, inner, seen = call, call, {call.key}
         while (owner := self._owner(inner)) is not None and owner.key not in seen:
             seen.add(owner.key)
@@ -176,17 +176,17 @@ class CallTree:
         return call if found.arguments is None else found
 
     def _is_fed(self, call: Call, owner: Call) -> bool:
-        """Whether a part is given what other parts with parameters returned."""
+        """Whether a submodule consumes the output of other submodules with parameters."""
         others = (part for part in self.parts(owner) if call.key in part.consumers and part.key != call.key)
         inside = call.path.startswith(f"{owner.path}.") if owner.path else not owner.method
         return inside and any(_parameters(self.root, part.path) for part in others)
 
     def shares_input(self, call: Call) -> bool:
-        """Whether the input is that of the module's call that a part was called in."""
+        """Whether a submodule's input is that of the module's call in which it was called."""
         return self._passed_on(call, "shares_input")
 
     def owners(self, call: Call) -> list[Call]:
-        """The calls of modules, from the inside out, in which a call was made, but for those of the root."""
+        """The enclosing calls of modules, from the inside out, except those of the root."""
         return [owner for owner in self._callers(call) if owner.path]
 
     def _callers(self, call: Call) -> list[Call]:
@@ -197,11 +197,11 @@ class CallTree:
         return found
 
     def parts(self, call: Call) -> list[Call]:
-        """The calls of parts of the module that were made in a call, directly or by other methods of the module."""
+        """The calls of submodules made in a call, directly or through other methods of the module."""
         return [other for other in self.calls.values() if other.path != call.path and self._owner(other, call) is call]
 
     def _owner(self, call: Call, wanted: Call | None = None) -> Call | None:
-        """The call that a part was called in; of a method and the module that it was called in, the module's."""
+        """The enclosing call of a submodule; if that is a method called within its module's call, the module's call."""
         seen = {call.key}
         found: Call | None = None
         while call.parent is not None and call.parent in self.calls and call.parent not in seen:
@@ -215,7 +215,7 @@ class CallTree:
         return found
 
     def _passed_on(self, call: Call, how: str) -> bool:
-        """Whether an input is handed down to a call, through other methods of the module that it is a part of."""
+        """Whether an input is passed down to a call through other methods of the enclosing module."""
         owner = self._owner(call)
         while owner is not None and call is not owner:
             if not getattr(call, how):
@@ -225,7 +225,7 @@ class CallTree:
         return owner is not None or getattr(call, how)
 
     def _has_matrix(self, call: Call) -> bool:
-        """Whether weights are more than those of a normalization."""
+        """Whether a module has weight matrices, not only the vectors of a normalization layer."""
         return any(parameter.ndim > 1 for parameter in self._module(call).parameters())
 
     def _represents(self, call: Call) -> bool:
@@ -238,7 +238,7 @@ class CallTree:
         return not (self._reconstructs(call) or self._predicts_words(call) or self._compares(call))
 
     def _reconstructs(self, call: Call) -> bool:
-        """Whether something of the shape of the input is returned that was made of something smaller."""
+        """Whether an output has the shape of the input but was computed from something smaller."""
         shape = () if call.input is None else call.input.shape
         if not any(output[1:] == shape for output in call.shapes) or self._is_used(call):
             return False
@@ -248,7 +248,7 @@ class CallTree:
         return any(2 * _narrowest(part) <= prod(shape) for part in self.parts(call) if part.features)
 
     def _predicts_words(self, call: Call, of: Call | None = None) -> bool:
-        """Whether the output is a number for each word that the input may consist of."""
+        """Whether the output is logits over the vocabulary of the input."""
         whole = of or call
         if whole.input is None or not whole.input.is_integer or len(whole.input.shape) != 1 or not call.shapes:
             return False
@@ -257,7 +257,7 @@ class CallTree:
         return call.shapes[0][-1:] != () and call.shapes[0][-1] in counts
 
     def _compares(self, call: Call) -> bool:
-        """Whether several inputs of one kind are given, and a part is given one of them: views of one example."""
+        """Whether the arguments are several inputs of one kind (views of an example) of which a submodule takes one."""
         if call.input is None or call.input.listed or len(call.input.shape) < 2 or call.arguments is None:
             return False
         whole = (call.input.rows, *call.input.shape)
@@ -268,7 +268,7 @@ class CallTree:
         )
 
     def _classifies(self, call: Call, last: Call) -> bool:
-        """Whether the last part is a linear layer that reduces the features to what the loss is given."""
+        """Whether the last submodule is a linear layer that reduces the features to the input of the loss."""
         if named_like_encoder(call.path) or self._is_used(call) or not last.features or last.input is None:
             return False
         module = self._module(last)
@@ -278,22 +278,22 @@ class CallTree:
         return single and narrower and bool(weights) and not any(True for _ in module.children())
 
     def _continues(self, part: Call, stage: Call, owner: Call) -> bool:
-        """Whether a part that is given what a stage returned is more of an encoder than the stage, and no decoder."""
+        """Whether a consumer of a stage's output has more parameters than the stage, and is no head or decoder."""
         larger = _parameters(self.root, part.path) > _parameters(self.root, stage.path)
         decodes = self.head(owner) is None and _is_as_large(part, owner)
         return larger and not decodes and not is_head(part.path)
 
     def _is_small_beside(self, call: Call) -> bool:
-        """Whether a much larger module, no head and no decoder, is given what a call returned."""
+        """Whether a much larger module, neither head nor decoder, consumes the output of a call."""
         size = _parameters(self.root, call.path)
         others = [self.calls[key] for key in call.consumers & self.calls.keys() if key[0] not in ("", call.path)]
         others = [other for other in others if not (is_head(other.path) or _is_as_large(other, call))]
         return any(size < SMALL * _parameters(self.root, other.path) for other in others)
 
     def _narrowest_first(self, call: Call, parts: list[Call]) -> list[Call]:
-        """Parts of a call that reconstructs, but for its output layer: those with the fewest positions first.
+        """Submodules in a reconstructing call, without its output layer: those with the fewest positions first.
 
-        Of vectors the narrowest are, of maps of one size the last.
+        Ties are broken by width for vectors (narrowest first), and by order for maps (last first).
         """
         assert call.input is not None
         shape = call.input.shape
@@ -301,7 +301,7 @@ class CallTree:
         return sorted(inner, key=lambda part: (self._extent(part, call), -part.order[1]))
 
     def _extent(self, part: Call, whole: Call) -> tuple[int, int]:
-        """Positions of the smallest output of a part; of vectors also how many numbers they are."""
+        """Number of positions of a submodule's smallest output; for vectors, also its width."""
         shape = () if whole.input is None else whole.input.shape
         widths = Widths.of(self._module(whole))
 
@@ -312,7 +312,7 @@ class CallTree:
         return fewest, _narrowest(part) if fewest == 1 else 0
 
     def _is_used(self, call: Call) -> bool:
-        """Whether another module is given what a call returned, but for one that judges it."""
+        """Whether a module other than a loss consumes the output of a call."""
         others = {path for path, method in call.consumers if path and (path, method) != call.key}
         return any(not words(path) & LOSSES for path in others)
 
@@ -330,17 +330,17 @@ class CallTree:
 
 
 def _relative(call: Call, outer: Call) -> str:
-    """The path of a part in the module that it is a part of."""
+    """The path of a submodule relative to the enclosing module."""
     return call.path.removeprefix(f"{outer.path}.") if outer.path else call.path
 
 
 def _narrowest(call: Call) -> int:
-    """Numbers for each example in the smallest output."""
+    """Number of elements per example in the smallest output."""
     return min(prod(shape[1:]) for shape in call.shapes if len(shape) >= 2)
 
 
 def _is_as_large(part: Call, whole: Call) -> bool:
-    """Whether a part returns as many numbers for each example as the whole is given."""
+    """Whether a submodule's output has as many elements per example as the input of the whole."""
     return whole.input is not None and any(prod(shape[1:]) == whole.input.numel for shape in part.shapes)
 
 

@@ -1,4 +1,4 @@
-"""Along which axis of an encoder's output its channels are."""
+"""Infer the channel axis of an encoder's output."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 EXTRA_TOKENS = 5
-"""A class token and registers, at most, beside the tokens of the patches."""
+"""Maximum number of class and register tokens in addition to the patch tokens."""
 
 
 class Layout(NamedTuple):
-    """The axis of the channels, and another one that is as likely to a reader; ``None`` where there is no doubt."""
+    """The channel axis, and an alternative that is about as plausible; ``None`` if it is unambiguous."""
 
     axis: int
     other: int | None
 
 
 class Widths(NamedTuple):
-    """What a module tells of its channels: how wide its layers are, in their order, and the format it declares."""
+    """The widths of a module's layers, in order, and the output format that it declares."""
 
     layers: tuple[int, ...]
     declared: str | None
@@ -33,7 +33,7 @@ class Widths(NamedTuple):
 
     @classmethod
     def of(cls, module: nn.Module | None) -> Widths:
-        """The widths of a module.
+        """Collect the widths of a module.
 
         Example:
             >>> Widths.of(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3))).layers
@@ -50,11 +50,11 @@ class Widths(NamedTuple):
 
 
 def channel_axis(shape: Sequence[int], input_shape: Sequence[int], widths: Widths) -> Layout:
-    """Where the channels are in an output ``(N, ...)`` of at least three axes.
+    """Infer the channel axis of an output ``(N, ...)`` with at least three axes.
 
-    What counts, in this order: the format that the module declares; that there is one axis only of more than one place;
-    that the size is the width of a layer; that the other axes look like space or time, from their sizes alone or beside
-    those of the input; the layer that comes last. What is left is read as tokens ``(N, T, D)``, maps ``(N, C, ...)``.
+    Criteria in order: the format that the module declares; a single axis of size greater than 1; a size equal to the
+    width of a layer; other axes that look like space or time, by their sizes alone or compared with the input; the
+    last layer of that width. The default is tokens ``(N, T, D)`` or maps ``(N, C, ...)``.
 
     Example:
         >>> channel_axis((64, 7, 7, 96), (3, 224, 224), Widths((), None))
@@ -75,7 +75,7 @@ def channel_axis(shape: Sequence[int], input_shape: Sequence[int], widths: Width
         known = [axis for axis in range(2, last) if shape[axis] in layers]
     fitting = [axis for axis in known or ends if _is_space(_without(shape, axis), input_shape)]
     likely = known if len(known) == 1 else fitting if len(fitting) == 1 else known or ends
-    if len(likely) > 1 and known and not fitting:  # the layer that comes last
+    if len(likely) > 1 and known and not fitting:  # the last layer of that width
         latest = [len(layers) - layers[::-1].index(shape[axis]) for axis in likely]
         likely = [axis for axis, place in zip(likely, latest, strict=True) if place == max(latest)]
     if len(likely) > 1 and ndim > 3 and len({shape[axis] for axis in likely}) > 1:
@@ -87,7 +87,7 @@ def channel_axis(shape: Sequence[int], input_shape: Sequence[int], widths: Width
 
 
 def _ends(shape: Sequence[int], input_shape: Sequence[int], layers: Sequence[int]) -> list[int]:
-    """Where the channels may be: first or last, unless the first axis is one of the input that is carried through."""
+    """Candidate channel axes: first or last, unless the first axis is one of the input that is passed through."""
     last = len(shape) - 1
     if not input_shape or shape[1] != input_shape[0] or shape[1] in layers:
         return [1, last]
@@ -101,7 +101,7 @@ def _without(shape: Sequence[int], axis: int) -> tuple[int, ...]:
 
 
 def _is_space(sizes: tuple[int, ...], input_shape: Sequence[int]) -> bool:
-    """Whether axes of these sizes look like the places of a map, or like the tokens of the input."""
+    """Whether axes of these sizes look like the positions of a feature map or the tokens of the input."""
     space = _space_of_input(input_shape)
     if len(sizes) == 1:
         grids = {math.prod(size // patch for size in space) for patch in range(1, min(space, default=0) + 1)}
@@ -115,7 +115,7 @@ def _is_space(sizes: tuple[int, ...], input_shape: Sequence[int]) -> bool:
 
 
 def _space_of_input(input_shape: Sequence[int]) -> tuple[int, ...]:
-    """Sizes of an input without its channels, which are the smaller of its first and its last axis."""
+    """Spatial sizes of an input; the channel axis is the smaller of its first and last axis."""
     if len(input_shape) < 2:
         return tuple(input_shape)
     return tuple(input_shape[1:] if input_shape[0] <= input_shape[-1] else input_shape[:-1])
@@ -132,7 +132,7 @@ def _widths(module: nn.Module) -> list[int]:
 
 
 def _declared(module: nn.Module) -> str | None:
-    """The format of outputs, as ``"NHWC"``, that a module or the only one inside it declares."""
+    """The output format, such as ``"NHWC"``, that a module or its only child declares."""
     while True:
         given: Any = getattr(module, "output_fmt", None)
         text = str(getattr(given, "value", given)).upper()

@@ -1,4 +1,4 @@
-"""What the processes of a run have to say to each other during a probe."""
+"""Collective operations of a probe over the processes of a run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from synbench_lightning.runtime.lightning_packages import Strategy, lightning_cl
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
-"""Told the number of examples done and their total on this process."""
+"""Called with the number of finished examples and their total on this process."""
 
 
 class Processes(Protocol):
-    """The processes that share a probe. Every method is a collective: all of them call it, in the same order.
+    """The processes that share a probe. Every method is a collective: all processes call it, in the same order.
 
-    ``rank`` of ``size`` is the share of this one. ``lockstep`` tells that a forward is a collective too.
+    ``rank`` of ``size`` identifies the part of this process. ``lockstep``: a forward of the encoder is a collective,
+    too.
     """
 
     rank: int
@@ -26,7 +27,7 @@ class Processes(Protocol):
     lockstep: bool
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of the tensor over the shares, on each process."""
+        """All-reduce: the sum of the tensor over the parts, on each process."""
         ...
 
     def any(self, flag: bool) -> bool:
@@ -34,12 +35,12 @@ class Processes(Protocol):
         ...
 
     def broadcast(self, value: T) -> T:
-        """The value of the first process, on each of them."""
+        """The value of the first process, on each process."""
         ...
 
 
 class SingleProcess:
-    """One process: nothing has to be said."""
+    """A single process: all collectives are the identity."""
 
     rank = 0
     size = 1
@@ -58,7 +59,7 @@ class SingleProcess:
 class StrategyProcesses:
     """The processes of a Lightning strategy, through its own collectives.
 
-    Shares are those of the data: processes that hold parts of one tensor (tensor parallelism) have the same share.
+    Parts are data-parallel ranks: processes that shard one tensor (tensor parallelism) have the same part.
     """
 
     def __init__(self, strategy: Strategy, world_size: int, lockstep: bool) -> None:
@@ -83,17 +84,17 @@ class StrategyProcesses:
 def gather_rows(
     processes: Processes, rows: int, device: torch.device, make: Callable[[], Sequence[tuple[slice | Tensor, Tensor]]]
 ) -> Tensor:
-    """``(rows, ...)`` of which each process makes a part, whole on each of them.
+    """All-gather a tensor ``(rows, ...)`` of which each process computes some rows.
 
     Args:
-        processes: those that share the work; each of them makes this call.
-        rows: of all processes.
-        device: where the result is.
-        make: called once on each process; returns places among the rows and what belongs there. The first process has
-            a part at least.
+        processes: processes that share the work; each of them must make this call.
+        rows: number of rows over all processes.
+        device: device of the result.
+        make: called once on each process; returns row indices and their values. That of the first process must not
+            be empty.
 
     Raises:
-        RuntimeError: on the processes whose part was made, if it failed on another one; there, its own error.
+        RuntimeError: if another process failed; a process that failed itself raises its own error.
     """
     parts = agreed(processes, make)
     shape, dtype = processes.broadcast((parts[0][1].shape[1:], parts[0][1].dtype) if parts else ((), torch.float32))
@@ -104,16 +105,16 @@ def gather_rows(
 
 
 def agreed(processes: Processes, make: Callable[[], T]) -> T:
-    """What ``make`` returns on this process, if it fails on none of them.
+    """Return the result of ``make`` on this process if it succeeded on all processes.
 
     Raises:
-        RuntimeError: on the processes on which it did not fail, if it failed on another one; there, its own error.
+        RuntimeError: if another process failed; a process that failed itself raises its own error.
     """
     found: list[T] = []
     failure: Exception | None = None
     try:
         found.append(make())
-    except Exception as error:  # the other processes must hear of it before anybody leaves
+    except Exception as error:  # all processes must learn of it before any of them raises
         failure = error
     if processes.any(failure is not None):
         raise failure or RuntimeError("Another process failed; its log has the reason.")

@@ -1,4 +1,4 @@
-"""Which calls are given what others returned, read off the graph that autograd keeps of them anyway."""
+"""Track which calls consume the outputs of others, through the autograd graph."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor
 
 MOST_NODES = 64
-"""Operations between two modules that are followed back from the later one."""
+"""Maximum number of operations that are followed back from a call."""
 KEY = "synbench_lightning.call"
 
 
 class DataFlow:
-    """Marks what calls return, and finds the marks in what later calls are given.
+    """Marks the outputs of calls, and finds the marks behind the inputs of later calls.
 
-    The marks are in the graph itself and vanish with it; nothing of it is kept alive.
+    The marks are metadata of autograd nodes and vanish with the graph; nothing is kept alive.
 
     Example:
         >>> import torch
@@ -27,13 +27,13 @@ class DataFlow:
     """
 
     def mark(self, key: Any, outputs: Iterable[Tensor]) -> None:
-        """These tensors are what a call has returned; it may be one of several that did."""
+        """Mark tensors as outputs of a call; a tensor may be marked by several calls."""
         for tensor in outputs:
             if tensor.grad_fn is not None:
                 _metadata(tensor.grad_fn).setdefault((KEY, id(self)), set()).add(key)
 
     def sources(self, tensors: Iterable[Tensor]) -> set[Any]:
-        """The calls whose outputs these tensors were made of, without another call in between."""
+        """The calls whose outputs these tensors were computed from, without another call in between."""
         found: set[Any] = set()
         ahead = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
         seen = 0

@@ -1,4 +1,4 @@
-"""What differs between the devices that torch knows, asked of the device and not of its name."""
+"""Device capabilities: float64, accelerator seeds, memory; queried from the device, not inferred from its name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from synbench_lightning.runtime.lightning_packages import is_oom_error
 
 
 def statistics_device(device: torch.device) -> torch.device:
-    """Where the statistics of features on a device are computed: there, where it has float64, else on the CPU.
+    """The device for statistics of features: the same device if it supports float64, else the CPU.
 
     Example:
         >>> statistics_device(torch.device("cpu"))
@@ -26,25 +26,25 @@ def statistics_device(device: torch.device) -> torch.device:
 def _has_float64(kind: str) -> bool:
     try:
         torch.ones(1, dtype=torch.float64, device=kind).sum()
-    except (TypeError, RuntimeError):  # which of them depends on the device
+    except (TypeError, RuntimeError):  # which one is raised depends on the device
         return False
     return True
 
 
 def default_device() -> torch.device:
-    """The accelerator of this machine, where it has one, else the CPU."""
+    """The accelerator of this machine if it has one, else the CPU."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return torch.device("cpu") if found is None else found
 
 
 def seed_accelerator(seed: int) -> Callable[[], None]:
-    """Seed the generators of the accelerator, if this process uses one; returns what puts them back."""
-    try:  # not asked whether it is available: that may initialize it
+    """Seed the generators of the accelerator, if this process uses one; returns a function that restores them."""
+    try:  # no `is_available()`, which may initialize it
         device = torch.accelerator.current_accelerator()
     except RuntimeError:  # torch 2.6, where there is none
         device = None
     module: Any = None if device is None else torch.get_device_module(device)
-    # An accelerator that is not in use must not be seeded: that would be carried out later, in the training.
+    # An accelerator that is not in use must not be seeded: the seeding would be deferred into training.
     if module is None or not getattr(module, "is_initialized", torch.accelerator.is_available)():
         return lambda: None
     of_all = "_all" if hasattr(module, "get_rng_state_all") else ""
@@ -54,24 +54,24 @@ def seed_accelerator(seed: int) -> Callable[[], None]:
 
 
 def is_memory_error(error: BaseException) -> bool:
-    """Whether the memory of a device did not suffice."""
+    """Whether an error means that a device ran out of memory."""
     return is_oom_error(error) or "out of memory" in str(error).lower()
 
 
 def free_memory(device: torch.device) -> None:
-    """Let go of memory of a device that nothing refers to any more."""
+    """Release cached memory of a device."""
     gc.collect()
     getattr(torch.get_device_module(device), "empty_cache", lambda: None)()
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes of the memory of a device that nobody uses; 0 where it does not say."""
+    """Free memory of a device in bytes; 0 if unknown."""
     ask: Any = getattr(torch.get_device_module(device), "mem_get_info", None)
     return 0 if ask is None or device.type == "cpu" else int(ask(device)[0])
 
 
 def pinned(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of the CPU in memory from which an accelerator copies by itself, where there is such."""
+    """Copy a CPU tensor to pinned memory, if supported."""
     try:
         return tensor.pin_memory() if tensor.device.type == "cpu" else tensor
     except (RuntimeError, NotImplementedError):

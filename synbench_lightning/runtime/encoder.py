@@ -12,14 +12,14 @@ from synbench_lightning.checks import shown
 from synbench_lightning.runtime.lightning_packages import LightningModule, lacks_forward
 
 EncoderSpec = str | Callable[[LightningModule, Tensor], Any] | None
-"""``None``: find it · ``"backbone.trunk"``: a dotted attribute · a callable ``(pl_module, x) -> features``."""
+"""``None``: search for it · ``"backbone.trunk"``: a dotted attribute · a callable ``(pl_module, x) -> features``."""
 
 CANDIDATES = ("encoder", "backbone", "model.encoder", "model.backbone", "model")
-"""Attributes that are tried, in this order, where no encoder is named."""
+"""Attributes that are tried in this order if no encoder is named."""
 
 
 class Encoder(NamedTuple):
-    """What to call for features, what it is called in messages, and the modules that it is part of, outermost first."""
+    """The encoder's forward, its name in messages, and the modules that contain it, outermost first."""
 
     name: str
     forward: Callable[[Tensor], Any]
@@ -27,16 +27,16 @@ class Encoder(NamedTuple):
 
 
 def find_encoder(pl_module: LightningModule, encoder: EncoderSpec = None) -> Encoder:
-    """The encoder that a LightningModule is probed through.
+    """Find the encoder of a LightningModule.
 
     Args:
         pl_module: the module that is trained.
         encoder: a dotted attribute of it, a callable, or ``None`` for the first of :data:`CANDIDATES` that is a
-            module, and else the LightningModule's own ``forward``.
+            module, or else the LightningModule's own ``forward``.
 
     Raises:
-        ValueError: if the attribute does not exist (the message lists what does) or cannot be called, or nothing was
-            named and nothing found.
+        ValueError: if the attribute does not exist (the message lists those that do) or is not callable, or if none
+            was named and none was found.
     """
     if encoder is None:
         for path in CANDIDATES:
@@ -66,7 +66,7 @@ def find_encoder(pl_module: LightningModule, encoder: EncoderSpec = None) -> Enc
 
 
 def check_encoder(encoder: Any) -> None:
-    """Refuse what names no part of a LightningModule and cannot be called with one."""
+    """Require ``encoder`` to be ``None``, a dotted attribute, or a callable that is not a module or class itself."""
     if not (encoder is None or isinstance(encoder, str) or callable(encoder)):
         raise ValueError(
             "`encoder` must be None, a dotted attribute of the LightningModule, or a callable "
@@ -80,7 +80,7 @@ def check_encoder(encoder: Any) -> None:
 
 
 def walk(pl_module: LightningModule, path: str) -> list[Any]:
-    """The module and what the names of a dotted path lead to, as far as they do."""
+    """The module and the attributes along a dotted path, as far as they exist."""
     found: list[Any] = [pl_module]
     for name in path.split("."):
         if not hasattr(found[-1], name):

@@ -1,4 +1,4 @@
-"""How the encoder is called in probes: as training called it, with Gaussian examples or with inputs."""
+"""Call the encoder in probes as training calls it, with Gaussian examples or with inputs."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from synbench_lightning.runtime.structures import (
 
 
 class Proxy(NamedTuple):
-    """Gaussian examples ``(N, *shape)``: real vectors, to be put where the encoder takes such."""
+    """Gaussian examples ``(N, *shape)``, to be inserted where the encoder takes real-valued vectors."""
 
     values: Tensor
 
 
 class Masked(NamedTuple):
-    """An output whose tokens ``(N, T, D)`` count where the mask ``(N, T)`` is true."""
+    """An output of tokens ``(N, T, D)`` with a mask ``(N, T)`` that is true for valid tokens."""
 
     output: Any
     mask: Tensor
 
 
 class Head(NamedTuple):
-    """A module outside of the encoder that training gives what the encoder returns.
+    """A module outside of the encoder that training applies to the encoder's output.
 
     Args:
         path: dotted attribute of the LightningModule.
-        behind: path of the head whose output it is given; ``""`` for the encoder's.
-        position: of the tensor among those ``(N, ...)`` that are returned there.
-        way: how the vectors that it is given are made of that tensor, see :mod:`.heads`.
+        behind: path of the head whose output is its input; ``""`` for the encoder.
+        position: index of the tensor among the tensors ``(N, ...)`` of that output.
+        way: pooling that turns this tensor into the head's input vectors, see :mod:`.heads`.
     """
 
     path: str
@@ -57,15 +57,15 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where real vectors enter an encoder.
+    """Where real-valued examples enter an encoder.
 
     Args:
-        kind: ``"input"``: they are the input. ``"complex"``: pairs of them are. ``"integers"``: the input is made of
-            them by ``offset + factor * x`` and rounding. ``"embedding"``: they take the place, times ``factor``, of
-            what the first embedding of token ids returns.
-        shape: of one real example.
-        factor: of the examples.
-        offset: of integers.
+        kind: ``"input"``: they are the input. ``"complex"``: they are real and imaginary parts of the input.
+            ``"integers"``: the input is ``offset + factor * x``, rounded. ``"embedding"``: times ``factor``, they
+            replace the output of the first embedding of token ids.
+        shape: shape of one real-valued example.
+        factor: scale of the examples.
+        offset: offset of integer inputs.
         module: path of the embedding in the encoder's module.
     """
 
@@ -82,18 +82,18 @@ class EncoderCall:
 
     Args:
         path: dotted attribute of the LightningModule; ``""`` for itself.
-        method: the method that is called; ``""`` where the module itself is.
-        input: the input among the arguments; ``None`` where there is none that could be replaced.
-        placement: where Gaussian examples enter; ``None`` where they cannot.
-        arguments: what it was called with, without the input; of tensors with a row for each example, one row.
-        per_example: paths of these.
-        defaults: for those that the call can do without: what they are by default.
-        head: path, in the encoder's module, of a head; the features are what it is given.
-        part: path, in the encoder's module, of a part; the features are what it returns.
-        batch_size: where the encoder takes batches of one size only.
+        method: the method that is called; ``""`` if the module itself is.
+        input: the input among the arguments; ``None`` if none can be replaced.
+        placement: where Gaussian examples enter; ``None`` if they cannot.
+        arguments: the other arguments of the call; tensors with one row per example are reduced to one row.
+        per_example: paths of these tensors.
+        defaults: paths and default values of those that are optional.
+        head: path, in the encoder's module, of a head whose input is the representation.
+        part: path, in the encoder's module, of a submodule whose output is the representation.
+        batch_size: the only batch size that the encoder accepts, if it does not accept others.
         calls: how often a step calls it.
-        whole: whether the examples of a batch cannot be taken apart.
-        heads: modules that training gives what is returned.
+        whole: whether the examples of a batch cannot be separated.
+        heads: modules that training applies to the encoder's output.
     """
 
     path: str
@@ -120,12 +120,12 @@ class EncoderCall:
 
         Args:
             function: the module, or a method of it.
-            module: it is, or belongs to; ``None`` where that is not known.
+            module: the module that the function is or belongs to; ``None`` if unknown.
             x: Gaussian examples (:class:`Proxy`), all arguments (:class:`.Arguments`), or the input: a tensor, or a
                 mapping of keyword arguments.
 
         Returns:
-            The output, or what the head is given; :class:`Masked`, where a mask of tokens is among the arguments.
+            The output, or the input of the head; :class:`Masked` if a token mask is among the arguments.
         """
         if isinstance(x, Proxy):
             return self._with_examples(function, module, x.values)
@@ -133,7 +133,7 @@ class EncoderCall:
         return self._output(function, module, arguments)
 
     def kept(self, arguments: Arguments) -> Arguments:
-        """Arguments of training as a probe keeps them: with the input ``(N, ...)``."""
+        """Convert arguments of training to the form that a probe keeps, with the input ``(N, ...)``."""
         if self.whole:
             return Arguments(arguments.args, arguments.kwargs, whole=True)
         if self.input is None or not self.input.axis:
@@ -142,14 +142,14 @@ class EncoderCall:
         return _with(arguments, self.input.path, value.movedim(self.input.axis, 0))
 
     def _as_called(self, arguments: Arguments) -> Arguments:
-        """The reverse: the input as the encoder takes it."""
+        """Inverse of :meth:`kept`: move the examples back to the axis that the encoder takes."""
         if self.input is None or not self.input.axis:
             return arguments
         value: Tensor = at(arguments, self.input.path)
         return _with(arguments, self.input.path, value.movedim(0, self.input.axis))
 
     def bound(self, x: Any) -> Arguments:
-        """All arguments for an input. What the call can do without is left to its default."""
+        """Complete an input to all arguments; optional ones get their default."""
         device = next((leaf.device for _, leaf in leaves(x)), torch.device("cpu"))
         rest = moved(self.arguments, device)
         for path, default in self.defaults:
@@ -158,7 +158,7 @@ class EncoderCall:
         if self.input is None:
             return Arguments(tuple(x) if isinstance(x, (tuple, list)) else (x,))
         if isinstance(x, Tensor) and x.dtype == torch.float32 and self.input.dtype.is_floating_point:
-            x = x.to(self.input.dtype)  # else the trainer's precision has decided
+            x = x.to(self.input.dtype)  # other dtypes were set by the trainer's precision
         if not isinstance(x, Mapping):
             needed.discard(self.input.path)
             arguments = replaced(rest, self.input.path, [x] if self.input.listed else x)
@@ -173,7 +173,7 @@ class EncoderCall:
     def _with_examples(self, function: Callable[..., Any], module: nn.Module | None, values: Tensor) -> Any:
         placement = self.placement
         if placement is None or self.input is None:
-            raise ValueError("The encoder has no place for real vectors.")
+            raise ValueError("The encoder does not accept real-valued vectors.")
         rest = _expanded(moved(self.arguments, values.device), self.per_example, len(values))
         if placement.kind == "embedding":
             assert module is not None
@@ -195,7 +195,7 @@ class EncoderCall:
         return output if mask is None else Masked(output, mask)
 
     def state(self) -> dict[str, Any] | None:
-        """It in tensors and plain types; ``None`` where its arguments hold anything else."""
+        """Convert to tensors and plain types; ``None`` if its arguments contain anything else."""
         if not is_plain([self.arguments.args, self.arguments.kwargs, [default for _, default in self.defaults]]):
             return None
         leaf = None if self.input is None else {**asdict(self.input), "dtype": str(self.input.dtype)[len("torch.") :]}
@@ -215,10 +215,10 @@ class EncoderCall:
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any]) -> EncoderCall:
-        """What :meth:`state` has given.
+        """Create a call from the output of :meth:`state`.
 
         Raises:
-            ValueError: if it is not that.
+            ValueError: for anything else.
         """
         try:
             values = dict(state)
@@ -243,12 +243,12 @@ def _with(arguments: Arguments, path: Path, leaf: Any) -> Arguments:
 
 
 def examples_first(output: Any, rows: int) -> Any:
-    """An output whose tensors ``(T, N, ...)`` of so many examples become ``(N, T, ...)``."""
+    """Transpose tensors ``(T, N, ...)`` of an output with N = ``rows`` to ``(N, T, ...)``."""
     return mapped(output, lambda x: x.movedim(1, 0) if x.ndim >= 2 and x.shape[1] == rows else x)
 
 
 def _expanded(arguments: Arguments, paths: Iterable[Path], rows: int) -> Arguments:
-    """Arguments with as many rows as there are examples."""
+    """Expand single-row arguments to one row per example."""
     for path in paths:
         row = at(arguments, path)
         arguments = replaced(arguments, path, row.expand(rows, *row.shape[1:]))
@@ -258,9 +258,9 @@ def _expanded(arguments: Arguments, paths: Iterable[Path], rows: int) -> Argumen
 def template(
     function: Callable[..., Any], arguments: Arguments, leaf: InputLeaf | None
 ) -> tuple[Arguments, tuple[Path, ...], tuple[tuple[Path, Any], ...]]:
-    """What an encoder is given besides its input: the arguments, the paths of rows, and which can be done without.
+    """The encoder's arguments other than its input, the paths of those with one row per example, and defaults.
 
-    Of tensors with a row for each example the row of one example is taken: that with the least padding.
+    Tensors with one row per example are reduced to the row of the example with the least padding.
     """
     if leaf is None:
         return Arguments(), (), ()
@@ -290,9 +290,9 @@ def template(
 
 
 def plain_call(function: Callable[..., Any], x: Any) -> Any:
-    """Call an encoder that was not observed: with Gaussian examples, all arguments, or an input.
+    """Call an encoder that was not observed in training: with Gaussian examples, all arguments, or an input.
 
-    A mapping goes to keyword arguments where the function has them.
+    A mapping is passed as keyword arguments if the function accepts them.
     """
     if isinstance(x, Proxy):
         return function(x.values)
@@ -303,7 +303,7 @@ def plain_call(function: Callable[..., Any], x: Any) -> Any:
 
 
 def as_arguments(function: Callable[..., Any], x: Any) -> Arguments:
-    """What a function is called with for an input: a mapping gives keyword arguments, where it has these."""
+    """Convert an input to arguments: a mapping becomes keyword arguments if the function accepts them."""
     if isinstance(x, Arguments):
         return x
     if isinstance(x, Mapping) and all(isinstance(key, str) for key in x) and _takes(function, list(x)):
@@ -325,7 +325,7 @@ _tokens_that_count: ContextVar[Tensor | None] = ContextVar("tokens_that_count", 
 
 @contextmanager
 def counting_tokens(mask: Tensor | None) -> Iterator[Tensor | None]:
-    """Inside, an encoder is called with this mask of its tokens, which :func:`masked` has for the outputs of layers."""
+    """Set the mask of valid tokens for the context; :func:`masked` attaches it to the outputs of layers."""
     token = _tokens_that_count.set(mask)
     try:
         yield mask
@@ -334,16 +334,15 @@ def counting_tokens(mask: Tensor | None) -> Iterator[Tensor | None]:
 
 
 def masked(output: Any) -> Any:
-    """The output of a layer, with the mask of the tokens that the encoder is being called with, where there is one."""
+    """Attach the current token mask to the output of a layer, if there is one."""
     mask = _tokens_that_count.get()
     return output if mask is None else Masked(output, mask)
 
 
 def token_mask(arguments: Arguments) -> Tensor | None:
-    """``(N, T)``, true for the tokens that count, where such a mask is among arguments by its name.
+    """Find the mask ``(N, T)`` of valid tokens among arguments by its name; ``None`` without one.
 
-    ``attention_mask`` is true for tokens that count, as in transformers; ``..._padding_mask`` for those that do not, as
-    in torch.
+    ``attention_mask`` is true for valid tokens, as in transformers; ``..._padding_mask`` for padding, as in torch.
     """
     for path, leaf in leaves(arguments, within_objects=False):
         name = str(path[-1]).lower()
@@ -359,7 +358,7 @@ def _marks_padding(path: Path) -> bool:
 
 
 def _defaults(function: Callable[..., Any], paths: list[Path]) -> list[tuple[Path, Any]]:
-    """Of arguments that are tensors: those that have a default, and the default."""
+    """Paths of optional arguments, and their default values."""
     target = function.forward if isinstance(function, nn.Module) else function
     try:
         parameters = inspect.signature(target).parameters
@@ -383,11 +382,11 @@ def _as_input(values: Tensor, placement: Placement, dtype: torch.dtype) -> Tenso
     if placement.kind == "integers":
         limits = torch.iinfo(dtype)
         return (placement.offset + placement.factor * values).round().clamp(limits.min, limits.max).to(dtype)
-    return values.to(dtype) if values.dtype == torch.float32 else values  # else the trainer's precision has decided
+    return values.to(dtype) if values.dtype == torch.float32 else values  # else set by the precision plugin
 
 
 class _embedding_gives:  # noqa: N801 (a context manager)
-    """Inside, the first call of an embedding returns the given vectors."""
+    """Context in which the first call of an embedding returns the given vectors."""
 
     def __init__(self, embedding: nn.Module, vectors: Tensor) -> None:
         self.embedding, self.vectors, self.done = embedding, vectors, False
@@ -406,7 +405,7 @@ class _embedding_gives:  # noqa: N801 (a context manager)
 
 
 def seen_at(part: nn.Module, before: bool, function: Callable[..., Any], arguments: Arguments) -> Any:
-    """What a part is given, or what it returns, when a function is called."""
+    """Call a function and return the input (``before``) or the output of a submodule."""
     found: list[Any] = []
     if before:
         handle = part.register_forward_pre_hook(

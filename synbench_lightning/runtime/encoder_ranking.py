@@ -1,4 +1,4 @@
-"""Which of the calls of a training step is the encoder's."""
+"""Rank the calls of a training step by how plausible they are as the encoder."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from synbench_lightning.runtime.encoder import CANDIDATES
 from synbench_lightning.runtime.module_names import AVERAGES, STEMS, is_head, last_words, named_like_encoder, words
 
 MAKERS = {"generator", "generate", "decoder", "decode", "reconstruct"}
-"""Words in the name of what makes inputs."""
+"""Words in the names of modules that generate or reconstruct inputs."""
 
 
 def rank_encoders(calls: Mapping[Key, Call], root: nn.Module) -> list[Call]:
-    """The calls that give a representation, the most plausible encoder first.
+    """Return the calls that produce a representation, the most plausible encoder first.
 
-    Heads are none, unless nothing else is there. What is trained goes before its frozen or averaged copy, a name that
-    says encoder before one that says nothing, the outermost module that returns a representation before its parts, and
-    what is called earlier before what is called later. A module that does not return its representation
-    (:meth:`.CallTree.represents`) comes after those of its parts that are given its own input and return it, and before
-    those that are one stage of it.
+    Heads are excluded unless there is nothing else. Trained modules precede their frozen or averaged copies, names of
+    encoders precede other names, the outermost module that returns a representation precedes its submodules, and
+    earlier calls precede later ones. A module that does not return its representation (:meth:`.CallTree.represents`)
+    follows those of its submodules that take its own input and return the representation, and precedes those that are
+    one stage of it.
 
     Args:
-        calls: of a training step, by key (see :class:`.CallRecorder`).
+        calls: calls of a training step, by key (see :class:`.CallRecorder`).
         root: the module that the paths start from.
     """
     tree = CallTree(calls, root)
@@ -54,7 +54,7 @@ def rank_encoders(calls: Mapping[Key, Call], root: nn.Module) -> list[Call]:
 
 
 def _may_be_encoder(call: Call, tree: CallTree) -> bool:
-    """Whether a call gives features that may be the representation: heads, layers and losses are none."""
+    """Whether a call returns features that may be the representation; heads, single layers and losses do not."""
     if call.arguments is None or is_head(call.path) or is_head(call.method):
         return False
     if not call.features and (call.path == "" or tree.readout(call) is None):
@@ -66,7 +66,7 @@ def _may_be_encoder(call: Call, tree: CallTree) -> bool:
 
 
 def _kind(call: Call, tree: CallTree) -> float:
-    """How well the name and the position of a call become an encoder: 0 is best."""
+    """Rank of a call by name and position as the encoder: 0 is best."""
     if last_words(call.path) & STEMS:
         return 7
     represents, readout = tree.represents(call), tree.readout(call)

@@ -103,7 +103,7 @@ class TrainingExamples:
         can_start = sys.platform == "linux" or all(loader.num_workers for loader in self.loaders)
         self.in_processes = can_start and not multiprocessing.current_process().daemon
         if not self.in_processes and bytes_reached(*(loader.dataset for loader in self.loaders)) > COPY_BYTES:
-            raise UnreadableError("no process can be started here, and the dataset is too large to be copied")
+            raise UnreadableError("no process can be started here, and the dataset is too large to copy")
 
     def chunks(self, examples: int, whole: bool) -> list[Chunk]:
         """Indices of at most so many different examples of the first loader, as many of them as there are.
@@ -174,7 +174,9 @@ class TrainingExamples:
     def _sampled(self, loader: DataLoader[Any], examples: int) -> list[list[Index]]:
         """The first batches of indices of a sampler that is not known, iterated in another process."""
         if not self.in_processes:
-            raise UnreadableError(f"which examples a {type(loader.sampler).__name__} takes cannot be found out here")
+            raise UnreadableError(
+                f"the examples that a {type(loader.sampler).__name__} selects cannot be determined here"
+            )
         (found,) = self._in_processes(_Indices(_sampler_of(loader), examples, self.seed), [0])
         return found  # type: ignore[no-any-return]
 

@@ -1,4 +1,4 @@
-"""One feature vector for each example, whatever an encoder returns."""
+"""Reduce the output of any encoder to one feature vector per example."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ NAMES = (
     "mu",
     "loc",
 )
-"""Names of a representation in the outputs of well-known libraries, the first that is there is taken."""
+"""Names of the representation in the outputs of well-known libraries, by precedence."""
 
 _ADVICE = (
-    "Supported are (N, D) vectors, (N, T, D) tokens, (N, C, ...) maps, with the channels first or last, and objects, "
-    "dicts or lists of these. For anything else pass a callable that returns (N, D): `lambda pl_module, x: ...` in the "
-    "callback, `lambda x: ...` in `evaluate`, as in `pl_module.encoder(x)[0]` where it is one of several outputs."
+    "Supported are (N, D) vectors, (N, T, D) tokens, (N, C, ...) maps with the channels first or last, and objects, "
+    "dicts or lists of these. For anything else pass a callable that returns (N, D), such as `lambda pl_module, x: "
+    "pl_module.encoder(x)[0]` in the callback or `lambda x: encoder(x)[0]` in `evaluate`."
 )
 
 MANY_CHANNELS = 16
-"""An encoder with a layer as wide as that does not represent its inputs in one or two dimensions."""
+"""An encoder with a layer at least this wide is unlikely to have one- or two-dimensional features."""
 
 
 def module_behind(forward: Callable[..., Any]) -> nn.Module | None:
-    """The module that a callable runs, as far as that can be seen: itself, the owner of a method, an argument."""
+    """The module that a callable runs, as far as can be inferred: itself, the owner of a method, an argument."""
     bound = forward.args if isinstance(forward, partial) else (getattr(forward, "__self__", None),)
     return next((found for found in (forward, *bound) if isinstance(found, nn.Module)), None)
 
 
 class FeatureReader:
-    """Reduces an encoder's outputs to one vector for each example, all of them in the same way.
+    """Reduces an encoder's outputs to one feature vector per example, in the same way in every call.
 
-    Which of several outputs is the representation, and along which axis its channels are, is decided with the first
-    output and then kept. Where another reading is possible, the log has both and how to choose the other.
+    The first output determines which of several outputs is the representation, and its channel axis. If that is
+    ambiguous, the choice is logged, and how to change it.
 
     Args:
-        module: the encoder, whose attributes and layers tell where its channels are; ``None`` where it is a function.
-        announce: whether the log has other readings that are possible.
+        module: the encoder, whose attributes and layers determine the channel axis; ``None`` for a function.
+        announce: whether to log ambiguous choices.
 
     Example:
         >>> import torch
@@ -69,15 +69,15 @@ class FeatureReader:
         self._axes: dict[int, int] = {}
 
     def __call__(self, output: Any, batch_size: int | None, input_shape: Sequence[int] = ()) -> Tensor:
-        """Features ``(N, D)`` of a batch, in float32 or, where the encoder computes in it, float64.
+        """Pool an output to features ``(N, D)``, in float32 or, if the encoder computes in it, float64.
 
         Args:
-            output: a tensor of features ``(N, D)``, tokens ``(N, T, D)``, maps or videos ``(N, C, ...)``, or of these
-                with the channels elsewhere, whose mean over all other axes is taken (of tokens, where it comes with a
-                mask, over those that count); or an object, mapping or sequence that holds such tensors: the one of a
-                known name (:data:`NAMES`), else of several maps the deepest, else the first.
-            batch_size: the number N of examples that were fed; ``None`` where it is not known.
-            input_shape: of one example, where it is known.
+            output: features ``(N, D)``, tokens ``(N, T, D)``, maps or videos ``(N, C, ...)``, or these with another
+                channel axis, averaged over all other axes (with a token mask, over the valid tokens); or an object,
+                mapping or sequence that contains such tensors: the one with a known name (:data:`NAMES`), else the
+                deepest of several maps, else the first.
+            batch_size: the number N of examples; ``None`` if unknown.
+            input_shape: shape of one example, if known.
 
         Raises:
             TypeError: for an output without such a tensor, naming its type.
@@ -90,7 +90,7 @@ class FeatureReader:
             self._path = self._chosen(output, batch_size)
         tensor = _at(output, self._path)
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"The encoder returned {_described(output)}, and before that something else. {_ADVICE}")
+            raise TypeError(f"The encoder returned {_described(output)}, unlike in earlier calls. {_ADVICE}")
         if tensor.is_nested or tensor.layout is not strided:
             kind = "nested tensor: pad it" if tensor.is_nested else f"tensor of layout {tensor.layout}: make it dense"
             raise ValueError(f"The encoder returned a {kind} (`to_padded_tensor`, `to_dense`). {_ADVICE}")
@@ -121,7 +121,7 @@ class FeatureReader:
         return tensor.mean(_others(tensor.ndim, axis))
 
     def _chosen(self, output: Any, batch_size: int | None) -> tuple[Any, ...]:
-        """Keys and places that lead to the representation in an output."""
+        """Path of keys and indices to the representation in an output."""
         if isinstance(output, Tensor):
             return ()
         parts = _parts(output)
@@ -141,13 +141,14 @@ class FeatureReader:
             raise TypeError(f"The encoder returned {_described(output)}. {_ADVICE}")
         keys = list(usable)
         key = keys[0]
-        if all(value.ndim > 2 for value in usable.values()):  # stages or layers: fewest places, and of these the last
+        if all(value.ndim > 2 for value in usable.values()):  # stages or layers: fewest positions, the last in a tie
             key = min(reversed(keys), key=lambda key: usable[key][0].numel() / self._channels(usable[key]))
         if len(keys) > 1 and self._announce:
             rank_zero_info(
-                f"The encoder returned {_described(output)}: {key!r} is taken for the representation. For another pass "
-                f"a callable, as `lambda pl_module, x: pl_module.encoder(x)[{next(k for k in keys if k != key)!r}]` in "
-                "the callback, `lambda x: ...` in `evaluate`."
+                f"The encoder returned {_described(output)}: {key!r} is used as the representation. To use another, "
+                "pass a callable such as `lambda pl_module, x: "
+                f"pl_module.encoder(x)[{next(k for k in keys if k != key)!r}]` in the callback, `lambda x: ...` in "
+                "`evaluate`."
             )
         return (key,)
 
@@ -168,7 +169,7 @@ class FeatureReader:
         if self._announce and shape[found.axis] <= 2 and self._widths.largest >= MANY_CHANNELS:
             rank_zero_warn(
                 f"The encoder has layers of up to {self._widths.largest} channels, but its output of shape {shape} is "
-                f"read as {shape[found.axis]} feature{'s' * (shape[found.axis] > 1)}: is there a head on it? Name the "
+                f"read as {shape[found.axis]} feature{'s' * (shape[found.axis] > 1)}: does it end in a head? Name the "
                 "module before it, or pass a callable that returns its features: `lambda pl_module, x: ...` in the "
                 "callback, `lambda x: ...` in `evaluate`."
             )
@@ -180,7 +181,7 @@ def _others(ndim: int, axis: int) -> tuple[int, ...]:
 
 
 def _parts(output: Any) -> dict[Any, Any]:
-    """What an output holds, by key, name or place."""
+    """The items of an output, by key, name or index."""
     if isinstance(output, Mapping):
         return dict(output)
     if isinstance(output, tuple) and hasattr(output, "_asdict"):

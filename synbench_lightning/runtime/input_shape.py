@@ -39,10 +39,10 @@ def example_shape(batch: Any, source: str) -> tuple[int, ...]:
             or type(batch).__name__
         )
         raise ValueError(
-            f"`input_shape` could not be read off {source}: it holds no floating-point tensor of shape (batch, ...), "
-            f"found {found}. Where the encoder takes floating-point inputs that are made later, pass "
-            "`input_shape=(...)`, the shape of one of them. Where it takes token ids, probe it in embedding space: "
-            "`input_shape=(tokens, dim)` and a callable as in `encoder=lambda pl_module, x: "
+            f"`input_shape` could not be inferred from {source}: it contains no floating-point tensor of shape "
+            f"(batch, ...), found {found}. If the encoder takes floating-point inputs that are computed later, pass "
+            "`input_shape=(...)`, the shape of one of them. If it takes token ids, probe it in embedding space: "
+            "`input_shape=(tokens, dim)` and a callable such as `encoder=lambda pl_module, x: "
             "pl_module.model(inputs_embeds=x)`."
         )
     return tuple(max(candidates, key=lambda tensor: tensor[0].numel()).shape[1:])

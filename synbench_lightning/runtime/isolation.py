@@ -109,7 +109,7 @@ def _refuse_lazy(module: nn.Module) -> None:
     lazy = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if is_lazy(tensor)]
     if lazy:
         raise ValueError(
-            f"{lazy[0]!r} is not initialised yet, and a probe would initialise it: run one batch through the module "
+            f"{lazy[0]!r} is not initialized yet, and a probe would initialize it: run one batch through the module "
             "before the fit."
         )
 
@@ -120,15 +120,15 @@ def _state(module: nn.Module, also: Sequence[Any], refuse_iterators: bool) -> It
     state = ModuleSnapshot(module, also)
     try:
         if refuse_iterators and state.iterators:
-            raise ValueError(f"{state.iterators[0]} is an iterator, which cannot be put back once it is advanced")
+            raise ValueError(f"{state.iterators[0]} is an iterator, which cannot be restored once it is advanced")
         yield state.modules
     finally:
         failed = state.restore()
         if failed:
             rank_zero_warn(
-                f"A probe has changed what cannot be put back: {', '.join(failed[:5])}"
-                f"{' and others' if len(failed) > 5 else ''}. Training goes on with the changed state: keep such state "
-                "in buffers, or leave it alone in evaluation mode."
+                f"A probe changed state that cannot be restored: {', '.join(failed[:5])}"
+                f"{' and others' if len(failed) > 5 else ''}. Training continues with the changed state: keep such "
+                "state in buffers, or do not change it in evaluation mode."
             )
 
 

@@ -61,7 +61,7 @@ class LayerEncoder(nn.Module):
         finally:
             handle.remove()
         if not outputs:
-            raise ValueError(f"`layer`: {self.layer!r} is not called when the encoder is.")
+            raise ValueError(f"`layer`: {self.layer!r} is not called by the encoder's forward.")
         output, given = outputs[-1], next(iter(tensors_in((args, kwargs))), None)
         size = len(next(x for x in tensors_in(output) if x.is_floating_point()))
         mask = token_mask(Arguments(args, kwargs))

@@ -36,12 +36,12 @@ def check_layers(layers: Any) -> LayerSpec:
         return layers
     if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
         raise ValueError(
-            f"`layers` must be 'auto', dotted names of modules as ('backbone.layer2', 'backbone.layer4'), or None, got "
-            f"{layers!r}."
+            "`layers` must be 'auto', dotted names of modules such as ('backbone.layer2', 'backbone.layer4'), or None, "
+            f"got {layers!r}."
         )
     names = tuple(layers)
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise ValueError(f"`layers` must be different names, got {list(names)}.")
+        raise ValueError(f"`layers` must be distinct names, got {list(names)}.")
     return names
 
 
@@ -208,13 +208,13 @@ class LayerReader:
             if name in usable or name == self.output:
                 continue
             if name in called:
-                why = "gives no features (N, ...) of the examples that the encoder is given"
+                why = "returns no features (N, ...) of the encoder's input examples"
             elif any(path == name for path, _ in self.root.named_modules()):
-                why = "is not called when the encoder is, nor by a head that training gives its output as it is"
+                why = "is not called by the encoder, nor by a head that training applies directly to its output"
             else:
                 why = f"is not the name of a module of {type(self.root).__name__}"
             known = ", ".join(map(repr, usable[:20])) or "none"
-            raise ValueError(f"`layers`: {name!r} {why}. Names that can be read are {known}.")
+            raise ValueError(f"`layers`: {name!r} {why}. Available names: {known}.")
 
 
 class LayeredFeatures:
@@ -254,8 +254,8 @@ class LayeredFeatures:
         for index, layer in enumerate(self._layers):
             if index not in seen or batch_size not in (None, len(seen[index])):
                 raise ValueError(
-                    f"The layer {layer.name!r} was not called with the {batch_size} examples of a batch, and in the "
-                    "first probe it was: leave it out of `layers`."
+                    f"The layer {layer.name!r} was not called with the {batch_size} examples of a batch, although it "
+                    "was in the first probe: remove it from `layers`."
                 )
         parts = [*(seen[index] for index in range(len(self._layers))), self._read(output, batch_size, input_shape)]
         self.widths = tuple(part.shape[1] for part in parts)

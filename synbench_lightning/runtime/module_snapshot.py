@@ -100,7 +100,7 @@ class ModuleSnapshot:
 
     def restore(self) -> list[str]:
         """Put everything back; returns what could not be, and what has changed without a way back, by name."""
-        failed = [] if self._left is None else [f"{self._left} and what comes after {MOST:,} objects"]
+        failed = [] if self._left is None else [f"{self._left} and everything after {MOST:,} objects"]
         with torch.no_grad():
             for path, restore in self._restores:
                 try:

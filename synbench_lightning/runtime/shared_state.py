@@ -31,10 +31,10 @@ REFUSED: tuple[tuple[tuple[type, ...], str], ...] = (
     ((SynchronizedBase,), "shares a counter or an array with other processes"),
     ((multiprocessing.queues.Queue, multiprocessing.queues.SimpleQueue), "has a queue to other processes"),
     ((multiprocessing.managers.BaseProxy, multiprocessing.managers.BaseManager), "uses an object of another process"),
-    ((SharedMemory,), "has memory that it shares with other processes"),
+    ((SharedMemory,), "uses shared memory"),
     ((socket.socket, multiprocessing.connection.Connection), "has an open connection"),
     ((sqlite3.Connection,), "has an open database"),
-    ((subprocess.Popen,), "has a process of its own"),
+    ((subprocess.Popen,), "has a subprocess"),
 )
 
 
@@ -55,15 +55,15 @@ def trace_of_reading(values: tuple[Any, ...], workers: bool, spawned: bool = Fal
             if value.writable():
                 return "the dataset has a file that is open for writing"
             if workers:
-                return "the dataset has an open file that its workers read too"
+                return "the dataset has an open file that its workers also read"
         if isinstance(value, (np.ndarray, mmap.mmap)) and _writes_through(value):
-            return "the dataset has an array that can be written to and is shared, or is a file"
+            return "the dataset has a writable array that is shared or memory-mapped"
         if isinstance(value, Tensor) and value.device.type != "cpu":
             return f"the dataset has tensors on {value.device}, which no other process can read"
         if isinstance(value, Tensor) and value.is_shared():
             shared += value.nbytes
     if shared > COPY_BYTES and not spawned:
-        return "the dataset shares tensors with other processes, and they are too large to be copied"
+        return "the dataset shares tensors with other processes that are too large to copy"
     return None
 
 

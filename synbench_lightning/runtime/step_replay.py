@@ -123,7 +123,9 @@ class StepReplay:
         except NotReachedError:
             raise
         except Exception as error:
-            raise NotReachedError(f"`{self.step}` failed before it: {type(error).__name__}: {error}") from error
+            raise NotReachedError(
+                f"`{self.step}` failed before the encoder was called: {type(error).__name__}: {error}"
+            ) from error
 
     def _captured(self, batch: Any, calls: int) -> list[Arguments]:
         assert self.call is not None
@@ -168,7 +170,7 @@ class StepReplay:
         if datamodule is None or not any(_overrides(datamodule, name, "LightningDataModule") for name in HOOKS):
             return None
         if bytes_reached(datamodule) > COPY_BYTES:
-            raise NotReachedError("the datamodule has transfer hooks of its own, and holds too much to be copied")
+            raise NotReachedError("the datamodule has its own transfer hooks and is too large to copy")
         return datamodule
 
 
@@ -208,7 +210,7 @@ def _optimizers_refuse(trainer: Trainer, pl_module: LightningModule) -> Iterator
     """Inside, a step of an optimizer or of a scheduler is an error, and a backward pass too."""
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise NotReachedError("it makes a step before it calls the encoder")
+        raise NotReachedError("it updates weights before it calls the encoder")
 
     wrapped: Any = pl_module.optimizers() if trainer.optimizers else []
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]

@@ -77,7 +77,7 @@ def test_the_examples_can_be_json_or_csv_and_elsewhere():
         ('["bad", "good"]', '["good"]', "doc_to_choice must give a list of at least two choices"),
         ("test: films.jsonl", "train: films.jsonl", "`data`: films.yaml names no local file for the split 'test'"),
         ("films.jsonl", "films.parquet", "`data`: there is no file"),
-        ("task: films", "task: a/b", "`task` must be a non-empty text without '/'"),
+        ("task: films", "task: a/b", "`task` must be a non-empty string without '/'"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(old, new, message):

@@ -30,7 +30,7 @@ from tests.encoders import Autoencoder, Batches
         ({"max_overhead": "0.1"}, "`max_overhead` must be a fraction"),
         ({"every_n_train_steps": True}, "`every_n_train_steps` must be an integer of at least 1, got True"),
         ({"probe_at_start": "no"}, "`probe_at_start` must be True or False, got 'no'"),
-        ({"prefix": 5}, "`prefix` must be a non-empty text"),
+        ({"prefix": 5}, "`prefix` must be a non-empty string"),
         ({"input_shape": (3, 0)}, "`input_shape` must be the shape of one example"),
         ({"input_shape": torch.zeros(3)}, "`input_shape` must be the shape of one example"),
         ({"plan": "cheap"}, "`plan` must be 'fast', 'official' or a ProbePlan, got 'cheap'"),
@@ -44,8 +44,8 @@ from tests.encoders import Autoencoder, Batches
         ({"max_overhead": 5}, "`max_overhead`"),
         ({"batch_size": -1}, "`batch_size` must be an integer of at least 1, got -1"),
         ({"seed": 1.5}, "`seed` must be an integer of at least 0, got 1.5"),
-        ({"prefix": ""}, "`prefix` must be a non-empty text without '/'"),
-        ({"prefix": "a/b"}, "`prefix` must be a non-empty text without '/'"),
+        ({"prefix": ""}, "`prefix` must be a non-empty string without '/'"),
+        ({"prefix": "a/b"}, "`prefix` must be a non-empty string without '/'"),
         (
             {"inputs": np.zeros((40, 1, 8, 8))},
             r"`inputs` must be 'auto', a tensor .* got a ndarray \(float64\)",
@@ -96,12 +96,12 @@ def test_at_construction(arguments, message):
         (
             {"encoder": lambda module, x: x.flatten(1) * 1e-20},
             ValueError,
-            "features are of size [0-9]e-20, whose square",
+            "features reach [0-9]e-20, whose square",
         ),
         (
             {"encoder": lambda module, x: x.flatten(1) * 1e20},
             ValueError,
-            r"features are of size [0-9]e\+20, whose square",
+            r"features reach [0-9]e\+20, whose square",
         ),
         ({"encoder": lambda module, x: x.flatten(1) * torch.nan}, ValueError, "features are NaN or infinite"),
     ],
@@ -189,7 +189,7 @@ def test_a_named_encoder_that_training_does_not_call_is_told_with_what_it_calls(
 def test_an_encoder_that_is_not_initialised_before_the_first_batch():
     model = Autoencoder()
     model.encoder = nn.Sequential(nn.Flatten(), nn.LazyLinear(16))
-    with pytest.raises(ValueError, match=r"'encoder.1.weight' is not initialised yet.*run one batch"):
+    with pytest.raises(ValueError, match=r"'encoder.1.weight' is not initialized yet.*run one batch"):
         trainer(SynBenchCallback(encoder="encoder", input_shape=(1, 8, 8))).fit(model)
 
 

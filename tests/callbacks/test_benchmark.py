@@ -295,7 +295,7 @@ def test_proxy_tasks_are_a_benchmark():
     ("arguments", "message"),
     [
         ({"tasks": {}}, "`tasks` must be a non-empty mapping of names to datasets"),
-        ({"tasks": {"a/b": NUMBERED["easy"]}}, "`tasks` must be a non-empty text without '/'"),
+        ({"tasks": {"a/b": NUMBERED["easy"]}}, "`tasks` must be a non-empty string without '/'"),
         ({"tasks": {"a": iter([])}}, "`tasks`: 'a' must be a dataset with a length and items by index"),
         ({"log_likelihood": None, "support": 199}, "`tasks`: 'easy' has 200 examples; at least 201 are needed"),
         ({"budget": 0.0}, r"`budget` must be a fraction of the items in \(0, 1\]"),

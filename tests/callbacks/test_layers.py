@@ -77,7 +77,7 @@ def test_names_are_those_of_the_module_in_training_and_wrong_ones_end_the_run_at
         trainer(layered(layers=("encoder.9",)), max_steps=1).fit(Deep())
     model = Deep()
     model.unused = nn.Linear(16, 16)
-    with pytest.raises(ValueError, match=r"`layers`: 'unused' is not called when the encoder is"):
+    with pytest.raises(ValueError, match=r"`layers`: 'unused' is not called by the encoder"):
         trainer(layered(layers=("unused",)), max_steps=1).fit(model)
 
 
@@ -356,7 +356,7 @@ def test_the_head_is_among_the_layers_without_an_argument_and_training_is_the_sa
 
 def test_a_head_that_is_given_something_else_than_the_output_is_refused_by_name():
     callback = layered(layers=("projector.0",))
-    with pytest.raises(ValueError, match=r"'projector.0' is not called when the encoder is, nor by a head"):
+    with pytest.raises(ValueError, match=r"'projector.0' is not called by the encoder, nor by a head"):
         trainer(callback, max_steps=1).fit(contrastive(lambda h: nn.functional.normalize(h), False))
 
 

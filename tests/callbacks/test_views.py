@@ -72,7 +72,7 @@ def test_who_monitors_the_score_is_told_of_the_better_key(caplog):
         ({"views": jitter}, "`views` needs `inputs`"),
         ({"inputs": torch.randn(40, 4), "views": "crop"}, "`views` must be a function .*, got 'crop'"),
         ({"labels": torch.zeros(40).long()}, r"`labels` of shape \(40,\) need a tensor of `inputs`"),
-        ({"inputs": "auto", "labels": torch.zeros(40).long()}, "give a pair"),
+        ({"inputs": "auto", "labels": torch.zeros(40).long()}, "pass a pair"),
         ({"inputs": torch.randn(40, 4), "labels": torch.randn(40)}, "`labels` must be integers"),
         (
             {"labels": (torch.randn(40, 4), torch.zeros(40).long().numpy())},

@@ -123,7 +123,7 @@ def test_by_the_score_alone_encoders_are_in_order_and_not_ranked(capsys):
     (ranking,) = scores(capsys, *arguments)["rankings"]
     assert (ranking["key"], ranking["holds"], ranking["best"]) == ("score", False, "encoders:make")
     out = " ".join(run(capsys, *arguments)[1].split())
-    assert "This does not rank representations: the score can point the wrong way." in out
+    assert "This does not rank representations: the score can be misleading." in out
     assert "Best is" not in out
 
 
@@ -132,7 +132,7 @@ def test_by_the_score_alone_encoders_are_in_order_and_not_ranked(capsys):
     [
         (["--views", "nowhere.pt"], "argument --views: nowhere.pt could not be read"),
         (["--views", "flat.npy"], "argument --views: must be a tensor (N, V, *input_shape) with at least two views"),
-        (["--views", "views.pt", "--inputs", "views.pt"], "leave `inputs` out, or give a function for `views`"),
+        (["--views", "views.pt", "--inputs", "views.pt"], "omit `inputs`, or pass a function as `views`"),
         (["--views", "encoders:shifted"], "argument --views: needs --inputs, the inputs themselves"),
     ],
 )

@@ -127,7 +127,7 @@ def test_where_information_was_measured_it_says_which_checkpoint_is_best(tmp_pat
         (["history", "nowhere"], 2, "argument RUN_DIR: 'nowhere' is not a folder"),
         (["history", "."], 1, "holds no score `synbench/score`, in no checkpoint, event file or CSV log"),
         (["history", ".", "--figure", "curve.bmp"], 2, "--figure: must end in .svg, .pdf, .png, got 'curve.bmp'"),
-        (["history", ".", "--prefix", "a/b"], 2, "argument --prefix: must be a non-empty text without '/'"),
+        (["history", ".", "--prefix", "a/b"], 2, "argument --prefix: must be a non-empty string without '/'"),
         (["report"], 2, "the following arguments are required: RUN_DIR"),
         (["report", "nowhere"], 2, "argument RUN_DIR: 'nowhere' is not a folder"),
         (["report", "."], 1, "holds no score"),
@@ -219,8 +219,8 @@ def test_the_report_warns_of_what_a_curve_does_not_show(tmp_path, capsys):
     trained(tmp_path / "two", seed=1)
     trained(tmp_path / "blind", encoder=without_mean)
     page = page_of(tmp_path, capsys, tmp_path / "one", tmp_path / "two", tmp_path / "blind")
-    assert "This does not rank representations: the score can point the wrong way." in page
-    assert "(another seed)." in page
+    assert "This does not rank representations: the score can be misleading." in page
+    assert "(a different seed)." in page
     assert "The task dc is 0 throughout" in page
 
 
@@ -248,14 +248,14 @@ def test_runs_under_one_set_of_views_are_ranked_by_report_and_history(tmp_path, 
     assert [one["behind_error"] for one in ranking["ranked"]] == pytest.approx(
         [one.behind_error for one in expected.ranked]
     )
-    assert list(ranking["excluded"].values()) == ["another seed"]
+    assert list(ranking["excluded"].values()) == ["a different seed"]
     text = " ".join(run(capsys, "history", *folders)[1].split())
     verdict = "cannot be distinguished" if expected.rivals else "all others are worse by at least two standard errors"
     page = page_of(tmp_path, capsys, *folders)
     for found in (text, page):
         assert f"{expected.best}, by information under the same views, in nats: " in found
         assert verdict in found
-        assert "(another seed)." in found
+        assert "(a different seed)." in found
         assert "no checkpoint of theirs has the" in found
 
 

@@ -171,7 +171,7 @@ def test_a_task_does_not_depend_on_the_batch(name):
         (lambda: splits.by_class({}, 5), "`classes` must map tokens to their class, at least one, got {}"),
         (lambda: splits.by_class({5: "noun"}, 5), "`classes` must be of tokens below 5, the vocabulary's size, got 5"),
         (lambda: splits.by_class({-1: "noun"}, 5), "`classes` must be an integer of at least 0, got -1"),
-        (lambda: splits.by_class({1: "a/b"}, 5), "`classes` must be a non-empty text without '/', got 'a/b'"),
+        (lambda: splits.by_class({1: "a/b"}, 5), "`classes` must be a non-empty string without '/', got 'a/b'"),
         (lambda: splits.by_place((4, 4), (2,)), r"`parts` must be a number for each axis of `sizes`, \(4, 4\)"),
         (lambda: splits.by_place((4,), (5,)), r"`parts` must be at most `sizes`, \(4,\), on each axis, got \(5,\)"),
         (lambda: splits.by_octave((8, 4), 5), r"`num_tasks` must be at most 4 for `sizes` \(8, 4\), got 5"),

@@ -82,7 +82,7 @@ def test_failures_that_are_not_in_a_row_do_not_end_it():
 def test_out_of_memory_halves_the_batch_and_keeps_the_size(limit):
     calls = []
     callback = probing(every=10, encoder=out_of_memory(limit, calls))
-    with pytest.warns(UserWarning, match="memory did not suffice for the probe: its batch size is now"):
+    with pytest.warns(UserWarning, match="The probe ran out of memory: its batch size is now"):
         trainer(callback, max_steps=10).fit(Autoencoder())
     assert steps(callback) == [0, 10]
     too_large = [size for size in calls if size > limit]
@@ -100,7 +100,7 @@ def test_less_memory_gives_the_same_result():
 
     holder = Holder()
     holder.encoder = model.eval().encoder
-    with pytest.warns(UserWarning, match="memory did not suffice"), torch.no_grad():
+    with pytest.warns(UserWarning, match="ran out of memory"), torch.no_grad():
         halved = evaluate(lambda x: encoder(holder, x), (1, 8, 8), plan=SMALL)
     torch.testing.assert_close(torch.tensor(halved.scores), torch.tensor(plain.scores), rtol=0, atol=1e-5)
 

@@ -282,7 +282,7 @@ def test_a_file_that_a_hook_writes_is_named():
             super().on_fit_end(trainer, pl_module)
             self.file.close()
 
-    with pytest.warns(UserWarning, match=r"cannot be put back: \S*\.file\."):
+    with pytest.warns(UserWarning, match=r"cannot be restored: \S*\.file\."):
         trainer(Writes(), probing(every=7), max_steps=7).fit(modules.Plain())
 
 

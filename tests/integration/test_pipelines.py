@@ -60,7 +60,7 @@ KINDS: dict[type[pipelines.Pipeline], str] = {
     ),
     pipelines.Iterating: NOISE.format(
         128,
-        "examples cannot be read again: Iterating.others is an iterator, which cannot be put back once it is advanced",
+        "examples cannot be read again: Iterating.others is an iterator, which cannot be restored once it is advanced",
     ),
 }
 

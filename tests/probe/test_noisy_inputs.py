@@ -88,7 +88,7 @@ def test_more_features_than_examples_are_no_obstacle():
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        (torch.randn(31, 1, 6, 6), "`inputs` must be at least 32, got 31"),
+        (torch.randn(31, 1, 6, 6), "`inputs` must contain at least 32 examples, got 31"),
         (torch.randn(64, 3, 6, 6), r"`inputs` must be a floating-point tensor \(N, 1, 6, 6\).*\(64, 3, 6, 6\)"),
         ([1, 2], r"`inputs` \[1, 2\] need `views`"),
         (torch.ones(64, 1, 6, 6), "`inputs` must be finite and vary; their standard deviation is 0"),

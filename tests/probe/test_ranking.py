@@ -83,11 +83,11 @@ def test_probes_of_a_run_with_other_arguments_than_its_last_are_not_among_its_be
 @pytest.mark.parametrize(
     ("other", "reason"),
     [
-        (result(9.0, 0.1, inputs="64 in 16 views"), "other inputs or views"),
+        (result(9.0, 0.1, inputs="64 in 16 views"), "different inputs or views"),
         (result(9.0, 0.1, kind="noise", inputs="128"), "information with white noise, not under views"),
-        (result(9.0, 0.1, plan=ProbePlan(num_scales=2, forwards=512)), "another plan"),
-        (result(9.0, 0.1, tasks=("cos_1",), seed=3), "other tasks, another seed"),
-        (result(9.0, 0.1, feature_dim=8), "8 features, not 4: values for encoders of different width are"),
+        (result(9.0, 0.1, plan=ProbePlan(num_scales=2, forwards=512)), "a different plan"),
+        (result(9.0, 0.1, tasks=("cos_1",), seed=3), "different tasks, a different seed"),
+        (result(9.0, 0.1, feature_dim=8), "8 features, not 4: encoders of different width are"),
         (result(), "no information"),
     ],
 )
@@ -113,11 +113,11 @@ def test_where_both_rank_all_the_information_does():
 def test_the_score_and_information_with_noise_are_in_order_and_do_not_rank():
     scores = rank({"a": result(accuracy=0.8), "b": result(accuracy=0.9)})
     assert (scores.key, scores.holds, scores.best) == ("score", False, "b")
-    assert "This does not rank representations: the score can point the wrong way." in said(scores)
+    assert "This does not rank representations: the score can be misleading." in said(scores)
     assert "Best is" not in said(scores)
     noise = rank({"a": result(5.0, 0.1, kind="noise"), "b": result(6.0, 0.1, kind="noise")})
     assert (noise.key, noise.holds, noise.best) == ("information", False, "b")
-    assert "information with white noise can point the wrong way" in said(noise)
+    assert "information with white noise can be misleading" in said(noise)
 
 
 def test_scores_of_the_official_protocol_have_no_errors_and_are_not_distinguished():

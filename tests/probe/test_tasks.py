@@ -25,7 +25,7 @@ def test_noise_of_different_keys_is_independent_and_standard_normal():
 def test_wrong_tasks_are_refused():
     with pytest.raises(ValueError, match="`direction` of task 'zero' must be finite and not zero"):
         GaussianTask("zero", torch.zeros(3))
-    with pytest.raises(ValueError, match="`name` must be a non-empty text without '/'"):
+    with pytest.raises(ValueError, match="`name` must be a non-empty string without '/'"):
         GaussianTask("a/b", torch.ones(3))
 
 
@@ -56,10 +56,14 @@ def test_a_colour_that_would_make_the_optimum_unknown_is_refused(colour, message
         (
             torch.zeros(8, 2),
             torch.arange(8),
-            "`labels` of task 'a' must be 8 numbers 0 or 1.*task for each against the",
+            "`labels` of task 'a' must be 8 numbers 0 or 1.*one task per class against the",
         ),
         (torch.zeros(8, 2), torch.zeros(7), r"`labels` .* got shape \(7,\)"),
-        (torch.zeros(8, 2), torch.arange(8) < 3, "both classes at least four times, got 5 times 0 and 3 times 1"),
+        (
+            torch.zeros(8, 2),
+            torch.arange(8) < 3,
+            "at least four examples of each class, got 5 of class 0 and 3 of class 1",
+        ),
     ],
 )
 def test_wrong_labelled_tasks_are_refused(examples, labels, message):

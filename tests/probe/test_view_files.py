@@ -81,10 +81,10 @@ def test_a_run_writes_the_views_that_it_has_read_for_the_others():
     [
         ({"views": "nowhere.pt"}, "`views`: nowhere.pt could not be read: FileNotFoundError"),
         ({"inputs": "nowhere.npy"}, "`inputs`: nowhere.npy could not be read: FileNotFoundError"),
-        ({"inputs": "weights.pt"}, "`inputs`: weights.pt must hold a tensor, holds a dict"),
+        ({"inputs": "weights.pt"}, "`inputs`: weights.pt must contain a tensor, got a dict"),
         ({"views": torch.zeros(40, 8)}, r"`views` must be a tensor \(N, V, \*input_shape\) with at least two views"),
         ({"views": torch.zeros(40, 1, 8)}, r"`views` must be a tensor \(N, V, \*input_shape\) with at least two views"),
-        ({"views": torch.zeros(40, 2, 8), "inputs": torch.zeros(40, 8)}, "leave `inputs` out, or give a function"),
+        ({"views": torch.zeros(40, 2, 8), "inputs": torch.zeros(40, 8)}, "omit `inputs`, or pass a function"),
         ({"views": "augment"}, "`views` must be a function .* a .pt or .npy file of one, or None, got 'augment'"),
     ],
 )
@@ -97,10 +97,10 @@ def test_files_and_tensors_that_are_no_views_are_refused(arguments, message):
 def test_what_has_no_views_is_not_written():
     with pytest.raises(ValueError, match="`views` must be a function"):
         save_views("views.pt", images(), None)
-    with pytest.raises(ValueError, match="These inputs have no views that can be written: they are encoded with noise"):
+    with pytest.raises(ValueError, match="These inputs have no views to save: they are encoded with noise"):
         write_views("views.pt", viewed_inputs(images(), None, SHAPE, 0, torch.device("cpu")))
     with pytest.raises(ValueError, match=r"`inputs` must be a tensor \(N, \*input_shape\), got"):
         save_views("views.pt", {"a": images()}, shifted)
     two = viewed_inputs({"a": images(), "b": images()}, lambda x: {k: shifted(v) for k, v in x.items()}, None, 0, CPU)
-    with pytest.raises(ValueError, match="here it takes 2"):
+    with pytest.raises(ValueError, match="this one takes 2"):
         write_views("views.pt", two)

@@ -207,10 +207,10 @@ def test_what_other_processes_would_notice_is_not_read(tmp_path):
             (Holding(context.Value("i")), "shares a counter", 0),
             (Holding([context.Array("i", 4)]), "shares a counter or an array", 0),
             (Holding({"queue": context.Queue()}), "has a queue", 0),
-            (Holding(np.frombuffer(context.RawArray("d", 4))), "an array that can be written to and is shared", 0),
-            (Holding(written), "or is a file", 0),
-            (Holding(written[3:]), "or is a file", 0),
-            (Holding(file), "has an open file that its workers read too", 1),
+            (Holding(np.frombuffer(context.RawArray("d", 4))), "a writable array that is shared", 0),
+            (Holding(written), "or memory-mapped", 0),
+            (Holding(written[3:]), "or memory-mapped", 0),
+            (Holding(file), "has an open file that its workers also read", 1),
             (Holding(writable), "has a file that is open for writing", 0),
             (Holding(database), "has an open database", 0),
             (Stream(), "Stream is a stream", 0),
@@ -324,13 +324,13 @@ def test_where_no_process_can_be_started_copies_are_read(monkeypatch, collate):
     assert not torch.equal(one[0], other[0])
     assert (dataset.count, rng.bit_generator.state) == (0, before)
     monkeypatch.setattr(example_reading, "COPY_BYTES", 10)
-    with pytest.raises(UnreadableError, match="too large to be copied"):
+    with pytest.raises(UnreadableError, match="too large to copy"):
         TrainingExamples(DataLoader(Holding(torch.zeros(100))), 0)
 
 
 def test_shared_tensors_that_are_too_large_for_a_copy_are_refused_unless_training_made_them_so(monkeypatch):
     monkeypatch.setattr(shared_state, "COPY_BYTES", 10)
     shared = Holding(torch.zeros(100).share_memory_())
-    with pytest.raises(UnreadableError, match="too large to be copied"):
+    with pytest.raises(UnreadableError, match="too large to copy"):
         TrainingExamples(DataLoader(shared, batch_size=16), 0)
     TrainingExamples(DataLoader(shared, batch_size=16, num_workers=1, multiprocessing_context="spawn"), 0)

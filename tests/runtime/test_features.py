@@ -170,7 +170,7 @@ def test_a_run_keeps_its_first_reading_though_another_batch_looks_otherwise():
     last = FeatureReader(None)
     assert last([torch.ones(4, 3, 8, 8), MAPS], 4).shape == (4, 5)
     assert last([torch.ones(4, 3, 1, 1), MAPS], 4).shape == (4, 5)
-    with pytest.raises(TypeError, match=r"a list of Tensor.*, and before that something else"):
+    with pytest.raises(TypeError, match=r"a list of Tensor.*, unlike in earlier calls"):
         last([MAPS], 4)
 
 

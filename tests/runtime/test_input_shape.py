@@ -58,7 +58,7 @@ def test_inputs_are_not_only_images(shape):
     ],
 )
 def test_a_batch_without_floating_point_inputs_says_how_to_probe_in_embedding_space(batch, found):
-    with pytest.raises(ValueError, match=rf"could not be read off the batch.*found {found}.*inputs_embeds"):
+    with pytest.raises(ValueError, match=rf"could not be inferred from the batch.*found {found}.*inputs_embeds"):
         example_shape(batch, "the batch")
 
 

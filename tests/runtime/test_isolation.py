@@ -80,7 +80,7 @@ def test_nothing_is_compiled():
 
 def test_a_layer_that_the_body_would_initialise_is_refused_and_stays_as_it_is():
     module = nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(3))
-    with pytest.raises(ValueError, match=r"'1.weight' is not initialised yet"), isolated(module):
+    with pytest.raises(ValueError, match=r"'1.weight' is not initialized yet"), isolated(module):
         module(torch.ones(4, 2))
     assert module[1].has_uninitialized_params()
 

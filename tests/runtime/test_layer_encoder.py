@@ -20,5 +20,5 @@ def test_it_gives_the_pooled_features_of_the_layer_and_trains_what_comes_before(
 def test_a_name_that_is_none_and_a_layer_that_is_not_called_are_refused():
     with pytest.raises(ValueError, match="`layer` must be the dotted name of a module of VisionTransformer, got 'b'"):
         LayerEncoder(VisionTransformer(2), "b")
-    with pytest.raises(ValueError, match=r"`layer`: 'blocks.0.attn.out_proj' is not called when the encoder is"):
+    with pytest.raises(ValueError, match=r"`layer`: 'blocks.0.attn.out_proj' is not called by the encoder"):
         LayerEncoder(VisionTransformer(2), "blocks.0.attn.out_proj")(torch.randn(2, 3, 8, 8))

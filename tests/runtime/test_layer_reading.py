@@ -82,8 +82,8 @@ def test_names_come_in_the_order_of_calls_and_the_output_has_the_name_that_it_wa
     ("name", "why"),
     [
         ("blocks.9", "is not the name of a module of VisionTransformer"),
-        ("blocks.0.attn.out_proj", "is not called when the encoder is"),
-        ("pick", "gives no features"),
+        ("blocks.0.attn.out_proj", "is not called by the encoder"),
+        ("pick", "returns no features"),
     ],
 )
 def test_a_name_that_cannot_be_read_is_refused_with_those_that_can(name, why):

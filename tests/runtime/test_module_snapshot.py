@@ -180,7 +180,7 @@ def test_teachers_outside_the_registry_are_in_evaluation_mode_too():
 
 def test_what_cannot_be_put_back_is_named():
     module = holder({"steps": itertools.count(), "still": itertools.count()})
-    with pytest.warns(UserWarning, match=r"cannot be put back: Linear\.value\['steps'\]\."), isolated(module):
+    with pytest.warns(UserWarning, match=r"cannot be restored: Linear\.value\['steps'\]\."), isolated(module):
         next(module.value["steps"])
     with warnings.catch_warnings(), isolated(module):
         warnings.simplefilter("error")
@@ -277,5 +277,5 @@ def test_weak_containers_variables_of_contexts_and_threads_and_views_of_memory_a
 @pytest.mark.parametrize("kind", [Queue, SimpleQueue])
 def test_a_queue_between_threads_is_named(kind):
     module = holder(kind())
-    with pytest.warns(UserWarning, match=r"cannot be put back: Linear\.value"), isolated(module):
+    with pytest.warns(UserWarning, match=r"cannot be restored: Linear\.value"), isolated(module):
         module.value.put(1)

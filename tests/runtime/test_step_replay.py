@@ -190,7 +190,7 @@ class Manual(Autoencoder):
 
 @pytest.mark.parametrize("before", ["step", "backward"])
 def test_a_step_of_an_optimizer_before_the_encoder_is_not_made(before):
-    with pytest.raises(NotReachedError, match="it makes a step before it calls the encoder"):
+    with pytest.raises(NotReachedError, match="it updates weights before it calls the encoder"):
         fit(type("Stepping", (Manual,), {"before": before}))
 
 
@@ -218,7 +218,7 @@ def test_a_step_that_fails_or_takes_an_iterator_says_so():
                 raise KeyError("mask")
             return super().training_step(batch, batch_idx)
 
-    with pytest.raises(NotReachedError, match="`training_step` failed before it: KeyError: 'mask'"):
+    with pytest.raises(NotReachedError, match="`training_step` failed before the encoder was called: KeyError: 'mask'"):
         fit(Picky)
 
 

@@ -1,4 +1,4 @@
-"""Leave-one-out R² of a ridge regression of a few labels on the features."""
+"""Leave-one-out R² of a ridge regression of few labels on features."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from synbench_lightning.checks import check_floats, check_integers
 from synbench_lightning.functional.tolerances import ROUNDING
 
 PENALTIES = tuple(10.0**exponent for exponent in range(-6, 3))  # mutants: wide enough either way
-"""Ridges among which the best is taken, as multiples of the variance of the features, summed over the dimensions."""
+"""Ridge penalties to choose from, as multiples of the total sum of squares of the centered features."""
 GROUPS = 16
-"""Of the examples that are left out in turn: enough for an error of a difference that is itself known to a fifth."""
+"""Jackknife groups of examples: the standard error of a difference then has a relative error of about a fifth."""
 
 
 class Readout(NamedTuple):
-    """The share of the labels' variance that is told, its standard error over the examples, and who was right.
+    """Leave-one-out R² of a ridge regression of labels on features.
 
-    ``right`` is ``(n,)``, whether the class with the largest answer is that of the example which was left out.
-    ``replicates`` is ``(1, groups)``, the value without each group of the examples: the difference of those of two
-    encoders has the standard error of the difference for the same examples, by
-    :func:`~synbench_lightning.functional.representation.information.replicates_error`.
+    Args:
+        value: R², the fraction of the labels' variance that is explained.
+        error: its standard error over the examples.
+        right: ``(n,)``, whether the class with the largest prediction is that of the held-out example.
+        replicates: ``(1, groups)`` jackknife replicates, the value without each group of examples. The replicates of
+            two encoders on the same examples give the standard error of their paired difference, see
+            :func:`~synbench_lightning.functional.representation.information.replicates_error`.
     """
 
     value: float
@@ -39,9 +42,9 @@ def few_label_readout(features: Tensor, labels: Tensor) -> Readout:
 
     .. math:: 1 - \frac{\sum_i \|e_i\|^2}{\sum_i \|y_i - \bar y_{-i}\|^2}
 
-    with the errors of the mean of the other examples in the denominator: 1 where each held-out example is predicted
-    without an error, 0 where the features predict no better than the class frequencies. The largest value over several
-    ridges is taken. It is invariant to scaling, shifts and rotations of the features.
+    with the errors of the mean of the other examples in the denominator: 1 for perfect prediction of each held-out
+    example, 0 if the features predict no better than the class frequencies. The value is the maximum over several
+    ridge penalties. It is invariant to scaling, shifts and rotations of the features.
 
     Args:
         features: ``(n, D)``, finite.
@@ -60,11 +63,11 @@ def few_label_readout(features: Tensor, labels: Tensor) -> Readout:
     check_integers("labels", labels, what="one for each row of `features`", length=len(features))
     classes, place = labels.to(features.device).unique(return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(f"`labels` must hold at least two classes, got only {classes.tolist()}.")
+        raise ValueError(f"`labels` must contain at least two classes, got only {classes.tolist()}.")
     targets = torch.nn.functional.one_hot(place, len(classes)).double()
     n = len(features)
     centered, own = features - features.mean(0), targets - targets.mean(0)
-    alone = own * n / (n - 1)  # y_i less the mean of the others
+    alone = own * n / (n - 1)  # y_i minus the mean of the others
     gram = centered @ centered.T  # (n, n)
     total = gram.diagonal().sum()
     if not bool(total > ROUNDING * features.square().sum()):
@@ -73,13 +76,13 @@ def few_label_readout(features: Tensor, labels: Tensor) -> Readout:
     values, along = values.clamp_min(0), vectors.T @ own
     errors = []
     for penalty in PENALTIES:
-        share = values / (values + penalty * total)  # of each eigenvector that the ridge keeps
-        leverage = 1 / n + vectors.square() @ share  # h_i; 1 / n from the mean
+        share = values / (values + penalty * total)  # shrinkage factor of each eigenvector
+        leverage = 1 / n + vectors.square() @ share  # h_i; 1 / n is that of the mean
         errors.append((own - vectors @ (share[:, None] * along)) / (1 - leverage).clamp_min(1e-9)[:, None])
     missed = min(errors, key=lambda found: float(found.square().sum()))
     squares, baseline = missed.square().sum(1), alone.square().sum(1)
     ratio = squares.sum() / baseline.sum()
-    influence = (squares - ratio * baseline) / baseline.mean()  # of each example on the ratio, to first order
+    influence = (squares - ratio * baseline) / baseline.mean()  # first-order influence of each example on the ratio
     right = (targets - missed).argmax(1) == place
     group = torch.arange(n, device=squares.device) % GROUPS
     kept = (group != torch.arange(min(GROUPS, n), device=squares.device)[:, None]).double()  # (groups, n)
