@@ -1,4 +1,4 @@
-"""A language model as a function from ids to logits, however its forward is called."""
+"""Adapt language models with different ``forward`` signatures to one function from ids to logits."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Logits:
     """Calls a language model with ids and attention mask ``(S, T)`` for logits ``(S, T, vocabulary)``.
 
     Args:
-        module: the model, or what holds it.
-        forward: what to call.
+        module: the model, or a module that contains it.
+        forward: how to call it, see :data:`Forward`.
 
     Raises:
         ValueError: if there is nothing to call.
     """
 
     takes_mask: bool
-    """Whether the model is told which tokens are padding."""
+    """Whether the model takes an attention mask."""
 
     def __init__(self, module: Any, forward: Forward) -> None:
         self._module, self._names = module, frozenset[str]()
@@ -47,15 +47,15 @@ class Logits:
             output = self._called(ids, attention_mask)
         except (IndexError, RuntimeError) as error:
             raise RuntimeError(
-                f"The language model cannot read ids up to {int(ids.max())} of shape {tuple(ids.shape)}: is it the "
-                "model of the `tokenizer`, and does it take texts as long as that (`max_tokens`)? "
+                f"The language model cannot read ids up to {int(ids.max())} of shape {tuple(ids.shape)}: does "
+                "the `tokenizer` belong to the model, and is the length within its limit (`max_tokens`)? "
                 f"{type(error).__name__}: {error}"
             ) from error
         logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
         if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != ids.shape:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(output).__name__}"
             raise ValueError(
-                f"`forward` must give logits {(*ids.shape, 'vocabulary')} for ids {tuple(ids.shape)}, or an object "
+                f"`forward` must return logits {(*ids.shape, 'vocabulary')} for ids {tuple(ids.shape)}, or an object "
                 f"with such `logits`, got {shape}. Pass a callable (module, ids, attention_mask) -> logits."
             )
         return logits
@@ -74,12 +74,12 @@ def _named(module: Any, forward: str | None) -> Callable[..., Any]:
         parts = walk(module, forward)
         if len(parts) <= forward.count(".") + 1 or not callable(parts[-1]):
             raise ValueError(
-                f"`forward={forward!r}` is no attribute of {type(module).__name__} that can be called. {children}"
+                f"`forward={forward!r}` is not a callable attribute of {type(module).__name__}. {children}"
             )
         return parts[-1]  # type: ignore[no-any-return]
     if lacks_forward(module):
         raise ValueError(
-            f"{type(module).__name__} has no `forward` of its own. Name in `forward` what gives logits, or pass a "
-            f"callable (module, ids, attention_mask) -> logits. {children}"
+            f"{type(module).__name__} has no `forward` of its own. In `forward`, name the attribute that returns "
+            f"logits, or pass a callable (module, ids, attention_mask) -> logits. {children}"
         )
     return module  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Tasks in the form of the Language Model Evaluation Harness: a YAML file that describes prompts for a local file."""
+"""Tasks of the Language Model Evaluation Harness: YAML files that describe prompts for a local file."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ READ = {
     "task", "dataset_path", "dataset_name", "dataset_kwargs", "test_split", "validation_split", "output_type",
     "doc_to_text", "doc_to_choice", "doc_to_target", "target_delimiter", "description", "num_fewshot",
 }  # fmt: skip
-"""Fields that decide what is evaluated, all of which are read."""
+"""Fields that are read, because they determine what is evaluated."""
 
 WITHOUT_EFFECT = {
     "task_alias", "tag", "group", "metadata", "metric_list", "training_split", "fewshot_split", "fewshot_delimiter",
     "fewshot_config", "should_decontaminate", "doc_to_decontamination_query", "repeats",
 }  # fmt: skip
-"""Fields that change nothing where there are no examples in the prompt and the log-likelihood is what is measured."""
+"""Fields that are ignored, because they do not affect zero-shot log-likelihoods."""
 
 
 def harness_task(file: str | Path, prompts: Prompts, data: str | Path | None = None) -> dict[str, DataLoader[Any]]:
-    """Read a multiple-choice task of the Language Model Evaluation Harness, over a local file.
+    """Read a multiple-choice task of the Language Model Evaluation Harness, with a local data file.
 
-    Read are ``doc_to_text``, ``doc_to_choice`` and ``doc_to_target`` (names of fields or jinja2 templates; choices also
+    It uses ``doc_to_text``, ``doc_to_choice`` and ``doc_to_target`` (names of fields or jinja2 templates; choices also
     as a list), ``description``, ``target_delimiter`` and the file in ``dataset_kwargs: {data_files: ...}``. Nothing is
-    downloaded, no Python code of the task is run, and no examples are put into the prompt.
+    downloaded, no Python code of the task is run, and prompts are zero-shot.
 
     Source: Gao et al., A framework for few-shot language model evaluation (EleutherAI/lm-evaluation-harness).
 
     Args:
         file: the YAML file.
         prompts: tokenizer and kind of the model.
-        data: the examples, in place of the file that the YAML names: ``.json``, ``.jsonl`` or ``.csv``.
+        data: a file of examples, in place of the one that the YAML names: ``.json``, ``.jsonl`` or ``.csv``.
 
     Returns:
         The task by its name, for the ``tasks`` of :class:`BenchmarkCallback`.
 
     Raises:
-        ValueError: for a field that is not supported, or an example that does not fit the templates.
-        ImportError: without jinja2 or PyYAML (the extra ``text``).
+        ValueError: for a field that is not supported, or an example that does not match the templates.
+        ImportError: if jinja2 or PyYAML is missing (extra ``text``).
 
     Example:
         >>> from tempfile import mkdtemp
@@ -75,10 +75,10 @@ def harness_task(file: str | Path, prompts: Prompts, data: str | Path | None = N
             right = _target(config["doc_to_target"], doc, choices)
             text = _rendered(config.get("description") or "", doc) + str(_value(config["doc_to_text"], doc))
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path.name}: the example {index} does not fit the task. {error}") from error
+            raise ValueError(f"{path.name}: example {index} does not match the task. {error}") from error
         items.append(prompts.item(text, "", [f"{delimiter}{choice}" for choice in choices], right))
     if not items:
-        raise ValueError(f"{path.name}: there are no examples in its data.")
+        raise ValueError(f"{path.name}: its data has no examples.")
     return {name: prompts.collated(items)}
 
 
@@ -89,7 +89,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ImportError("Tasks in YAML need PyYAML: pip install 'synbench-lightning[text]'") from error
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        """Python functions are named in place of being run."""
+        """Reads Python functions as names, without running them."""
 
     Loader.add_constructor("!function", lambda _, node: _Function(node.value))
     found = yaml.load(path.read_text(encoding="utf-8"), Loader)
@@ -100,8 +100,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     for what, names in (("calls Python code in", code), ("has fields that are not supported:", unknown)):
         if names:
             raise ValueError(
-                f"`file`: {path.name} {what} {', '.join(names)}. Supported are {', '.join(sorted(READ))}; for others "
-                "make the prompts with `Prompts.task`."
+                f"`file`: {path.name} {what} {', '.join(names)}. Supported are {', '.join(sorted(READ))}. For other "
+                "fields, make the prompts with `Prompts.task`."
             )
     missing = [field for field in ("task", "doc_to_text", "doc_to_choice", "doc_to_target") if field not in found]
     if missing:
@@ -114,7 +114,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 class _Function(str):
-    """A Python function that a task names."""
+    """The name of a Python function in a task."""
 
 
 def _data_file(path: Path, config: Mapping[str, Any]) -> Path:
@@ -146,7 +146,7 @@ def _documents(path: Path) -> list[dict[str, Any]]:
     except json.JSONDecodeError as error:
         raise ValueError(f"`data`: {path.name} is neither a JSON list nor JSON lines: {error}.") from None
     if not all(isinstance(doc, dict) for doc in found):
-        raise ValueError(f"`data`: {path.name} must hold objects with fields, one for each example.")
+        raise ValueError(f"`data`: {path.name} must contain one object with fields per example.")
     return list(found)
 
 
@@ -163,7 +163,7 @@ def _rendered(template: str, doc: Mapping[str, Any]) -> str:
 
 
 def _value(field: Any, doc: Mapping[str, Any]) -> Any:
-    """A field of the example, or a template filled with them."""
+    """A field of the example, or a template filled with its fields."""
     if not isinstance(field, str):
         return field
     return doc[field] if field in doc else _rendered(field, doc)
@@ -188,5 +188,5 @@ def _target(field: Any, doc: Mapping[str, Any], choices: list[str]) -> int:
         return choices.index(found)
     place = int(found) if isinstance(found, (int, str)) and str(found).strip().isdigit() else -1
     if not 0 <= place < len(choices):
-        raise ValueError(f"doc_to_target must give one of the choices {choices} or its place, got {shown(found)}.")
+        raise ValueError(f"doc_to_target must give one of the choices {choices} or its index, got {shown(found)}.")
     return place

@@ -1,4 +1,4 @@
-"""Examples as prompts: what a language model thinks of the answers that a verbalizer gives their labels."""
+"""Prompts: the log-likelihood that a language model assigns to the verbalized labels of examples."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ Kind = Literal["masked", "causal"]
 Normalization = Literal["sum", "tokens", "characters"]
 
 ANSWER = "answer"
-"""The field of a template that the verbalizer takes."""
+"""The template field that is filled with the verbalizer."""
 
 PLACE = "\0"
-"""Stands where the answer will."""
+"""Marks the position of the answer while a template is filled."""
 
 Item = dict[str, Any]
-"""Of an example: the ids of its different ``sequences``, for each of its ``choices`` the (sequence, position, id) of
-each of its tokens, what to divide by (``lengths``), and the place of the right one (``label``)."""
+"""A tokenized example: the ids of its distinct ``sequences``; for each of its ``choices`` the (sequence, position, id)
+of each token; the divisors of the scores (``lengths``); and the index of the correct choice (``label``)."""
 
 
 class Prompts:
-    r"""Labelled texts as a benchmark for a language model: prompts, verbalizers, and the log-likelihood of an answer.
+    r"""Labeled texts as a benchmark for a language model: prompts, verbalizers, and the log-likelihood of answers.
 
-    Each example is put into a template, in which a verbalizer stands for its label: ``"{text} It was {answer}."`` with
-    ``["terrible", "great"]``. The score of an answer is the sum of the log-probabilities of its tokens. A masked model
-    gives them where all of them are masked, one mask for each. A causal model gives each of them after the ones before;
-    what comes after the answer it does not see. The log-likelihood of the right answer is taken among the answers of
-    its example: of scores s that is :math:`s_y - \log \sum_c e^{s_c}`, in nats, :math:`-\log C` for a model that cannot
-    tell C answers apart.
+    Each example is inserted into a template, with a verbalizer in place of its label: ``"{text} It was {answer}."``
+    with ``["terrible", "great"]``. The score :math:`s_c` of answer c is the sum of the log-probabilities of its tokens.
+    A masked model predicts all tokens of the answer at once, each of them replaced by a mask. A causal model predicts
+    each token from the preceding ones and does not see the text after the answer. The log-likelihood of the correct
+    answer y is normalized over the answers of its example: :math:`s_y - \log \sum_c e^{s_c}`, in nats; it is
+    :math:`-\log C` for a model that does not distinguish C answers.
 
     Source: Vivek et al., Benchmark Hill Climbing, section 3.2; Brown et al., Language Models are Few-Shot Learners
-    (2020), section 2.4, for several tokens.
+    (2020), section 2.4, for answers of several tokens.
 
     Args:
-        tokenizer: of `tokenizers` or `transformers` (a fast one), or a function from a text to its ids. It gives the
-            ids of mask and padding and the longest input, where it knows them. A function adds no special tokens, and
-            is given the text before an answer, the answer with the space before it, and the rest, one after the other.
+        tokenizer: from `tokenizers` or `transformers` (a fast one), or a function from a text to its ids. It supplies
+            the mask id, padding id and maximum length, if it has them. A function must not add special tokens; it is
+            called separately on the text before an answer, the answer with its leading space, and the text after it.
         kind: ``"masked"`` or ``"causal"``.
-        forward: what gives logits ``(N, T, vocabulary)``, or an object with such ``logits``, for ids ``(N, T)``:
-            ``None``: the module itself; a dotted attribute of it; or a callable ``(module, ids, attention_mask)``. A
-            module whose ``forward`` takes an ``attention_mask``, 1 for tokens and 0 for padding, is given one.
-        mask_id: of the mask, for a masked model whose tokenizer does not tell.
-        pad_id: of a padding that the module leaves out by itself. A masked model that takes no ``attention_mask`` and
-            has no ``pad_id`` is never given padding: texts of one length go through it together.
-        max_tokens: longest input in tokens, special ones included. Of longer texts the end is cut off that is further
-            from the answer.
-        normalization: of the scores of answers of different length: ``"sum"``: none; ``"tokens"``: divided by their
-            number of tokens; ``"characters"``: by their number of characters.
+        forward: maps ids ``(N, T)`` to logits ``(N, T, vocabulary)`` or an object with such ``logits``. ``None`` for
+            the module itself; a dotted attribute of it; or a callable ``(module, ids, attention_mask)``. If the
+            ``forward`` takes an ``attention_mask``, one is passed: 1 for tokens and 0 for padding.
+        mask_id: id of the mask token, for a masked model whose tokenizer does not define it.
+        pad_id: id of a padding token that the module ignores by itself. A masked model without ``attention_mask`` and
+            ``pad_id`` gets no padding: its batches contain texts of equal length.
+        max_tokens: maximum input length in tokens, including special tokens. Longer texts are truncated at the end
+            farther from the answer.
+        normalization: of scores for the length of the answer: ``"sum"`` for none, ``"tokens"`` to divide by the number
+            of tokens, ``"characters"`` to divide by the number of characters.
 
     Raises:
         ValueError: for an argument outside its range.
@@ -101,7 +101,7 @@ class Prompts:
         mask_id = getattr(tokenizer, "mask_token_id", None) if mask_id is None else check_integer("mask_id", mask_id, 0)
         if kind == "masked" and mask_id is None:
             raise ValueError(
-                "`mask_id`: a masked model needs the id of its mask, and the `tokenizer` does not tell it."
+                "`mask_id`: a masked model needs the id of its mask token, which the `tokenizer` does not define."
             )
         self.tokenizer, self.kind, self.forward, self.normalization = tokenizer, kind, forward, normalization
         self._mask = mask_id
@@ -117,20 +117,20 @@ class Prompts:
         verbalizers: Sequence[str] | Mapping[Any, str],
         label: str = "label",
     ) -> DataLoader[Any]:
-        """Labelled examples as a task of a benchmark.
+        """Labeled examples as a task of a benchmark.
 
         Args:
-            examples: mappings of fields, or pairs ``(text, label)``, whose fields are ``text`` and ``label``.
+            examples: mappings of fields, or pairs ``(text, label)`` with the fields ``text`` and ``label``.
             template: a text with fields of the examples in braces, as in :meth:`str.format`, and ``{answer}`` once.
-            verbalizers: for each label, from 0 on, the words that answer with it; or these by label.
+            verbalizers: the answer text for each label from 0, as a sequence; or a mapping from labels to answer texts.
             label: the field of the label.
 
         Returns:
             A DataLoader, for the ``tasks`` of :class:`BenchmarkCallback` and :func:`select_best`.
 
         Raises:
-            ValueError: for a template without its field, an example without one of them, a label without a verbalizer,
-                or verbalizers that are the same tokens.
+            ValueError: for a template without ``{answer}``, an example without a field of the template, a label without
+                a verbalizer, or verbalizers with identical tokens.
         """
         answers = dict(verbalizers) if isinstance(verbalizers, Mapping) else dict(enumerate(verbalizers))
         if isinstance(verbalizers, str) or len(answers) < 2 or not all(isinstance(a, str) for a in answers.values()):
@@ -145,8 +145,8 @@ class Prompts:
             right = _place(fields.get(label), places)
             if right is None:
                 raise ValueError(
-                    f"`label`: `examples[{index}]` has {shown(fields.get(label))} in its field {label!r}, for which "
-                    f"there is no verbalizer; there are some for {', '.join(map(repr, answers))}."
+                    f"`label`: `examples[{index}]` has {shown(fields.get(label))} in its field {label!r}, which "
+                    f"has no verbalizer; the labels with verbalizers are {', '.join(map(repr, answers))}."
                 )
             before, after = _filled(template, fields, index)
             if index == 0:
@@ -155,12 +155,12 @@ class Prompts:
         return self.collated(items)
 
     def item(self, before: str, after: str, answers: Sequence[str], label: int) -> Item:
-        """An example with its answers, tokenised; texts of :meth:`task` are those, with their fields filled in."""
+        """Tokenize an example with its answers; :meth:`task` calls this with filled templates."""
         sequences: dict[tuple[int, ...], int] = {}
         choices = []
         for answer in answers:
             found = pieces(self.tokenizer, before, answer, after if self.kind == "masked" else "")
-            if self.kind == "causal":  # its last token need not be read, nor what follows
+            if self.kind == "causal":  # the last token of the answer and the text after it are not input
                 found = found._replace(after=(), closing=())
                 found = found.cut(None if self.max_tokens is None else self.max_tokens + 1)
             found = found.cut(self.max_tokens) if self.kind == "masked" else found
@@ -175,26 +175,26 @@ class Prompts:
         return {"sequences": tuple(sequences), "choices": tuple(choices), "lengths": tuple(lengths), "label": label}
 
     def _asked(self, found: Pieces) -> tuple[tuple[int, ...], int]:
-        """The ids that the model reads, and the position at which it gives the first token of the answer."""
+        """The input ids, and the position of the logits for the first token of the answer."""
         if self.kind == "masked":
             assert self._mask is not None
             return sum(found._replace(answer=(self._mask,) * len(found.answer)), ()), found.start
         if not found.start:
             raise ValueError(
-                "`template`: a causal model needs a token before the answer. Put text before '{answer}', or take a "
-                "tokenizer that begins with a special token."
+                "`template`: a causal model needs a token before the answer. Put text before '{answer}', or use a "
+                "tokenizer that adds a special token at the start."
             )
         return sum(found._replace(answer=found.answer[:-1]), ()), found.start - 1
 
     def _check_different(self, before: str, answers: Sequence[str], after: str) -> None:
-        """Two answers with the same tokens (unknown words?) can never be told apart."""
+        """Reject answers with identical tokens (unknown words?), which no model can distinguish."""
         seen: dict[tuple[int, ...], str] = {}
         for answer in answers:
             tokens = pieces(self.tokenizer, before, answer, after).answer
             if tokens in seen:
                 raise ValueError(
-                    f"`verbalizers`: {seen[tokens]!r} and {answer!r} are the same tokens, {list(tokens)}. Are they in "
-                    "the vocabulary of the `tokenizer`?"
+                    f"`verbalizers`: {seen[tokens]!r} and {answer!r} have identical tokens, {list(tokens)}. Are they "
+                    "in the vocabulary of the `tokenizer`?"
                 )
             seen[tokens] = answer
 
@@ -203,7 +203,7 @@ class Prompts:
         return DataLoader(items, batch_size=64, collate_fn=self.collate)  # type: ignore[arg-type]
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """A batch of examples: padded ids, and where each token of each answer is asked for; integers throughout."""
+        """Collate examples into a batch: padded ids, and the positions of the answer tokens; all integers."""
         sequences = [torch.tensor(ids) for item in items for ids in item["sequences"]]
         tokens, columns, owners, offset, answer = [], [], [], 0, 0
         for row, item in enumerate(items):
@@ -224,13 +224,13 @@ class Prompts:
         }  # fmt: skip
 
     def log_likelihood(self, module: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """Log-likelihood ``(N,)`` of the right answer among those of its example, in nats."""
+        """Log-likelihood ``(N,)`` of the correct answer, normalized over the answers of its example, in nats."""
         return self.scores(module, batch).log_softmax(1).gather(1, batch["label"][:, None])[:, 0]
 
     def scores(self, module: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """Log-probability ``(N, C)`` of each answer, in nats, normalised as asked for; -inf where there is none.
+        """Log-probability ``(N, C)`` of each answer in nats, with ``normalization`` applied; -inf for missing answers.
 
-        The model's choice is the largest in a row; it is right where it equals ``batch["label"]``.
+        The prediction is the argmax of a row; it is correct if it equals ``batch["label"]``.
         """
         found = self._token_log_probabilities(module, batch)
         totals = found.new_zeros(len(batch["example"])).index_add_(0, batch["answer"], found) / batch["divisor"]
@@ -239,15 +239,15 @@ class Prompts:
         return table
 
     def _token_log_probabilities(self, module: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """Log-probability ``(R,)`` of each token of each answer, float32."""
+        """Log-probability ``(R,)`` of each token of each answer, in float32."""
         call = Logits(module, self.forward)
         ids, length, sequence = batch["ids"], batch["length"], batch["sequence"]
         found = torch.empty(len(sequence), device=ids.device)
         together = self._pads or self.kind == "causal" or call.takes_mask
         if not together and isinstance(module, nn.Module) and has_shards(module):
             raise ValueError(
-                "`pad_id`: weights that are spread over processes need the same number of forwards on each of them, "
-                "and so texts of different length together. Give the id of a padding that the model leaves out, or a "
+                "`pad_id`: sharded weights need the same number of forwards on every process, and therefore batches "
+                "of texts of different length. Give the id of a padding token that the model ignores, or a "
                 "`forward` that takes an `attention_mask`."
             )
         for size in [ids.shape[1]] if together else length.unique().tolist():
@@ -260,7 +260,7 @@ class Prompts:
             if int(batch["token"].max()) >= asked.shape[1]:
                 raise ValueError(
                     f"`verbalizers`: the id {int(batch['token'].max())} is not among the {asked.shape[1]} logits of "
-                    "the model. Is it the model's `tokenizer`?"
+                    "the model. Does the `tokenizer` belong to the model?"
                 )
             log_probabilities = asked.float().log_softmax(1)
             found[rows] = log_probabilities.gather(1, batch["token"][rows, None])[:, 0]
@@ -273,9 +273,13 @@ def _check_template(template: Any) -> None:
     try:
         fields = list(Formatter().parse(template))
     except ValueError as error:
-        raise ValueError(f"`template`: {template!r} is not one: {error}. A brace itself is '{{{{' or '}}}}'.") from None
+        raise ValueError(
+            f"`template`: {template!r} is invalid: {error}. Write a literal brace as '{{{{' or '}}}}'."
+        ) from None
     if [field for _, field, _, _ in fields].count(ANSWER) != 1 or (ANSWER, "", None) not in (one[1:] for one in fields):
-        raise ValueError(f"`template` must have the field '{{{ANSWER}}}' once, and plainly so, got {template!r}.")
+        raise ValueError(
+            f"`template` must contain the field '{{{ANSWER}}}' exactly once, without a format, got {template!r}."
+        )
 
 
 def _fields(examples: Sequence[Any], index: int, label: str) -> dict[str, Any]:
@@ -302,7 +306,7 @@ def _filled(template: str, fields: Mapping[str, Any], index: int) -> tuple[str, 
 
 
 def _place(label: Any, places: Mapping[Any, int]) -> int | None:
-    """Place of a label's verbalizer; tensors and numpy's numbers are integers too."""
+    """The index of a label's verbalizer; tensors and NumPy numbers count as integers."""
     with suppress(TypeError):
         label = operator.index(label)
     return places.get(label)

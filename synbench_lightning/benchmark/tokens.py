@@ -1,4 +1,4 @@
-"""Where the tokens of an answer are among those of a text, for the tokenizers that people have."""
+"""Locate the tokens of an answer in a text, for common tokenizers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 from synbench_lightning.checks import shown
 
 UNLIMITED = 10**6  # mutants: far above any length that a model takes
-"""From here on, the length that a `transformers` tokenizer gives for its model means that it knows none."""
+"""From this value, the length in a `transformers` tokenizer means that there is no limit."""
 
 Tokenizer = Callable[[str], Any] | Any
 """A tokenizer of `tokenizers` or `transformers`, or a function from a text to its ids, without special tokens."""
 
 
 class Pieces(NamedTuple):
-    """The ids of a text: special tokens that open it, what precedes the answer, the answer, the rest, the closing."""
+    """The ids of a text: special tokens at the start, text before the answer, answer, text after it, special tokens."""
 
     opening: tuple[int, ...]
     before: tuple[int, ...]
@@ -26,18 +26,18 @@ class Pieces(NamedTuple):
 
     @property
     def start(self) -> int:
-        """Place of the first token of the answer."""
+        """Position of the first token of the answer."""
         return len(self.opening) + len(self.before)
 
     def cut(self, tokens: int | None) -> Pieces:
-        """At most so many tokens: the longer side of the answer loses those that are farthest from it."""
+        """Truncate to at most ``tokens``: first the longer side, from the end farthest from the answer."""
         over = 0 if tokens is None else sum(map(len, self)) - tokens
         if over <= 0:
             return self
         if over > len(self.before) + len(self.after):
             raise ValueError(
-                f"`max_tokens`: the answer of {len(self.answer)} tokens does not fit into {tokens}, special tokens "
-                "included. Raise it, or shorten the verbalizer."
+                f"`max_tokens`: the answer of {len(self.answer)} tokens does not fit into {tokens}, including special "
+                "tokens. Increase it, or shorten the verbalizer."
             )
         if len(self.before) >= len(self.after):
             left = min(over, len(self.before))
@@ -48,37 +48,37 @@ class Pieces(NamedTuple):
 
 
 def check_tokenizer(tokenizer: Any) -> None:
-    """Refuse what is no tokenizer."""
+    """Reject an invalid tokenizer."""
     if getattr(tokenizer, "is_fast", True) is False:
         raise ValueError(
-            f"`tokenizer`: the slow {type(tokenizer).__name__} does not tell which characters a token stands for. Use "
+            f"`tokenizer`: the slow {type(tokenizer).__name__} does not return character offsets. Use "
             "the fast one, or a function: `lambda text: tokenizer.encode(text, add_special_tokens=False)`."
         )
     if not (callable(tokenizer) or _of_tokenizers(tokenizer)):
         raise ValueError(
-            "`tokenizer` must be a tokenizer of `tokenizers` or `transformers`, or a function from a text to a list of "
+            "`tokenizer` must be from `tokenizers` or `transformers`, or a function from a text to a list of "
             f"ids, got {shown(tokenizer)}."
         )
 
 
 def longest(tokenizer: Any) -> int | None:
-    """Tokens that the tokenizer's model takes, where it knows that."""
+    """The maximum input length of the tokenizer's model, if the tokenizer defines it."""
     length = getattr(tokenizer, "model_max_length", None)
     limited = isinstance(length, int) and length < UNLIMITED  # mutants: see UNLIMITED
     return length if limited else None
 
 
 def pieces(tokenizer: Any, before: str, answer: str, after: str) -> Pieces:
-    """Tokenise a text in which an answer stands.
+    """Tokenize a text that contains an answer.
 
-    White space before the answer belongs to it, as in the vocabularies of most models. A tokenizer that says which
-    characters a token stands for sees the whole text; a function sees the three parts of it one after the other.
+    Whitespace before the answer belongs to the answer, as in most vocabularies. A tokenizer with character offsets
+    tokenizes the whole text; a function tokenizes its three parts separately.
 
     Args:
-        tokenizer: of `tokenizers` or `transformers`, or a function.
-        before: the text up to the answer.
-        answer: with at least one token of its own.
-        after: the rest.
+        tokenizer: from `tokenizers` or `transformers`, or a function.
+        before: the text before the answer.
+        answer: the answer, with at least one token of its own.
+        after: the text after the answer.
 
     Raises:
         ValueError: if the answer has no token, or a function returns no ids.
@@ -93,7 +93,7 @@ def pieces(tokenizer: Any, before: str, answer: str, after: str) -> Pieces:
     else:
         found = Pieces((), _ids(tokenizer, bare), _ids(tokenizer, answer), _ids(tokenizer, after), ())
     if not found.answer:
-        raise ValueError(f"`tokenizer` has no token for the answer {answer!r}, or cuts the text before it.")
+        raise ValueError(f"`tokenizer` has no token for the answer {answer!r}, or truncates the text before it.")
     return found
 
 
@@ -122,7 +122,7 @@ def _ids(tokenizer: Callable[[str], Any], text: str) -> tuple[int, ...]:
         isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in listed
     ):
         raise ValueError(
-            f"`tokenizer` must return a list of ids, integers from 0 on, for a text; for {text[:40]!r} it returned "
+            f"`tokenizer` must return a list of ids, non-negative integers, for a text; for {text[:40]!r} it returned "
             f"{shown(found)}."
         )
     return tuple(listed)

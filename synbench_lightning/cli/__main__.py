@@ -1,4 +1,4 @@
-"""`python -m synbench_lightning.cli`, where the command itself is not on the path."""
+"""`python -m synbench_lightning.cli`, where the command is not on the path."""
 
 import sys
 

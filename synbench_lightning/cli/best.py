@@ -1,4 +1,4 @@
-"""`synbench best`: the best of a folder of checkpoints on a benchmark, from a few of its points."""
+"""`synbench best`: the best checkpoint of a folder on a benchmark, from a subset of its items."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from synbench_lightning.cli.errors import CommandError
 
 
 def best_command(arguments: Sequence[str]) -> int:
-    """Run ``select_best_checkpoint`` with arguments that jsonargparse types by its signature, and print what it found.
+    """Run ``select_best_checkpoint`` with arguments parsed from its signature by jsonargparse, and print the result.
 
     Raises:
-        CommandError: if jsonargparse is missing, or the folder, the module or the tasks do not fit.
+        CommandError: if jsonargparse is missing, or the folder, the module or the tasks are invalid.
     """
     try:
         from jsonargparse import auto_cli

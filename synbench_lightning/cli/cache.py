@@ -1,4 +1,4 @@
-"""A cache of evaluation results, keyed by everything they depend on."""
+"""A cache of evaluation results, keyed by everything that they depend on."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from synbench_lightning.probe.result import ProbeResult
 
 
 def default_folder() -> Path:
-    """The folder for this user's caches."""
+    """The cache folder of this user."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synbench"
 
 
 def cache_key(module: nn.Module, settings: str) -> str:
-    """A key that changes whenever the result would.
+    """A hash of everything that determines the result.
 
-    It holds the weights and buffers, the structure, the source of the modules' classes, this package's own source, and
-    the settings: what is probed, the plan, the seed. What a class calls outside its own source is not seen.
+    It covers the weights and buffers, the structure, the source of the modules' classes and of this package, and the
+    settings: what is probed, the plan, the seed. It does not cover functions that a class calls outside its source.
     """
     digest = hashlib.sha256(f"{settings}\n{module!r}".encode())
     for path in sorted(Path(synbench_lightning.__file__).parent.rglob("*.py")):
@@ -44,14 +44,14 @@ def cache_key(module: nn.Module, settings: str) -> str:
 
 
 def cached_result(folder: Path, key: str) -> ProbeResult | None:
-    """The result under a key; ``None`` if there is none, or none that can be read."""
+    """The result stored under a key; ``None`` if it does not exist or cannot be read."""
     with suppress(OSError, ValueError, TypeError, KeyError):
         return ProbeResult.from_dict(json.loads((folder / f"{key}.json").read_text()))
     return None
 
 
 def keep_result(folder: Path, key: str, result: ProbeResult) -> None:
-    """Keep a result; where that is not possible (a full or read-only disk), it is not kept."""
+    """Store a result; errors of the file system (a full or read-only disk) are ignored."""
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / f"{key}.{os.getpid()}"

@@ -39,7 +39,7 @@ from synbench_lightning.runtime.structures import checksum
 
 
 class Evaluated(NamedTuple):
-    """An encoder's name, its result, the shape of its inputs, and whether the result was there already."""
+    """The name of an encoder, its result, the shape of its inputs, and whether the result came from the cache."""
 
     name: str
     result: ProbeResult
@@ -48,7 +48,7 @@ class Evaluated(NamedTuple):
 
 
 def evaluate_command(given: Namespace) -> int:
-    """Probe the encoders that were named, rank them, and print what was found.
+    """Probe the given encoders, rank them, and print the results.
 
     Raises:
         UsageError: for arguments that are wrong or missing.
@@ -64,7 +64,7 @@ def evaluate_command(given: Namespace) -> int:
         if names.count(name) > 1:
             name += f" #{names[:place].count(name) + 1}"
         try:
-            with redirect_stdout(sys.stderr):  # what encoders print does not belong to the table or the JSON
+            with redirect_stdout(sys.stderr):  # keeps the output of encoders out of the table and the JSON
                 found.append(_evaluated(candidate._replace(name=name), given, plan, normalize, about))
         except UsageError:
             raise
@@ -88,7 +88,7 @@ def evaluate_command(given: Namespace) -> int:
 
 def _plan(given: Namespace) -> ProbePlan:
     if given.forwards is not None and given.plan == "official":
-        raise UsageError("argument --forwards: the official plan has a fixed number of forwards; leave it out")
+        raise UsageError("argument --forwards: the official plan has a fixed number of forwards; omit this argument")
     plan = ProbePlan.of(given.plan) if given.forwards is None else ProbePlan(forwards=given.forwards)
     try:
         check_epsilons(given.epsilons)
@@ -100,7 +100,7 @@ def _plan(given: Namespace) -> ProbePlan:
             words = words.replace(f"`{name}`", f"argument --{option}:")
         raise UsageError(words) from error
     if 0.0 not in given.epsilons:
-        raise UsageError("argument --epsilons: must hold 0, the epsilon of the score that is ranked")
+        raise UsageError("argument --epsilons: must include 0, the epsilon of the score that is ranked")
     return plan
 
 
@@ -116,7 +116,7 @@ def _normalize(given: Namespace) -> Normalize | None:
 
 
 class About(NamedTuple):
-    """The inputs that information and readout are about, and what identifies them."""
+    """The inputs on which information and readout are measured, and what identifies them."""
 
     inputs: torch.Tensor | None
     views: Views | None
@@ -138,7 +138,7 @@ def _about(given: Namespace) -> About:
                 raise UsageError(f"argument --{option}: needs --inputs, {NEEDED[option]}")
         if inputs is not None:
             identity = (inputs.shape, checksum(inputs))
-        if inputs is not None and views is not None:  # what they draw tells whether they are the same views
+        if inputs is not None and views is not None:  # the same sampled views are the same `views`
             identity += (SampledViews(inputs, views, inputs.shape[1:], given.seed, torch.device("cpu")).identity,)
         if labels is not None:
             check_labels(labels, inputs)
@@ -153,9 +153,9 @@ def _about(given: Namespace) -> About:
 
 
 NEEDED = {
-    "layers": "by which layers are compared", "views": "the inputs themselves", "labels": "the inputs themselves",
+    "layers": "on which layers are compared", "views": "which they transform", "labels": "which they belong to",
 }  # fmt: skip
-"""What an option needs inputs for."""
+"""Why an option needs inputs, as the end of a sentence."""
 
 
 def _evaluated(
@@ -234,7 +234,7 @@ def _as_json(found: Sequence[Evaluated], ranked: Sequence[Ranking], threshold: f
 
 
 def _layers_as_text(found: Evaluated) -> list[str]:
-    """The layers of one encoder."""
+    """A table of the layers of one encoder."""
     result, key = found.result, found.result.layer_key
     if not result.layers:
         return []
@@ -246,7 +246,7 @@ def _layers_as_text(found: Evaluated) -> list[str]:
         if best is not None and mark:
             mark += f", by {best.margin:.2g} ± {best.error:.1g}"
         elif layer.width != output_layer(result.layers).width:
-            mark = "not ranked: of another width than the output"
+            mark = "not ranked: its width differs from that of the output"
         rows.append([layer.name, str(layer.width), f"{layer.value(key):.3f} ± {error:.3f}", mark])
     return ["", f"Layers of {found.name}:", *aligned(rows, left={0, 3})]
 
@@ -255,7 +255,7 @@ def _as_text(found: Sequence[Evaluated], ranked: Sequence[Ranking], threshold: f
     first = found[0].result
     epsilons = [epsilon for epsilon in first.epsilons if epsilon]
     known = [key for key in ("information", "readout") if any(getattr(one.result, key) is not None for one in found)]
-    shown = [key for key in known if len(found) == 1 or key != ranked[0].key]  # the ranking has the others
+    shown = [key for key in known if len(found) == 1 or key != ranked[0].key]  # the ranking shows the others
     rows = [
         [
             "encoder",
@@ -292,7 +292,7 @@ def _as_text(found: Sequence[Evaluated], ranked: Sequence[Ranking], threshold: f
 
 
 def _with_short_names(found: Sequence[Evaluated]) -> list[Evaluated]:
-    """Paths of checkpoints without the folder that all of them are in."""
+    """Paths of checkpoints relative to their common folder."""
     folders = [Path(one.name).parent for one in found]
     if len(found) < 2 or not all(folder.parts for folder in folders) or len({folder.anchor for folder in folders}) > 1:
         return list(found)
@@ -310,10 +310,10 @@ def _with_error(value: float | None, error: float | None, digits: int) -> str:
 
 
 def _sentences(found: Sequence[Evaluated], known: Sequence[str], threshold: float) -> Iterator[str]:
-    """What must be known of the table."""
+    """Explanations below the table."""
     first = found[0].result
     forwards = " to ".join(f"{number:,}" for number in sorted({one.result.num_forwards for one in found}))
-    yield f"± one standard error. Score: of the task {first.tasks[0]} at threshold {threshold:g}. Forwards: {forwards}."
+    yield f"± one standard error. Score: on the task {first.tasks[0]} at threshold {threshold:g}. Forwards: {forwards}."
     if "information" in known:
         kinds = {one.result.information_kind for one in found} - {None}
         what = " or ".join(KINDS[kind] for kind in KINDS if kind in kinds)
@@ -321,10 +321,10 @@ def _sentences(found: Sequence[Evaluated], known: Sequence[str], threshold: floa
     if "readout" in known:
         yield "Readout: leave-one-out R² of a ridge regression of the labels on the features."
     if len({one.input_shape for one in found}) > 1:
-        yield "The encoders have inputs of different shapes: their tasks are not the same."
+        yield "The encoders have inputs of different shapes, so that their tasks differ."
     if len(found) > 1 and first.standard_errors is None:
         yield "The official protocol has no standard errors: small differences may be noise."
 
 
 KINDS = {"views": "in random views", "pairs": "in the views that were given", "noise": "with white noise"}
-"""What inputs are encoded with."""
+"""How views of an input are made, by kind."""

@@ -1,4 +1,4 @@
-"""Where encoders come from: factories, checkpoints of LightningModules, timm and transformers by name."""
+"""Load encoders: from factories, checkpoints of LightningModules, timm and transformers by name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from synbench_lightning.runtime.lightning_packages import lightning_classes
 
 @dataclass
 class Source:
-    """One `--encoder` or `--module`, and what was given with it."""
+    """One `--encoder` or `--module`, and the options that belong to it."""
 
     kind: str
     spec: str
@@ -36,14 +36,14 @@ class Source:
 
     @property
     def option(self) -> str:
-        """As it was given."""
+        """The option as it was given."""
         return f"--{self.kind} {self.spec}"
 
 
 class Loaded(NamedTuple):
-    """An encoder that is ready to be evaluated, the module with its weights, and what it says of its inputs.
+    """An encoder that is ready to be evaluated, the module with its weights, and the inputs that it declares.
 
-    ``attribute`` is the dotted name of the encoder in the module, where it was named.
+    ``attribute`` is the dotted name of the encoder in the module, where it was given.
     """
 
     encoder: Callable[[Tensor], Any]
@@ -54,9 +54,9 @@ class Loaded(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """An encoder to be: what it is called, what it is beside its weights, and the function that loads it.
+    """An encoder to be loaded: its name, what identifies it in addition to its weights, and the function that loads it.
 
-    That function raises :class:`CommandError` if it cannot.
+    That function raises :class:`CommandError` if loading fails.
     """
 
     name: str
@@ -68,7 +68,7 @@ def candidates(source: Source, weights_only: bool) -> Iterator[Candidate]:
     """The encoders of a source: one, or one for each checkpoint.
 
     Raises:
-        UsageError: if the source is not complete.
+        UsageError: if the source is incomplete.
     """
     package, _, attribute = source.spec.partition(":")
     if not package or not attribute:
@@ -95,7 +95,7 @@ def _from_factory(source: Source, checkpoint: str | None, weights_only: bool) ->
     else:
         raise CommandError(f"{source.option}: must be a function, a class or a module, is {factory!r:.80}")
     if not callable(encoder):
-        raise CommandError(f"{source.option}: returned {encoder!r:.80}, which is no module or function")
+        raise CommandError(f"{source.option}: returned {encoder!r:.80}, which is neither a module nor a function")
     module = encoder if isinstance(encoder, nn.Module) else None
     if checkpoint is not None:
         if module is None:
@@ -156,19 +156,19 @@ def _transformers(source: Source, checkpoint: str | None, weights_only: bool) ->
         height, width = (size.get(side) or size["shortest_edge"] for side in ("height", "width"))
         normalize = tuple(processor.image_mean), tuple(processor.image_std)
         return Loaded(lambda x: model(pixel_values=x), model, (len(normalize[0]), height, width), normalize)
-    if inputs == "input_values":  # waveforms, which its processor scales to mean 0 and variance 1, as the examples are
+    if inputs == "input_values":  # waveforms, which its processor scales to mean 0 and variance 1, like the examples
         return Loaded(lambda x: model(input_values=x), model, (SECOND,))
     if inputs == "input_ids":
         encoder = model.get_encoder() if model.config.is_encoder_decoder else model
         table = model.get_input_embeddings().weight.detach()
         std, mean = torch.std_mean(table.float(), 0)
 
-        def embedded(x: Tensor) -> Any:  # examples that are distributed as the embeddings of tokens are
+        def embedded(x: Tensor) -> Any:  # examples with the mean and variance of the token embeddings
             return encoder(inputs_embeds=x * std.to(x) + mean.to(x))
 
         return Loaded(embedded, model, (TOKENS, table.shape[1]))
     raise CommandError(
-        f"{source.option}: takes `{inputs}`, which is not known here; write a factory that returns a function from "
+        f"{source.option}: takes `{inputs}`, which is not supported; write a factory that returns a function from "
         "standard normal inputs to features, and pass it as --encoder package.module:factory"
     )
 
@@ -181,10 +181,10 @@ def _package(name: str) -> Any:
 
 
 def imported(source: Source) -> Any:
-    """What a source names, as ``module:name``."""
+    """The object that a source names as ``module:name``."""
     package, _, attribute = source.spec.partition(":")
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` has it
+        sys.path.insert(0, os.getcwd())  # as `python -m` does
     try:
         found: Any = importlib.import_module(package)
     except Exception as error:
@@ -203,7 +203,7 @@ def imported(source: Source) -> Any:
 
 
 def _typed_arguments(source: Source, factory: Callable[..., Any], needed: bool) -> dict[str, Any]:
-    """The arguments given for a factory, as the types of its signature say.
+    """The arguments given for a factory, converted to the types in its signature.
 
     Args:
         source: with arguments as "width=8".
@@ -244,12 +244,12 @@ def _load_weights(module: nn.Module, checkpoint: str, weights_only: bool) -> Non
     saved = _read(checkpoint, weights_only)
     weights = saved.get("state_dict", saved) if isinstance(saved, dict) else saved
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise CommandError(f"--ckpt {checkpoint}: holds no weights by name (a state dict), but a {_kind_of(saved)}")
+        raise CommandError(f"--ckpt {checkpoint}: must contain a state dict, contains a {_kind_of(saved)}")
     expected, given = set(module.state_dict()), set(weights)
     missing, unexpected = sorted(expected - given), sorted(given - expected)
     if missing or unexpected:
         raise CommandError(
-            f"--ckpt {checkpoint}: does not fit the encoder; missing are {_some(missing)}, not known "
+            f"--ckpt {checkpoint}: does not match the encoder; missing keys: {_some(missing)}; unexpected keys: "
             f"{_some(unexpected)}. For the checkpoint of a LightningModule use --module"
         )
     _called(f"--ckpt {checkpoint}", lambda: module.load_state_dict(weights))
@@ -263,8 +263,8 @@ def _read(checkpoint: str, weights_only: bool) -> Any:
     except Exception as error:
         if weights_only and "weights_only" in str(error).replace("Weights only", "weights_only"):
             raise CommandError(
-                f"--ckpt {checkpoint}: holds more than weights and plain values, and loading that can run code. If you "
-                "trust its origin, add --weights-only false"
+                f"--ckpt {checkpoint}: contains more than weights and plain values, and loading that can run code. If "
+                "you trust its origin, add --weights-only false"
             ) from error
         raise CommandError(f"--ckpt {checkpoint}: cannot be read, {_typed(error)}") from error
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 
 class CommandError(Exception):
-    """The command cannot do what it was asked to: exit code 1."""
+    """The command failed: exit code 1."""
 
 
 class UsageError(CommandError):
-    """The command was not asked properly: exit code 2."""
+    """The arguments are wrong: exit code 2."""
 
 
 def in_one_line(error: BaseException) -> str:
-    """The error's own words in one line; its type where it has none or an unusual one."""
+    """The message of an error in one line, with its type unless the error is a ``CommandError`` or ``ValueError``."""
     text = " ".join(str(error).split())
     if isinstance(error, CommandError) or (isinstance(error, ValueError) and text):
         return text

@@ -1,4 +1,4 @@
-"""`synbench history`: the curves of one or several runs, read from their files, and which run is best."""
+"""`synbench history`: the curves of one or more runs, read from their files, and a ranking of the runs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FORMATS = (".svg", ".pdf", ".png")
 
 
 def history_command(given: Namespace) -> int:
-    """Print the points of each run in the folders and rank the runs, and draw them if asked to.
+    """Print the logged values of each run in the folders, rank the runs, and draw their curves on request.
 
     Raises:
         UsageError: for a figure of an unknown format.
-        CommandError: if a folder holds no probes, or the figure needs a package that is not there.
+        CommandError: if a folder has no probes, or a package that the figure needs is not installed.
     """
     if given.figure is not None and given.figure.suffix not in FORMATS:
         raise UsageError(f"argument --figure: must end in {', '.join(FORMATS)}, got {str(given.figure)!r}")

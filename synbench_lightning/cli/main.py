@@ -26,17 +26,17 @@ from synbench_lightning.probe.families import FAMILIES
 from synbench_lightning.runtime.lightning_packages import PACKAGES
 
 EVALUATE = """\
-Probe finished encoders and rank them: by information under --views, else by the
-readout of --labels; the score alone does not rank. An encoder is one of
+Probe trained encoders and rank them: by information with --views, else by readout
+with --labels. Encoders are not ranked by the score alone. An encoder is one of
 
-  --encoder package.module:factory   a function or class that makes it; --encoder.NAME VALUE are its arguments,
-                                     --ckpt FILE its weights
-  --encoder timm:NAME                a timm model with its pretrained weights and its own normalisation
+  --encoder package.module:factory   a function or class that returns it; --encoder.NAME VALUE sets an argument,
+                                     --ckpt FILE loads its weights
+  --encoder timm:NAME                a timm model with its pretrained weights and its own normalization
   --encoder transformers:NAME        the same for transformers: images, raw audio, or text in embedding space
-  --module package.module:Class      a LightningModule with --ckpt FILE [FILE ...]; its encoder is found as the
-                                     callback does, or named by --attribute backbone.trunk
+  --module package.module:Class      a LightningModule with --ckpt FILE [FILE ...]; its encoder is found as by
+                                     the callback, or named by --attribute backbone.trunk
 
-These can be given several times; --ckpt, --attribute and --encoder.NAME belong to the one before them.
+These can be repeated; --ckpt, --attribute and --encoder.NAME belong to the one before them.
 """
 
 EXAMPLES = """\
@@ -54,10 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; by default those of the process.
 
     Returns:
-        The exit code: 0, 1 where something failed, 2 for wrong arguments, 130 if the user interrupted it.
+        The exit code: 0 for success, 1 for a failure, 2 for wrong arguments, 130 for an interrupt by the user.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    rest = arguments[1:] if arguments[:1] == ["best"] else []  # its arguments are typed by a signature
+    rest = arguments[1:] if arguments[:1] == ["best"] else []  # jsonargparse parses these from a signature
     given = _parser().parse_args(_with_attached_arguments(arguments[:1] if rest else arguments))
     given.rest = rest or ["--help"]
     with _in_one_voice():
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return code
         except KeyboardInterrupt:
-            print("synbench: ended by the user", file=sys.stderr)
+            print("synbench: interrupted by the user", file=sys.stderr)
             return 130
         except BrokenPipeError:  # of `synbench ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _in_one_voice() -> Iterator[None]:
-    """Show warnings as one line each, and silence Lightning's hints about training."""
+    """Print each warning in one line, and silence Lightning's hints about training."""
     levels = {logger: logger.level for logger in map(logging.getLogger, PACKAGES)}
     with warnings.catch_warnings():
         warnings.simplefilter("default")
@@ -100,27 +100,32 @@ def _in_one_voice() -> Iterator[None]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="synbench", allow_abbrev=False, description="How good a representation is, without labels and data."
+        prog="synbench", allow_abbrev=False, description="Evaluate learned representations, without labels."
     )
     parser.add_argument("--version", action="version", version=f"synbench-lightning {synbench_lightning.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     _add_evaluate(_command(commands, "evaluate", evaluate_command, "probe encoders and rank them", EVALUATE, EXAMPLES))
-    history = _command(commands, "history", history_command, "the curves of runs, and which run is best")
+    history = _command(commands, "history", history_command, "print the curves of runs and rank the runs")
     history.add_argument(
-        "run_dir", metavar="RUN_DIR", nargs="+", type=_folder, help="with checkpoints, event files or a CSV log"
+        "run_dir", metavar="RUN_DIR", nargs="+", type=_folder, help="folder with checkpoints, event files or a CSV log"
     )
-    history.add_argument("--figure", type=Path, metavar="FILE", help="draw the curve too, as .svg, .pdf or .png")
-    history.add_argument("--json", action="store_true", help="print the points and the ranking as JSON")
+    history.add_argument("--figure", type=Path, metavar="FILE", help="also draw the curves, as .svg, .pdf or .png")
+    history.add_argument("--json", action="store_true", help="print the logged values and the ranking as JSON")
     _command(
-        commands, "best", lambda given: best_command(given.rest), "the best checkpoint of a folder on labelled tasks"
+        commands,
+        "best",
+        lambda given: best_command(given.rest),
+        "find the best checkpoint of a folder on labeled tasks",
     )
-    report = _command(commands, "report", report_command, "one HTML page about runs, and which run is best")
+    report = _command(commands, "report", report_command, "write one HTML page about runs, with their ranking")
     report.add_argument("run_dir", metavar="RUN_DIR", nargs="+", type=_folder, help="as in `synbench history`")
     report.add_argument(
         "--output", type=Path, default=Path("synbench_report.html"), metavar="FILE", help="default: %(default)s"
     )
     for command in (history, report):
-        command.add_argument("--prefix", type=partial(_checked, check_name), default="synbench", help="of the keys")
+        command.add_argument(
+            "--prefix", type=partial(_checked, check_name), default="synbench", help="prefix of the logged keys"
+        )
         _add_weights_only(command)
     return parser
 
@@ -139,62 +144,66 @@ def _command(
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     integer, number = partial(_checked, _integer), partial(_checked, _number)
-    parser.add_argument("--encoder", action=_Open, metavar="SPEC", help="an encoder, see above")
-    parser.add_argument("--module", action=_Open, metavar="SPEC", help="a LightningModule, see above")
+    parser.add_argument("--encoder", action=_Open, metavar="SPEC", help="an encoder (see above)")
+    parser.add_argument("--module", action=_Open, metavar="SPEC", help="a LightningModule (see above)")
     parser.add_argument("--ckpt", action=_Attach, nargs="+", metavar="FILE", help="weights of the encoder or module")
     parser.add_argument(
         "--attribute", action=_Attach, nargs=1, metavar="NAME", help="the module's encoder, or a layer of it"
     )
     parser.add_argument(ATTACHED, action=_Attach, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument(
-        "--input-shape", nargs="+", type=integer, metavar="N", help="of one example, as in 3 224 224; of timm and "
-        "transformers models known already",
+        "--input-shape", nargs="+", type=integer, metavar="N", help="shape of one example, such as 3 224 224; not "
+        "needed for timm and transformers models",
     )  # fmt: skip
     parser.add_argument(
         "--tasks",
         choices=sorted(FAMILIES),
         default="default",
         metavar="FAMILY",
-        help=f"of tasks: {', '.join(FAMILIES)}; default: %(default)s",
+        help=f"family of tasks: {', '.join(FAMILIES)}; default: %(default)s",
     )
     parser.add_argument(
-        "--inputs", type=Path, metavar="FILE", help="a .pt or .npy file of unlabelled inputs (N, *shape), at least 32: "
-        "what the encoder tells about them is measured too",
+        "--inputs", type=Path, metavar="FILE", help="a .pt or .npy file of unlabeled inputs (N, *shape), at least 32, "
+        "on which information is measured",
     )  # fmt: skip
     parser.add_argument(
-        "--views", metavar="SPEC", help="a .pt or .npy file of views (N, V, *shape), V of each input, in place of "
-        "--inputs: the same for all encoders and runs, whatever each was trained with. Or module:function, from a "
-        "batch of --inputs to a random view of each, such as the augmentations of the pretraining",
+        "--views", metavar="SPEC", help="a .pt or .npy file of views (N, V, *shape), V per input, in place of "
+        "--inputs; use the same file for all encoders, whatever views they were trained with. Or module:function, "
+        "which maps a batch of --inputs to a random view of each, such as the augmentations used in pretraining",
     )  # fmt: skip
     parser.add_argument(
         "--labels", type=Path, metavar="FILE", help="a .pt or .npy file of integers (N,), the labels of --inputs, at "
-        "least 20: how well a readout tells them is measured too",
+        "least 20, for which the readout is measured",
     )  # fmt: skip
     parser.add_argument(
         "--layers", nargs="+", metavar="NAME", help="auto, or names of modules of the encoder: information or readout "
-        "of each of them too, from the same forwards; needs --inputs",
+        "is measured for each of them, in the same forward passes; needs --inputs",
     )  # fmt: skip
     parser.add_argument("--plan", choices=("fast", "official"), default="fast", help="default: %(default)s")
-    parser.add_argument("--forwards", type=integer, metavar="N", help="of the fast plan, default: 8192")
+    parser.add_argument("--forwards", type=integer, metavar="N", help="forward passes of the fast plan, default: 8192")
     parser.add_argument(
-        "--epsilons", nargs="+", type=number, default=[0.0, 0.2], metavar="E", help="default: 0 0.2; 0 among them"
+        "--epsilons", nargs="+", type=number, default=[0.0, 0.2], metavar="E", help="default: 0 0.2; must include 0"
     )
     parser.add_argument("--threshold", type=number, default=0.7, metavar="A", help="threshold accuracy, default: 0.7")
-    parser.add_argument("--mean", nargs="+", type=number, metavar="M", help="of the normalisation, one or per channel")
-    parser.add_argument("--std", nargs="+", type=number, metavar="S", help="of the normalisation, one or per channel")
+    parser.add_argument(
+        "--mean", nargs="+", type=number, metavar="M", help="mean of the normalization, one or one per channel"
+    )
+    parser.add_argument("--std", nargs="+", type=number, metavar="S", help="standard deviation, one or one per channel")
     parser.add_argument("--batch-size", type=integer, default=256, metavar="N", help="default: 256")
-    parser.add_argument("--seed", type=partial(_checked, _seed), default=0, help="of the examples, default: 0")
-    parser.add_argument("--device", help="default: the accelerator where there is one, else cpu")
+    parser.add_argument("--seed", type=partial(_checked, _seed), default=0, help="seed of the examples, default: 0")
+    parser.add_argument("--device", help="default: the accelerator if available, else cpu")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--no-cache", action="store_true", help="neither use nor keep results of earlier calls")
-    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="default: synbench in the user's cache folder")
+    parser.add_argument("--no-cache", action="store_true", help="neither read nor write cached results")
+    parser.add_argument(
+        "--cache-dir", type=Path, metavar="DIR", help="default: the folder synbench in the user's cache folder"
+    )
     _add_weights_only(parser)
 
 
 def _add_weights_only(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--weights-only", choices=("true", "false"), default="true", help="false: load checkpoints that hold other "
-        "objects than tensors and numbers too, which can run code of theirs; default: true",
+        "--weights-only", choices=("true", "false"), default="true", help="false: also load checkpoints that contain "
+        "objects other than tensors and plain values, which can run arbitrary code; default: true",
     )  # fmt: skip
 
 
@@ -218,14 +227,14 @@ def _with_attached_arguments(argv: Sequence[str]) -> list[str]:
 
 
 class _Open(argparse.Action):
-    """Begin a further source of encoders."""
+    """Add a source of encoders."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
         namespace.sources = [*namespace.sources, Source(self.dest, values)]
 
 
 class _Attach(argparse.Action):
-    """Add to the source that was begun last."""
+    """Attach an option to the last source."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
         shown = f"--{values[0]}.{values[1].split('=')[0]}" if option == ATTACHED else option

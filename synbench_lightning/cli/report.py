@@ -1,4 +1,4 @@
-"""`synbench report`: one self-contained HTML page about one or several runs."""
+"""`synbench report`: one self-contained HTML page about one or more runs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from synbench_lightning.probe.result import ProbeResult
 
 
 def report_command(given: Namespace) -> int:
-    """Write the report about all runs in the given folders, and say where.
+    """Write the report about all runs in the given folders, and print its path.
 
     Raises:
-        CommandError: if a folder holds no probes, or matplotlib is not there.
+        CommandError: if a folder has no probes, or matplotlib is not installed.
     """
     runs = runs_in_folders(given.run_dir, given.prefix, given.weights_only == "true")
     page = report(runs)
@@ -37,7 +37,7 @@ def report(runs: Sequence[Run]) -> str:
     """The report as a page of HTML.
 
     Raises:
-        CommandError: if matplotlib is not there.
+        CommandError: if matplotlib is not installed.
     """
     try:
         from synbench_lightning import plots
@@ -60,7 +60,7 @@ def report(runs: Sequence[Run]) -> str:
 
 
 def _ranking(runs: Sequence[Run]) -> Iterator[str]:
-    """Which run is best, and what cannot be said of it."""
+    """The ranking of the runs, with its warnings."""
     found, notes = run_rankings(runs)
     for ranking in found:
         sentences = [escape(sentence) for sentence in ranking.sentences]
@@ -75,7 +75,7 @@ def _ranking(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _headline(run: Run) -> str:
-    """The number to watch, as a line of HTML."""
+    """The metric to watch, as a line of HTML."""
     key, best, last = run.monitored, run.points[run.best_step], run.points[run.last_step]
     now = "" if run.best_step == run.last_step else f", now {_with_error(last, key)}"
     return f"<b>{key} {_with_error(best, key)}</b> at its best, after {run.best_step:,} steps{now}"
@@ -85,7 +85,7 @@ def _summary(runs: Sequence[Run]) -> Iterator[list[str]]:
     yield ["run", "best", "best checkpoint", "last score", "worst task", "effective rank", "probes", "time in probes"]
     for run in runs:
         best, last, key = run.points[run.best_step], run.points[run.last_step], run.monitored
-        checkpoint = "none in the step of a probe"
+        checkpoint = "none at the step of a probe"
         if run.best_checkpoint is not None:
             step, path = run.best_checkpoint
             checkpoint = path.name
@@ -110,14 +110,14 @@ def _warnings(run: Run) -> Iterator[str]:
     yield from run.warnings
     for before, result in pairwise(run.history):
         if not before.compares(result):
-            yield f"From step {result.step} on the probes had other arguments: scores do not compare across it."
+            yield f"From step {result.step} on the probes had other arguments: scores across it are not comparable."
         if result.collapsed and not before.collapsed:
             yield f"At step {result.step} the representation had collapsed: the features were constant."
     scores = list(run.points.values())
     for key in scores[-1]:
         if key.startswith("task/") and all(values.get(key) == 0 for values in scores):
             name = key.removeprefix("task/")
-            yield f"The task {name} is 0 throughout: the encoder cannot see it, and it tells nothing."
+            yield f"The task {name} is 0 throughout: the encoder does not respond to it, and it is uninformative."
     best, last, key = run.points[run.best_step], run.points[run.last_step], run.monitored
     drop, error = best[key] - last[key], math.hypot(*(each.get(f"{key}_se", math.nan) for each in (best, last)))
     if drop > 2 * error:
@@ -148,7 +148,7 @@ def _section(run: Run) -> Iterator[str]:
         yield from _benchmark(name, results)
     yield "<details><summary>Settings</summary>"
     yield _table([["setting", "value"], *([key, str(value)] for key, value in _settings(run).items())])
-    yield "</details><details><summary>All points</summary>"
+    yield "</details><details><summary>All logged values</summary>"
     keys = list(dict.fromkeys(key for values in run.points.values() for key in values))
     rows = [[f"{step:,}", *(_number(values, key, ".4g") for key in keys)] for step, values in run.points.items()]
     yield _table([["step", *keys], *rows]) + "</details>"
@@ -157,20 +157,20 @@ def _section(run: Run) -> Iterator[str]:
 def _layers(history: Sequence[ProbeResult]) -> str:
     """Which layer to read, as a line of HTML."""
     sentence = LayerAdvice("synbench").ended(history)
-    sentence = sentence or "Layers of different width are not comparable: look at each of them over time."
+    sentence = sentence or "Layers of different width are not comparable: compare each with itself over time."
     return f"<p>{escape(sentence.removeprefix('SynBench: ').replace('`', ''))}</p>"
 
 
 def _benchmark(name: str, results: Sequence[BenchmarkResult]) -> Iterator[str]:
-    """The last evaluation of a benchmark, and what it is worth for decisions."""
+    """The last evaluation of a benchmark, and how reliably it ranks checkpoints."""
     if not results:
         return
     last = results[-1]
     yield f"<h3>{escape(name)}: the last evaluation, at step {last.step:,}</h3>"
     yield (
-        "<p class=note>The signal is how far the values of the run lie apart, the noise how far a value is off its "
-        "neighbours by chance. Order is the share of the pairs of complete evaluations that the chosen points put in "
-        "the order in which all points put them.</p>"
+        "<p class=note>Signal is the spread of the values over the run; noise is the random deviation of a value from "
+        "its neighbors. Order is the fraction of pairs of complete evaluations that the selected items rank in the "
+        "same order as all items.</p>"
     )
     yield _notes(_silent(last))
     none: tuple[None, ...] = (None,) * len(last.tasks)
@@ -182,7 +182,7 @@ def _benchmark(name: str, results: Sequence[BenchmarkResult]) -> Iterator[str]:
     rows = [["task", "value", "95% interval", "signal", "noise", "signal / noise", "order"]]
     for task, value, (low, high), signal, noise, right in (whole, *tasks):
         ratio = "-" if signal is None or not noise else f"{signal / noise:.1f}"
-        interval = "all points" if last.complete else f"[{low:.4f}, {high:.4f}]"
+        interval = "all items" if last.complete else f"[{low:.4f}, {high:.4f}]"
         spreads = ["-" if each is None else f"{each:.2g}" for each in (signal, noise)]
         rows.append([task, f"{value:.4f}", interval, *spreads, ratio, "-" if right is None else f"{right:.0%}"])
     yield _table(rows)
@@ -190,11 +190,11 @@ def _benchmark(name: str, results: Sequence[BenchmarkResult]) -> Iterator[str]:
 
 def _silent(last: BenchmarkResult) -> Iterator[str]:
     for task in last.silent_tasks:
-        yield f"The task {task} tells nothing so far: its values may as well be in random order."
+        yield f"The task {task} is uninformative so far: its values are consistent with a random order."
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    probed: dict[str, Any] = {"points from": run.source}
+    probed: dict[str, Any] = {"values from": run.source}
     if run.history:
         last: ProbeResult = run.history[-1]
         probed |= {

@@ -1,4 +1,4 @@
-"""Read a run from its files: the history in its checkpoints, the points in its event files or CSV logs."""
+"""Read a run from its files: the history in its checkpoints, the logged values in its event files or CSV logs."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from synbench_lightning.cli.errors import CommandError, in_one_line
 from synbench_lightning.probe.result import ProbeResult
 
 Points = dict[int, dict[str, float]]
-"""Values by name, by step."""
+"""Logged values by name, by step."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its files show it.
+    """A run as read from its files.
 
     Args:
-        name: of its folder, as it was given.
-        points: what was logged for each probe, in the order of the steps.
-        history: the results, where a checkpoint has them; empty otherwise.
+        name: its folder, as it was given.
+        points: the logged values of each probe by step, in ascending order.
+        history: the results of the probes, where a checkpoint has them; empty otherwise.
         benchmarks: the results of each :class:`BenchmarkCallback` by its prefix, where a checkpoint has them.
-        checkpoints: files by the optimizer steps made before them.
-        hyperparameters: those that the logger kept.
-        source: where the points are from.
-        warnings: what could not be read.
+        checkpoints: files by optimizer step.
+        hyperparameters: those that the logger saved.
+        source: where the logged values are from.
+        warnings: sentences about what could not be read.
     """
 
     name: str
@@ -55,14 +55,14 @@ class Run:
 
     @property
     def monitored(self) -> str:
-        """What tells checkpoints apart: of what the last probe has logged, that with most knowledge of what matters."""
+        """The key by which checkpoints are ranked: the most informative one that the last probe has logged."""
         if self.history:
             return self.history[-1].best_key
         return next((key for key in ("readout", "information") if key in self.points[self.last_step]), "score")
 
     @property
     def best_step(self) -> int:
-        """The step with the highest value of what is monitored; the first of equal ones."""
+        """The step with the highest value of the monitored key; the first in case of ties."""
         steps = self.series(self.monitored)[0]
         return max(steps, key=lambda step: self.points[step][self.monitored])
 
@@ -73,7 +73,7 @@ class Run:
 
     @property
     def best_checkpoint(self) -> tuple[int, Path] | None:
-        """The checkpoint with the highest value among those that were made in the step of a probe."""
+        """The step and path of the checkpoint with the highest value, among those saved at the step of a probe."""
         probed = [step for step in self.checkpoints if self.monitored in self.points.get(step, {})]
         best = max(probed, key=lambda step: self.points[step][self.monitored], default=None)
         return None if best is None else (best, self.checkpoints[best])
@@ -85,17 +85,17 @@ class Run:
 
 
 def runs_in_folders(folders: Sequence[Path], prefix: str = "synbench", weights_only: bool = True) -> list[Run]:
-    """The runs below several folders, each of them once.
+    """The runs below several folders, without duplicates.
 
     Raises:
-        CommandError: if one of them holds no point of a probe.
+        CommandError: if one of them has no values of a probe.
     """
     runs = {run.name: run for folder in folders for run in runs_in(folder, prefix, weights_only)}
     return list(runs.values())
 
 
 def with_short_names(runs: Sequence[Run]) -> list[Run]:
-    """The runs, named by what distinguishes their folders, and by at least the last two of the folders."""
+    """The runs, named by their folders relative to the common one, with at least the last two components."""
     paths = [Path(run.name).absolute() for run in runs]
     common = Path(os.path.commonpath([path.parent.parent if path.parent.name else path for path in paths]))
     return [
@@ -107,15 +107,15 @@ def with_short_names(runs: Sequence[Run]) -> list[Run]:
 
 
 def runs_in(folder: Path, prefix: str = "synbench", weights_only: bool = True) -> list[Run]:
-    """The runs below a folder: the folder itself, or those that it holds.
+    """The runs below a folder: the folder itself, or its subfolders.
 
     Args:
         folder: with checkpoints, event files or CSV logs somewhere below it.
         prefix: of the logged keys.
-        weights_only: whether to leave out checkpoints that hold other objects than weights and plain values.
+        weights_only: whether to skip checkpoints that contain objects other than weights and plain values.
 
     Raises:
-        CommandError: if there is no point of a probe.
+        CommandError: if there are no values of a probe.
     """
     files = [path for pattern in PATTERNS for path in sorted(folder.rglob(pattern))]
     roots = list(
@@ -128,10 +128,10 @@ def runs_in(folder: Path, prefix: str = "synbench", weights_only: bool = True) -
     with_points = [run for run in runs if run.points]
     if not with_points:
         notes = " ".join(note for run in runs for note in run.warnings)
-        what = (
-            f"{len(files)} checkpoints, event files and CSV logs" if files else "no checkpoint, event file or CSV log"
-        )
-        raise CommandError(f"{folder}: holds no score `{prefix}/score`, in {what}. {notes}".strip())
+        if not files:
+            raise CommandError(f"{folder}: contains no checkpoint, event file or CSV log")
+        what = f"{len(files)} checkpoints, event files and CSV logs"
+        raise CommandError(f"{folder}: no value of `{prefix}/score` was found in {what}. {notes}".strip())
     return with_points
 
 
@@ -146,7 +146,7 @@ def _run(root: Path, folder: Path, prefix: str, weights_only: bool) -> Run:
         ("event files", _from_events(root, prefix)),
         ("a CSV log", logged),
     ]
-    # A checkpoint has the whole history, but may be older than the log, and does not hold the overhead.
+    # A checkpoint has the whole history, but may be older than the log and does not contain the overhead.
     source, points = max(found, key=lambda one: max(one[1], default=-1))
     for _, others in found:
         points = {step: {**others.get(step, {}), **values} for step, values in points.items()}
@@ -175,7 +175,7 @@ def _from_checkpoints(
         except Exception as error:
             why = f": {in_one_line(error)[:160]}"
             if "eights only" in str(error):
-                why = " (--weights-only false reads it, if you trust its origin)"
+                why = " (if you trust its origin, add --weights-only false)"
             notes.append(f"{path.name} could not be read{why}")
             continue
         for key, state in states.items():
@@ -192,7 +192,7 @@ def _from_checkpoints(
 
 
 BENCHMARK = re.compile(rf"{BenchmarkCallback.__qualname__}\{{'prefix': '(.*)'\}}")
-"""Key of the callback's state in a checkpoint, as Lightning's callbacks have them, and in it the prefix."""
+"""The key of the callback's state in a checkpoint, in Lightning's format; the group is the prefix."""
 
 
 def _reached(history: list[Any]) -> int:
@@ -221,7 +221,7 @@ def _from_csv(root: Path, prefix: str) -> tuple[Points, list[str]]:
     points: Points = defaultdict(dict)
     notes = list[str]()
     for path in sorted(root.rglob("metrics.csv")):
-        unread = dict[str, str]()  # the first text in each column that is no number
+        unread = dict[str, str]()  # the first entry of each column that is not a number
         with path.open(newline="", errors="replace") as file:
             for row in csv.DictReader(file):
                 values = {key: value for key, value in row.items() if value and name_of(str(key), prefix) is not None}
@@ -234,7 +234,9 @@ def _from_csv(root: Path, prefix: str) -> tuple[Points, list[str]]:
                     known = {name_of(key, prefix): value for key, value in numbers.items() if value is not None}
                     points[int(step)] |= {name: value for name, value in known.items() if name is not None}
         name = path.relative_to(root)
-        notes += [f"{name}: the column {key!r} holds {text[:40]!r}, no number" for key, text in unread.items()]
+        notes += [
+            f"{name}: the column {key!r} contains {text[:40]!r}, which is not a number" for key, text in unread.items()
+        ]
     return _of_probes(points), notes
 
 

@@ -1,4 +1,4 @@
-"""Rankings of runs and encoders for the commands: one for each group of them that is comparable."""
+"""Rankings of runs and encoders for the commands: one for each comparable group."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from synbench_lightning.probe.result import ProbeResult
 
 
 def rankings(results: Mapping[str, ProbeResult | Sequence[ProbeResult]], threshold: float = 0.7) -> list[Ranking]:
-    """The ranking of the largest group that is comparable, and of further groups of at least two among the others."""
+    """Rankings of the largest comparable group, and of further groups of at least two among the others."""
     if not results:
         return []
     found = rank(results, threshold)
@@ -22,7 +22,7 @@ def rankings(results: Mapping[str, ProbeResult | Sequence[ProbeResult]], thresho
 
 
 def run_rankings(runs: Sequence[Run]) -> tuple[list[Ranking], list[str]]:
-    """Rankings of runs, and a sentence on those that cannot be ranked; nothing for a single run."""
+    """Rankings of runs, and a sentence about those that cannot be ranked; empty for a single run."""
     if len(runs) < 2:
         return [], []
     unknown = [run.name for run in runs if not run.history]
@@ -30,8 +30,8 @@ def run_rankings(runs: Sequence[Run]) -> tuple[list[Ranking], list[str]]:
     if not unknown:
         return found, []
     return found, [
-        f"Not ranked: {', '.join(unknown)} (no checkpoint of theirs has the callback's history, and a log does not say "
-        "which inputs and views they were probed with)."
+        f"Not ranked: {', '.join(unknown)} (none of their checkpoints contains the callback's history, and a log does "
+        "not record the inputs and views of the probes)."
     ]
 
 
@@ -44,7 +44,7 @@ def as_text(found: Sequence[Ranking], notes: Sequence[str] = ()) -> list[str]:
 
 
 def as_json(found: Sequence[Ranking]) -> list[dict[str, Any]]:
-    """Rankings as plain types."""
+    """Rankings as JSON-serializable types."""
     return [
         {
             "key": ranking.key,

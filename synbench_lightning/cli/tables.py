@@ -6,11 +6,11 @@ import textwrap
 from collections.abc import Collection, Sequence
 
 WIDTH = 80
-"""Columns of a terminal."""
+"""Characters in a line of the terminal."""
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = ()) -> list[str]:
-    """Lines with the columns of all rows below each other, flush right but for the columns in ``left``.
+    """Format rows as lines with aligned columns: flush left for those in ``left``, flush right for the others.
 
     Example:
         >>> print(*aligned([["name", "n"], ["a", "10"]], left={0}), sep="|")
@@ -27,5 +27,5 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = ()) -> list[s
 
 
 def wrapped(text: str) -> list[str]:
-    """A sentence in lines of a terminal; paths stay whole."""
+    """Wrap a sentence to the width of the terminal, without breaking paths."""
     return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)

@@ -72,7 +72,7 @@ def test_the_examples_can_be_json_or_csv_and_elsewhere():
         ("multiple_choice", "generate_until", "films.yaml has the output_type 'generate_until', not multiple_choice"),
         ("test_split: test", "test_split: test\nnum_fewshot: 5", "films.yaml has num_fewshot 5; only 0 is supported"),
         ("doc_to_target: verdict", "", "films.yaml has no doc_to_target"),
-        ("{{review}}", "{{text}}", "the example 0 does not fit the task. The template .*'text' is undefined"),
+        ("{{review}}", "{{text}}", "example 0 does not match the task. The template .*'text' is undefined"),
         ("doc_to_target: verdict", "doc_to_target: review", "doc_to_target must give one of the choices"),
         ('["bad", "good"]', '["good"]', "doc_to_choice must give a list of at least two choices"),
         ("test: films.jsonl", "train: films.jsonl", "`data`: films.yaml names no local file for the split 'test'"),

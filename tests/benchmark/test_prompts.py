@@ -225,24 +225,24 @@ def test_the_best_of_several_language_models_is_found():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tokenizer": 3}, "`tokenizer` must be a tokenizer of `tokenizers` or `transformers`, or a function"),
+        ({"tokenizer": 3}, "`tokenizer` must be from `tokenizers` or `transformers`, or a function"),
         ({"kind": "seq2seq"}, "`kind` must be 'masked' or 'causal', got 'seq2seq'"),
         ({"kind": "masked"}, "`mask_id`: a masked model needs the id of its mask"),
         ({"normalization": "mean"}, "`normalization` must be 'sum', 'tokens' or 'characters', got 'mean'"),
         ({"forward": nn.Linear(1, 1)}, "`forward` must be None, a dotted attribute of the module, or a callable"),
         ({"max_tokens": 0}, "`max_tokens` must be an integer of at least 2, got 0"),
         ({"max_tokens": 2}, "`max_tokens`: the answer of 4 tokens does not fit into 3"),
-        ({"template": "{text} good"}, "`template` must have the field '{answer}' once"),
-        ({"template": "{text {answer}"}, "`template`: .* is not one"),
+        ({"template": "{text} good"}, "`template` must contain the field '{answer}' exactly once"),
+        ({"template": "{text {answer}"}, "`template`: .* is invalid"),
         ({"template": "{review} {answer}"}, r"`template` has a field 'review', `examples\[0\]` has 'text', 'label'"),
         ({"template": "{answer}"}, "`template`: a causal model needs a token before the answer"),
         ({"verbalizers": "good"}, "`verbalizers` must be a text for each label"),
-        ({"verbalizers": ["good", "good"]}, "`verbalizers`: 'good' and 'good' are the same tokens"),
+        ({"verbalizers": ["good", "good"]}, "`verbalizers`: 'good' and 'good' have identical tokens"),
         ({"verbalizers": ["", "good"], "template": "a{answer}"}, "`tokenizer` has no token for the answer ''"),
         ({"examples": []}, "`examples` must be a sequence of examples, at least one"),
         ({"examples": ["a film"]}, r"`examples\[0\]` must be a mapping of fields or a pair \(text, label\)"),
         ({"examples": [("a film", 2)]}, r"`label`: `examples\[0\]` has 2 in its field 'label'"),
-        ({"tokenizer": lambda text: text}, "`tokenizer` must return a list of ids, integers from 0 on"),
+        ({"tokenizer": lambda text: text}, "`tokenizer` must return a list of ids, non-negative integers"),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(arguments, message):
@@ -261,15 +261,15 @@ class Headless(LightningModule):
 @pytest.mark.parametrize(
     ("model", "forward", "message"),
     [
-        (Headless(), None, "Headless has no `forward` of its own. Name in `forward` .* Its children are 'model'"),
+        (Headless(), None, "Headless has no `forward` of its own. In `forward`, name .* Its children are 'model'"),
         (
             Headless(),
             "head",
-            "`forward='head'` is no attribute of Headless that can be called. Its children are 'model'",
+            "`forward='head'` is not a callable attribute of Headless. Its children are 'model'",
         ),
         (nn.Embedding(3, 2), None, "The language model cannot read ids up to 14"),
         (nn.Embedding(20, 2), None, r"`verbalizers`: the id 10 is not among the 2 logits"),
-        (lambda tokens: tokens, None, r"`forward` must give logits \(5, \d+, 'vocabulary'\)"),
+        (lambda tokens: tokens, None, r"`forward` must return logits \(5, \d+, 'vocabulary'\)"),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused_by_name(model, forward, message):

@@ -34,7 +34,7 @@ def test_weights_are_loaded_into_an_encoder(capsys):
     assert code == 1
     assert "--ckpt narrow.pt: RuntimeError: " in err
     torch.save(Autoencoder().state_dict(), "other.pt")
-    assert "does not fit the encoder; missing are 1.bias, 1.weight, not known" in run(
+    assert "does not match the encoder; missing keys: 1.bias, 1.weight; unexpected keys:" in run(
         capsys, "--encoder", "encoders:make", "--ckpt", "other.pt", *QUICK
     )[2]  # fmt: skip
 
@@ -149,7 +149,10 @@ FAILURES = [
     (["--encoder", "encoders:mak"], "--encoder encoders:mak: encoders has no 'mak'; did you mean 'make'?"),
     (["--encoder", "encoders:needs"], "TypeError: needs() missing 1 required positional argument: 'width'"),
     (["--encoder", "encoders:broken"], "--encoder encoders:broken: KeyError: 'out of luck'"),
-    (["--encoder", "encoders:number"], "--encoder encoders:number: returned 3, which is no module or function"),
+    (
+        ["--encoder", "encoders:number"],
+        "encoders:number: returned 3, which is neither a module nor a function",
+    ),
     (["--encoder", "encoders:constant"], "must be a function, a class or a module, is 7"),
     (["--encoder", "encoders:Failing"], "The encoder failed on a batch of shape (256, 1, 8, 8): IndexError: no such"),
     (["--encoder", "encoders:function", "--ckpt", "x.pt"], "has no weights that --ckpt x.pt could be loaded into"),

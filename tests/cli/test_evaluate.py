@@ -133,7 +133,7 @@ def test_by_the_score_alone_encoders_are_in_order_and_not_ranked(capsys):
         (["--views", "nowhere.pt"], "argument --views: nowhere.pt could not be read"),
         (["--views", "flat.npy"], "argument --views: must be a tensor (N, V, *input_shape) with at least two views"),
         (["--views", "views.pt", "--inputs", "views.pt"], "omit `inputs`, or pass a function as `views`"),
-        (["--views", "encoders:shifted"], "argument --views: needs --inputs, the inputs themselves"),
+        (["--views", "encoders:shifted"], "argument --views: needs --inputs, which they transform"),
     ],
 )
 def test_files_that_hold_no_views_are_refused(capsys, arguments, message):

@@ -21,7 +21,7 @@ MISUSE = [
     ([*ENCODER, *SHAPE, "--plan", "official", "--forwards", "9"], "argument --forwards: the official plan has a fixed"),
     ([*ENCODER, *SHAPE, "--forwards", "9"], "argument --forwards: must be at least 128"),
     ([*ENCODER, *SHAPE, "--epsilons", "0", "1"], r"argument --epsilons: must be different numbers in [0, 1)"),
-    ([*ENCODER, *SHAPE, "--epsilons", "0.2"], "argument --epsilons: must hold 0"),
+    ([*ENCODER, *SHAPE, "--epsilons", "0.2"], "argument --epsilons: must include 0"),
     ([*ENCODER, *SHAPE, "--epsilons", "x"], "argument --epsilons: must be a finite number, got 'x'"),
     ([*ENCODER, *SHAPE, "--threshold", "1"], r"argument --threshold: must be accuracies in [0.5, 1)"),
     ([*ENCODER, *SHAPE, "--mean", "0.5"], "--mean and --std must be given together"),
@@ -69,7 +69,7 @@ def test_the_command_runs_as_a_module_and_its_help_names_every_command():
 
 def test_an_end_by_the_user_is_no_traceback(capsys):
     code, _, err = run(capsys, "--encoder", "encoders:interrupted", *QUICK)
-    assert (code, err) == (130, "synbench: ended by the user\n")
+    assert (code, err) == (130, "synbench: interrupted by the user\n")
 
 
 def test_warnings_are_one_line_each(capsys):

@@ -84,7 +84,7 @@ def test_another_prefix_is_found_where_it_is_named(tmp_path, capsys):
     assert run(capsys, "history", str(tmp_path), "--prefix", "deep")[0] == 0
     code, _, err = run(capsys, "history", str(tmp_path))
     assert code == 1
-    assert "holds no score `synbench/score`, in 5 checkpoints, event files and CSV logs" in err
+    assert "no value of `synbench/score` was found in 5 checkpoints, event files and CSV logs" in err
 
 
 def test_history_prints_each_probe_and_the_best_checkpoint(tmp_path, capsys):
@@ -125,12 +125,12 @@ def test_where_information_was_measured_it_says_which_checkpoint_is_best(tmp_pat
     [
         (["history"], 2, "the following arguments are required: RUN_DIR"),
         (["history", "nowhere"], 2, "argument RUN_DIR: 'nowhere' is not a folder"),
-        (["history", "."], 1, "holds no score `synbench/score`, in no checkpoint, event file or CSV log"),
+        (["history", "."], 1, "contains no checkpoint, event file or CSV log"),
         (["history", ".", "--figure", "curve.bmp"], 2, "--figure: must end in .svg, .pdf, .png, got 'curve.bmp'"),
         (["history", ".", "--prefix", "a/b"], 2, "argument --prefix: must be a non-empty string without '/'"),
         (["report"], 2, "the following arguments are required: RUN_DIR"),
         (["report", "nowhere"], 2, "argument RUN_DIR: 'nowhere' is not a folder"),
-        (["report", "."], 1, "holds no score"),
+        (["report", "."], 1, "contains no checkpoint"),
         (["repot", "."], 2, "invalid choice: 'repot'"),
         ([], 2, "the following arguments are required: COMMAND"),
     ],
@@ -150,7 +150,7 @@ def test_a_checkpoint_that_could_run_code_is_left_out_with_a_note(tmp_path, caps
     code, out, _ = run(capsys, "history", str(tmp_path))
     assert code == 0
     assert "from event files" in out
-    assert "could not be read (--weights-only false reads it, if you trust its origin)" in " ".join(out.split())
+    assert "could not be read (if you trust its origin, add --weights-only false)" in " ".join(out.split())
     assert "from the history in a checkpoint" in run(capsys, "history", str(tmp_path), "--weights-only", "false")[1]
 
 
@@ -208,8 +208,8 @@ def test_the_report_says_what_a_benchmark_is_worth_for_decisions(tmp_path, capsy
     ).fit(Autoencoder())  # fmt: skip
     page, last = page_of(tmp_path, capsys, tmp_path), benchmark.history[-1]
     assert "benchmark: the last evaluation, at step 20" in page
-    assert "The task restless tells nothing so far" in page
-    assert "The task rising tells nothing so far" not in page
+    assert "The task restless is uninformative so far" in page
+    assert "The task rising is uninformative so far" not in page
     assert f">{last.signal / last.noise:.1f}</td>" in page
     assert f">{last.decision_accuracy:.0%}</td>" in page
 
@@ -256,7 +256,7 @@ def test_runs_under_one_set_of_views_are_ranked_by_report_and_history(tmp_path, 
         assert f"{expected.best}, by information under the same views, in nats: " in found
         assert verdict in found
         assert "(a different seed)." in found
-        assert "no checkpoint of theirs has the" in found
+        assert "none of their checkpoints contains the" in found
 
 
 def without_mean(module, x):
@@ -283,7 +283,7 @@ def test_a_text_in_a_log_is_a_note_and_its_row_keeps_its_other_values(tmp_path, 
     assert "worst" not in found.points[5]
     code, out, _ = run(capsys, "history", str(tmp_path))
     assert code == 0
-    assert "metrics.csv: the column 'synbench/score' holds 'n/a', no number" in " ".join(out.split())
+    assert "metrics.csv: the column 'synbench/score' contains 'n/a', which is not a number" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("change", [{"format": 99}, {"history": [{"colour": "red"}]}, {"history": "long"}])
