@@ -1,4 +1,7 @@
-"""Print a table of what is found in the clients that are installed: ``python -m tests.clients [timm lightly ...]``."""
+"""Print a table of what is found in the clients that are installed: ``python -m tests.clients [timm lightly:dino]``.
+
+After a colon stands a part of the names of the clients that are run.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ FILES = sorted(path.stem.removeprefix("test_") for path in Path(__file__).parent
 def main(names: list[str]) -> None:
     """Print a row for each client, and what was said where another encoder was found than was expected."""
     print("| client | encoder | shape | views | logged | |\n|---|---|---|---|---|---|", flush=True)
-    for name in names or FILES:
+    for name, _, part in (name.partition(":") for name in names or FILES):
         try:
             clients: list[Client] = importlib.import_module(f"tests.clients.test_{name}").CLIENTS
         except pytest.skip.Exception as missing:
             print(f"<!-- {missing} -->", flush=True)
             continue
-        for client in clients:
+        for client in (one for one in clients if part in one.name):
             _row(f"{name} {_version(name)}: {client}", client)
 
 

@@ -62,10 +62,11 @@ def _small() -> Iterator[list[Any]]:
         given.extend((model, train_dataloaders))
         raise _TrainsError
 
-    tiny = {"embed_dim": 48, "depth": 2, "num_heads": 3}
     named = {
-        name: partial(timm.create_model, name, **tiny) for name in ("vit_base_patch32_224", "vit_small_patch16_224")
+        "vit_base_patch32_224": {"embed_dim": 48, "depth": 2, "num_heads": 3},
+        "vit_small_patch16_224": {"depth": 2},  # heads are made for its 384 dimensions
     }
+    shallow = partial(_shallow, torchvision.models.VisionTransformer)
     tv = partial(
         torchvision.models.VisionTransformer, image_size=224, patch_size=32, num_layers=2, num_heads=3, hidden_dim=48,
         mlp_dim=96,
@@ -77,10 +78,15 @@ def _small() -> Iterator[list[Any]]:
         change(torch.utils.data, "DataLoader", loader)
         for kind in ("CIFAR10", "VOCDetection"):
             change(torchvision.datasets, kind, Pictures)
-        for name, make in named.items():
-            change(timm.models.vision_transformer, name, lambda make=make, **k: make(**k))
+        for name, tiny in named.items():
+            change(timm.models.vision_transformer, name, partial(timm.create_model, name, **tiny))
+        change(torchvision.models, "VisionTransformer", shallow)
         change(torchvision.models, "vit_b_32", lambda **_: tv())
         yield given
+
+
+def _shallow(kind: Any, **given: Any) -> Any:
+    return kind(**{**given, "num_layers": 2})
 
 
 def _loader(kind: Any, dataset: Any, **given: Any) -> Any:

@@ -15,7 +15,7 @@ pytestmark = marks("stable_pretraining")
 import stable_pretraining as spt  # noqa: E402
 from stable_pretraining import forward, losses, methods  # noqa: E402
 
-VIT: dict[str, Any] = {"patch_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}
+VIT: dict[str, Any] = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}
 
 
 def _vit(**given: Any) -> nn.Module:
@@ -98,7 +98,7 @@ def _pair(batch: Any) -> dict[str, Any]:
 
 def _crops(batch: Any) -> dict[str, Any]:
     x = batch["image"]
-    return {"global_views": [x, x.flip(3)], "local_views": [x[..., :96, :96]]}
+    return {"global_views": [x, x.flip(3)], "local_views": [x[..., :32, :32]]}
 
 
 CLIENTS = [
@@ -121,23 +121,23 @@ CLIENTS = [
         "backbone.forward_student", (3, 16, 16),
     ),
     Client(
-        "methods.SimCLR", lambda: (Method(methods.SimCLR(_vit()), _pair), _plain(224)),
-        "model.backbone", (3, 224, 224),
+        "methods.SimCLR", lambda: (Method(methods.SimCLR(_vit()), _pair), _plain(64)),
+        "model.backbone", (3, 64, 64),
     ),
     Client(
         "methods.BYOL",
-        lambda: (Method(methods.BYOL(_vit(), projector_dims=(32, 16), predictor_dims=(32, 16)), _pair), _plain(224)),
-        "model.backbone.forward_student", (3, 224, 224),
+        lambda: (Method(methods.BYOL(_vit(), projector_dims=(32, 16), predictor_dims=(32, 16)), _pair), _plain(64)),
+        "model.backbone.forward_student", (3, 64, 64),
     ),
     Client(
         "methods.DINO",
-        lambda: (Method(methods.DINO(_vit(dynamic_img_size=True), 32, 16, 64), _crops), _plain(224)),
-        "model.backbone.forward_student", (3, 224, 224),
+        lambda: (Method(methods.DINO(_vit(dynamic_img_size=True), 32, 16, 64), _crops), _plain(64)),
+        "model.backbone.forward_student", (3, 64, 64),
     ),
     Client(
         "methods.MAE", lambda: (Method(methods.MAE(_vit(), 32, 1, 2), lambda batch: {"images": batch["image"]}),
-                                _plain(224)),
-        "model.encoder", (3, 224, 224),
+                                _plain(64)),
+        "model.encoder", (3, 64, 64),
     ),
 ]  # fmt: skip
 
