@@ -1,4 +1,4 @@
-"""What a dataset shares with other processes, or with files: reading it in a process of its own could leave a trace."""
+"""Detect state that a dataset shares with other processes or files, which reading it again could change."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REFUSED: tuple[tuple[tuple[type, ...], str], ...] = (
 
 
 def trace_of_reading(values: tuple[Any, ...], workers: bool, spawned: bool = False) -> str | None:
-    """Why a process that reads with these objects might leave a trace; ``None`` if it does not.
+    """Why reading with these objects in another process might have side effects; ``None`` if it has none.
 
     Args:
         values: a dataset and what belongs to it.
@@ -68,12 +68,12 @@ def trace_of_reading(values: tuple[Any, ...], workers: bool, spawned: bool = Fal
 
 
 def bytes_reached(*values: Any) -> int:
-    """Bytes of the tensors and arrays that objects lead to."""
+    """Total size in bytes of the tensors and arrays reachable from objects."""
     return sum(value.nbytes for value in reached(*values) if isinstance(value, (np.ndarray, Tensor)))
 
 
 def make_private(*values: Any) -> None:
-    """Give tensors that are shared with other processes memory of their own, in this process."""
+    """Copy tensors in shared memory to private memory of this process."""
     shared = [value for value in reached(*values) if isinstance(value, Tensor) and value.is_shared()]
     if sum(value.nbytes for value in shared) <= COPY_BYTES:
         for value in shared:

@@ -1,4 +1,4 @@
-"""Nested arguments of a module: tensors in tuples, lists, mappings, dataclasses and other objects."""
+"""Nested structures of tensors: tuples, lists, mappings, dataclasses and other objects."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Path = tuple[Any, ...]
 
 @dataclass
 class Arguments:
-    """What a module is called with.
+    """The arguments of a call.
 
     Args:
         args: positional arguments.
         kwargs: keyword arguments.
-        whole: whether their examples cannot be taken apart, as the nodes of a graph.
+        whole: whether their examples cannot be separated, as for nodes of a graph.
 
     Example:
         >>> Arguments((3, 1, 2), {"key": lambda x: -x}).of(max)
@@ -64,7 +64,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def at(value: Any, path: Path) -> Any:
-    """What a path leads to."""
+    """The value at a path."""
     for key in path:
         value = dict(_children(value))[key]
     return value
@@ -146,7 +146,7 @@ def joined(structures: Sequence[Any]) -> Any:
 
 
 def _kinds(structures: Sequence[Any]) -> int:
-    """How many different kinds of structures there are, by all that is no tensor in them."""
+    """Number of distinct structures, compared by everything in them but tensors."""
     return len({repr(mapped(structure, lambda _: "")) for structure in structures})
 
 
@@ -186,7 +186,7 @@ def is_plain(value: Any) -> bool:
 
 
 def checksum(value: Any) -> str:
-    """A sum that changes with the values of a structure's tensors, as text."""
+    """CRC-32 checksum of the tensors of a structure, as hexadecimal text."""
     found = 0
     for tensor in tensors_in(value):
         whole = tensor.detach().cpu().resolve_conj()
@@ -196,7 +196,7 @@ def checksum(value: Any) -> str:
 
 
 def described(value: Any) -> str:
-    """A structure in a message: kinds and shapes."""
+    """Format a structure for a message: types and shapes."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')}{tuple(value.shape)}"
     if isinstance(value, Arguments):
