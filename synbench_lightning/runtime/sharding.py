@@ -30,8 +30,8 @@ def has_shards(module: nn.Module) -> bool:
 def reachable_forward(encoder: Encoder, strategy: Strategy, pl_module: LightningModule) -> Callable[[Tensor], Any]:
     """The encoder's forward, entered through the outermost sharded module that it is part of.
 
-    That module prepares its own weights and those below it. An encoder that is called without it would take itself for
-    the root, and the next training step would fail.
+    That module gathers its own weights and those of its submodules. An encoder that is called directly would become the
+    FSDP root, and the next training step would fail.
     """
     model = strategy.model
     if _wraps_the_root(strategy):

@@ -42,9 +42,9 @@ def trace_of_reading(values: tuple[Any, ...], workers: bool, spawned: bool = Fal
     """Why reading with these objects in another process might have side effects; ``None`` if it has none.
 
     Args:
-        values: a dataset and what belongs to it.
-        workers: whether training reads in processes of its own, with which files would be shared.
-        spawned: whether these are started anew: then the tensors that they were given are in shared memory.
+        values: a dataset, its collate function and sampler.
+        workers: whether training reads in worker processes, with which files would be shared.
+        spawned: whether the workers are spawned: then their tensors are in shared memory.
     """
     shared = 0
     for value in reached(*values):
@@ -82,9 +82,9 @@ def make_private(*values: Any) -> None:
 
 @contextmanager
 def file_positions_kept() -> Iterator[None]:
-    """A forked process shares the positions in files that are open for reading: they are put back.
+    """Restore the positions of files that are open for reading, which forked processes share.
 
-    Those of other files move by what this process itself writes, to a log for example.
+    Positions of other files may move by what this process itself writes, for example to a log.
     """
     kept: dict[int, int] = {}
     with suppress(OSError, ImportError):
@@ -102,7 +102,7 @@ def file_positions_kept() -> Iterator[None]:
 
 
 def files_are_open() -> bool:
-    """Whether this process can read a file that it has open, in Python or in a library; also where that is not seen."""
+    """Whether this process has a file open for reading, in Python or in a library; true if unknown."""
     try:
         return any(mode != os.O_WRONLY for _, mode in _open_files())
     except (OSError, ImportError):

@@ -33,18 +33,18 @@ class _Reached(BaseException):
 class StepReplay:
     """Runs a step on batches up to the encoder's call. Every process makes the same runs, since layers may communicate.
 
-    Inside ``with``, the module, the datamodule and all random states are as in training, and afterwards as before.
+    Runs take place inside :meth:`ready`, which restores the module, the datamodule and all random states.
 
     Args:
-        trainer: in a fit.
-        pl_module: that it trains.
-        call: the encoder's, as it was observed; ``None`` where it was not: then the input is looked for in the batch.
-        shape: of the input, for that.
+        trainer: trainer during a fit.
+        pl_module: the module that it trains.
+        call: recorded call of the encoder; with ``None``, the input is searched for in the batch.
+        shape: shape of the input, for this search.
         step: ``"training_step"`` or ``"validation_step"``.
 
     Raises:
-        NotReachedError: if the step takes an iterator for a batch; where the datamodule has transfer hooks, and holds
-            too much for a copy of it.
+        NotReachedError: if the step takes an iterator instead of a batch; if the datamodule has transfer hooks and is
+            too large to copy.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class StepReplay:
 
         Args:
             batch: as it comes from a loader.
-            seed: of what is random on the way.
-            transferred: whether the batch is one that has been through the transfer hooks.
+            seed: seed of all randomness before the encoder.
+            transferred: whether the transfer hooks have already been applied to the batch.
 
         Raises:
-            NotReachedError: if it is not called, or the step fails before, on any process.
+            NotReachedError: if the encoder is not called, or the step fails before, on any process.
         """
         failure, found = None, None
         try:
@@ -107,7 +107,7 @@ class StepReplay:
         """Capture the encoder's inputs for a batch in its first calls; randomness before it is determined by the seed.
 
         Raises:
-            NotReachedError: if it is not called so often, or the step fails before.
+            NotReachedError: if the encoder is called less often, or the step fails before.
         """
         self._seed(seed)
         seed_accelerator(seed)
