@@ -46,7 +46,7 @@ class LayerResult:
         replicates: jackknife replicates, the information without each group of inputs and of views; their differences
             between two layers give the standard error of the difference.
         readout: leave-one-out R² of a ridge regression of a few labels; ``None`` without labels.
-        readout_error: its standard error over the labelled examples.
+        readout_error: its standard error over the labeled examples.
         head: whether it belongs to a head after the encoder.
     """
 

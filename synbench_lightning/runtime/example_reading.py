@@ -1,4 +1,4 @@
-"""Read the same training examples several times, in a process of its own, on the way that training reads them."""
+"""Read the same training examples several times in a separate process, through the pipeline of training."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ from synbench_lightning.runtime.shared_state import (
 from synbench_lightning.runtime.structures import tensors_in
 
 PATIENCE_SECONDS = 60.0
-"""A batch that takes longer ends the reading: a process may wait for something that only training's has."""
+"""Timeout per batch: a process may wait for something that only training's processes have."""
 MOST_WORKERS = 4
 READERS = 2
-"""Processes that read where training reads in its own; one where a file is open, whose position they would share."""
+"""Number of processes if training uses no workers; one if a file is open, since processes share its position."""
 FIRST = 4
-"""Examples of a batch that tell how long it takes, and how large it is."""
+"""Number of examples of a batch from which its time and size are estimated."""
 BATCH_BYTES = 2**29
 """Larger batches are not read."""
 
 MOST_REPEATED = 1000
-"""Batches that a sampler is asked for, where they hold the same examples again."""
+"""Maximum number of batches taken from a sampler that repeats examples."""
 
 Index = Any
 Chunk = list[list[Index]]
-"""For each loader the indices of one batch."""
+"""The indices of one batch for each loader."""
 
 
 class UnreadableError(Exception):
@@ -60,13 +60,13 @@ class UnreadableError(Exception):
 
 
 class ExpensiveError(UnreadableError):
-    """A batch takes too much time or memory: fewer examples may do."""
+    """A batch takes too much time or memory; fewer examples may suffice."""
 
 
 class Read(NamedTuple):
-    """A batch that was read: number of the view, number of the chunk, the batch, and how long it took.
+    """A batch that was read: index of the view, index of the chunk, the batch, and the seconds that it took.
 
-    Where its first examples show that it takes too much time or memory, the batch is ``None``, and ``problem`` says so.
+    If its first examples indicate that it takes too much time or memory, ``batch`` is ``None`` and ``problem`` says so.
     """
 
     view: int
@@ -77,18 +77,18 @@ class Read(NamedTuple):
 
 
 class TrainingExamples:
-    """The examples of training loaders, to be read any number of times.
+    """The examples of training loaders, which can be read any number of times.
 
-    Nothing of the loaders changes: another process reads, or a copy of the dataset where none can be started. What is
-    random depends on the seed, the view and the example alone.
+    The loaders are not changed: a separate process reads, or a copy of the dataset if no process can be started.
+    Random transforms depend only on the seed, the view and the example.
 
     Args:
         loaders: a DataLoader, or a list, tuple or mapping of them.
-        seed: of what is random.
-        batches: of the first loader in one epoch, where it always gives the same ones.
+        seed: seed of random transforms.
+        batches: batches per epoch of the first loader, if its sampler is sequential.
 
     Raises:
-        UnreadableError: for streams and other loaders, or where reading might leave a trace.
+        UnreadableError: for streams and other kinds of loaders, or if reading might have side effects.
     """
 
     def __init__(self, loaders: Any, seed: int, batches: float = float("inf")) -> None:
@@ -106,17 +106,17 @@ class TrainingExamples:
             raise UnreadableError("no process can be started here, and the dataset is too large to copy")
 
     def chunks(self, examples: int, whole: bool) -> list[Chunk]:
-        """Indices of at most so many different examples of the first loader, as many of them as there are.
+        """Indices of distinct examples of the first loader, in chunks.
 
         Args:
-            examples: their number.
-            whole: whether all of them are one batch; else batches are as large as in training, or smaller. Those of a
-                batch sampler of another kind stay as they are.
+            examples: maximum number of examples.
+            whole: whether all examples form one batch; otherwise batches are at most as large as in training. Batches
+                of a custom batch sampler are not changed.
         """
         sizes = [_batch_size(loader) for loader in self.loaders]
         scale = examples / sizes[0] if whole else min(1.0, examples / max(sizes))
         sizes = [
-            max(1, round(size * scale)) if loader.batch_sampler is not None else 1  # there an index is a whole batch
+            max(1, round(size * scale)) if loader.batch_sampler is not None else 1  # else an index is a whole batch
             for loader, size in zip(self.loaders, sizes, strict=True)
         ]
         found: list[list[list[Index]]] = []
@@ -136,13 +136,12 @@ class TrainingExamples:
         return [[batches[row] for batches in found] for row in range(min(map(len, found)))]
 
     def read(self, chunks: Sequence[Chunk], order: Iterable[tuple[int, int]], seconds: float) -> Iterator[Read]:
-        """Batches, one after the other.
+        """Yield batches.
 
         Args:
-            chunks: of indices.
-            order: number of the view and of the chunk of each batch. What it yields may depend on what was read, with
-                the delay of a few batches that are read ahead.
-            seconds: that a batch may take.
+            chunks: indices of the batches.
+            order: indices of view and chunk of each batch. It may depend on earlier batches, delayed by prefetching.
+            seconds: maximum time per batch.
 
         Raises:
             UnreadableError: if an example cannot be read.
@@ -152,13 +151,13 @@ class TrainingExamples:
         return self._in_processes(readings, order) if self.in_processes else self._in_copies(readings, order)
 
     def size(self, chunk: Chunk, batch: Any) -> int:
-        """How many examples of the first loader a batch holds."""
+        """Number of examples of the first loader in a batch."""
         if self.loaders[0].batch_sampler is not None:
             return len(chunk[0])
         return next((len(tensor) for tensor in tensors_in(batch) if tensor.ndim), 1)
 
     def _known_indices(self, loader: DataLoader[Any], first: bool) -> Sequence[Index] | None:
-        """The indices that a sampler of torch takes; ``None`` for other samplers."""
+        """The indices of one of torch's samplers; ``None`` for other samplers."""
         sampler: Any = loader.sampler
         if type(sampler) is SubsetRandomSampler:
             return [index if isinstance(index, int) else int(index) for index in sampler.indices]
@@ -172,7 +171,7 @@ class TrainingExamples:
         return None
 
     def _sampled(self, loader: DataLoader[Any], examples: int) -> list[list[Index]]:
-        """The first batches of indices of a sampler that is not known, iterated in another process."""
+        """The first batches of indices of a custom sampler, iterated in a separate process."""
         if not self.in_processes:
             raise UnreadableError(
                 f"the examples that a {type(loader.sampler).__name__} selects cannot be determined here"
@@ -186,7 +185,7 @@ class TrainingExamples:
         with file_positions_kept():
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of forks beside threads, as for every loader with workers
+                    warnings.simplefilter("ignore")  # about forking with threads, as for every loader with workers
                     loader = DataLoader(
                         readings, batch_size=None, sampler=order, num_workers=self.workers, collate_fn=_same,
                         worker_init_fn=_WorkerStart(self.loaders), timeout=PATIENCE_SECONDS,
@@ -218,7 +217,7 @@ class TrainingExamples:
 
 
 class _Source(NamedTuple):
-    """Where the examples of a loader come from."""
+    """The dataset and collate function of a loader."""
 
     dataset: Any
     collate: Callable[[Any], Any]
@@ -231,7 +230,7 @@ class _Source(NamedTuple):
 
 
 class _Readings(Dataset[Any]):
-    """The batches to be read, by the numbers of view and chunk; each is packed, since shared memory may be scarce."""
+    """Dataset of batches by indices of view and chunk; batches are pickled, since shared memory may be scarce."""
 
     def __init__(
         self, structure: Any, sources: list[_Source], chunks: Sequence[Chunk], seed: int, seconds: float
@@ -279,7 +278,7 @@ class _Readings(Dataset[Any]):
         return source.collate(examples)
 
     def _check(self, examples: list[Any], seconds: float, number: int) -> None:
-        """Whether a batch can be afforded, by its first examples."""
+        """Raise if a batch would take too much time or memory, estimated from its first examples."""
         seconds *= number / len(examples)
         if seconds > self.seconds:
             raise ExpensiveError(f"a batch of {number} examples takes {seconds:.2g} s to read")
@@ -289,7 +288,7 @@ class _Readings(Dataset[Any]):
 
 
 class _Indices(Dataset[Any]):
-    """The first batches of a sampler, as its one item."""
+    """Dataset whose only item is the first batches of a sampler."""
 
     def __init__(self, sampler: Any, examples: int, seed: int) -> None:
         self.sampler, self.examples, self.seed = sampler, examples, seed
@@ -305,7 +304,7 @@ class _Indices(Dataset[Any]):
 
 
 class _WorkerStart:
-    """What the loaders do in each of their processes."""
+    """Run the ``worker_init_fn`` of the loaders in each worker."""
 
     def __init__(self, loaders: list[DataLoader[Any]]) -> None:
         own = [loader for loader in loaders if loader.num_workers and loader.worker_init_fn is not None]
@@ -315,7 +314,7 @@ class _WorkerStart:
         info = get_worker_info()
         for dataset, start in self.starts:
             assert start is not None
-            object.__setattr__(info, "dataset", dataset)  # as it is for the process of a loader
+            object.__setattr__(info, "dataset", dataset)  # as in a worker of the loader
             start(worker)
 
 
@@ -336,7 +335,7 @@ def _flat(loaders: Any) -> list[DataLoader[Any]]:
 
 
 def _shape_of(loaders: Any) -> Any:
-    """The structure of loaders, with ``None`` in their stead."""
+    """The structure of loaders, with ``None`` for each loader."""
     if isinstance(loaders, Mapping):
         return {key: _shape_of(inner) for key, inner in loaders.items()}
     return type(loaders)(map(_shape_of, loaders)) if type(loaders) in (list, tuple) else None
@@ -360,7 +359,7 @@ def _sampler_of(loader: DataLoader[Any]) -> Any:
 
 
 def _different(batches: list[list[Index]], examples: int) -> list[list[Index]]:
-    """Batches without indices that were in them before, of about so many examples."""
+    """Drop repeated indices from batches, up to about ``examples`` distinct ones."""
     seen, found = set[Hashable](), list[list[Index]]()
     for batch in batches:
         own = []
@@ -375,7 +374,7 @@ def _different(batches: list[list[Index]], examples: int) -> list[list[Index]]:
 
 
 def _why_not(loader: DataLoader[Any], spawned: bool) -> str | None:
-    """Why the examples of a loader cannot be read again without a trace; ``None`` if they can."""
+    """Why the examples of a loader cannot be read again without side effects; ``None`` if they can."""
     if isinstance(loader.dataset, IterableDataset):
         return f"{type(loader.dataset).__name__} is a stream"
     if not hasattr(loader.dataset, "__getitem__"):
@@ -385,7 +384,7 @@ def _why_not(loader: DataLoader[Any], spawned: bool) -> str | None:
 
 
 def seed_of(*parts: Any) -> int:
-    """A seed that depends on some values, by what they look like."""
+    """A seed derived from the ``repr`` of some values."""
     entropy = [int.from_bytes(repr(part).encode()[:64], "little") for part in parts]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) >> 1
 

@@ -1,4 +1,4 @@
-"""Which rows of what an encoder is given belong to which examples of a batch."""
+"""Match the rows of an encoder's input to the examples of a batch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from synbench_lightning.runtime.structures import at, replaced, taken, tensors_i
 
 
 class Exchanged(NamedTuple):
-    """A batch in which some examples were exchanged for each other; ``examples (N,)`` is true for these."""
+    """A batch in which some examples were permuted; ``examples (N,)`` is true for these."""
 
     batch: Any
     examples: Tensor
 
 
 def exchanged(batch: Any, examples: int) -> Exchanged | None:
-    """Exchange every other example of a batch for another one; ``None`` where that cannot be done."""
+    """Permute a random third of the examples of a batch; ``None`` if that is not possible."""
     if examples < 4:
         return None
     order, chosen = torch.arange(examples), torch.arange(0, examples, 2)
@@ -40,10 +40,10 @@ def exchanged(batch: Any, examples: int) -> Exchanged | None:
 
 
 class ExampleRows:
-    """Takes one view of each example from what an encoder is given in one call.
+    """Selects one view of each example from the encoder's input in one call.
 
-    A call may be given several views of each, as blocks or in turns, or crops of several sizes in a list. Which rows
-    belong to which example shows in which of them change when examples of the batch are exchanged.
+    The input may contain several views of each example, in blocks or interleaved, or a list of crops of several sizes.
+    Rows are matched to examples by which rows change when examples of the batch are permuted.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class ExampleRows:
         self.column = 0
 
     def trace(self, inputs: Any, others: Any, examples: Tensor) -> None:
-        """See which rows have changed with the examples that were exchanged."""
+        """Infer the layout from the rows that change with the permuted examples."""
         leaf, other = input_leaf(inputs), input_leaf(others)
         if leaf is None or other is None or leaf.listed or (leaf.path, leaf.rows) != (other.path, other.rows):
             return
@@ -60,15 +60,15 @@ class ExampleRows:
             self.layout = layout_of(examples, row_changes(one, two))
 
     def unknown(self, inputs: Any, examples: int) -> bool:
-        """Whether there are several rows for each example, and it is not known in which order."""
+        """Whether there are several rows per example in an unknown order."""
         leaf = input_leaf(inputs)
         several = leaf is not None and not leaf.listed and leaf.rows > examples and leaf.rows % examples == 0
         return several and self.layout is None
 
     def choose(self, one: Any, other: Any, examples: int) -> bool:
-        """Choose the view of each example to take, by what was given for two readings of a batch; whether they differ.
+        """Select the view that differs between two readings of a batch; returns whether any does.
 
-        Of crops the largest that differs.
+        Of several crops, the largest that differs is selected.
         """
         leaf = input_leaf(one)
         if leaf is None:
@@ -85,7 +85,7 @@ class ExampleRows:
         return False
 
     def of(self, inputs: Any, examples: int) -> Any:
-        """One view of each example of a batch."""
+        """The selected view of each example of a batch."""
         leaf = input_leaf(inputs)
         if leaf is None:
             return inputs

@@ -1,4 +1,4 @@
-"""Heads that training gives what the encoder returns, and how to run them behind it."""
+"""Heads that training applies to the encoder's output, and how to run them in a probe."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ WAYS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean over tokens": lambda x: x.mean(1),
     "first token": lambda x: x[:, 0],
 }
-"""What the vectors that a head is given may be of an output ``(N, D)``, ``(N, C, ...)`` or ``(N, T, D)``."""
+"""How a head's input vectors may be pooled from an output ``(N, D)``, ``(N, C, ...)`` or ``(N, T, D)``."""
 CLOSE = 1e-3
-"""Relative difference below which two vectors are the same."""
+"""Relative difference below which two vectors are equal."""
 
 
 class _Source(NamedTuple):
-    """What a head may be given: what returned it, its position among several outputs, and its first rows."""
+    """A possible input of a head: the module that returned it, its index among the outputs, and its first rows."""
 
     behind: str
     position: int
@@ -35,14 +35,13 @@ class _Source(NamedTuple):
 
 
 def heads_behind(encoder: Call, calls: Mapping[Key, Call]) -> tuple[Head, ...]:
-    """The modules that a training step gave what the encoder had returned, and those that it gave what they returned.
+    """Find the modules that a training step applied to the encoder's output, directly or after each other.
 
-    Read off the first rows of what was returned and given, each in the first call. Of modules in one another the outer
-    one is named.
+    Outputs are matched to inputs by their first rows in the first call. Of nested modules, the outermost is returned.
 
     Args:
-        encoder: its call.
-        calls: all of the step, by key.
+        encoder: call of the encoder.
+        calls: all calls of the step, by key.
     """
     sources = [_Source("", position, rows) for position, rows in enumerate(encoder.sample)]
     found: list[Head] = []
@@ -61,12 +60,12 @@ def heads_behind(encoder: Call, calls: Mapping[Key, Call]) -> tuple[Head, ...]:
 
 
 def run_heads(root: nn.Module, heads: Iterable[Head], output: Any) -> None:
-    """Call heads, for the hooks on them, with what the encoder has returned.
+    """Run heads on the encoder's output, for the hooks on them.
 
     Args:
         root: the module that their paths start from.
-        heads: those in :attr:`.EncoderCall.heads`, in their order.
-        output: of the encoder.
+        heads: heads of :attr:`.EncoderCall.heads`, in their order.
+        output: output of the encoder.
     """
     returned: dict[str, Any] = {"": output.output if isinstance(output, Masked) else output}
     for head in heads:
@@ -77,13 +76,13 @@ def run_heads(root: nn.Module, heads: Iterable[Head], output: Any) -> None:
 
 
 def heads_to_show(heads: Iterable[Head]) -> tuple[str, ...]:
-    """The head to read where nobody has named one: the first with the name of a head, decoders aside."""
+    """The head to read by default: the first with the name of a head that is not a decoder."""
     named = [head.path for head in heads if is_head(head.path) and not words(head.path) & MAKERS]
     return tuple(named[:1])
 
 
 def needed_heads(heads: Iterable[Head], names: Iterable[str]) -> tuple[Head, ...]:
-    """The heads that must be run for some layers in them."""
+    """The heads that must be run to read some layers in them."""
     heads, names = tuple(heads), tuple(names)
     needed = {head.path for head in heads if any(is_within(name, head.path) for name in names)}
     for head in reversed(heads):
@@ -93,7 +92,7 @@ def needed_heads(heads: Iterable[Head], names: Iterable[str]) -> tuple[Head, ...
 
 
 def is_within(path: str, outer: str) -> bool:
-    """Whether a module is another one or a part of it."""
+    """Whether a path is that of a module or of one of its submodules."""
     return path == outer or path.startswith(f"{outer}.")
 
 

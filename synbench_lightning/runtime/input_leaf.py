@@ -1,4 +1,4 @@
-"""Which of the tensors that a module is called with is its input."""
+"""Find the input among the tensors in a module's arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from synbench_lightning.runtime.structures import Arguments, Path, at, is_ragged, leaves
 
 MASK_NAMES = ("mask", "masks", "attention_mask", "padding", "valid")
-"""Arguments whose name ends like that are no inputs."""
+"""Arguments whose names end in one of these are not inputs."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class InputLeaf:
     """The input among the arguments of a call.
 
     Args:
-        path: what leads to it in the arguments; to the list, where a module takes a list of crops.
-        shape: of one example; of the largest crop.
+        path: its path in the arguments; that of the list if a module takes a list of crops.
+        shape: shape of one example, or of the largest crop.
         rows: number of examples.
-        dtype: of its values.
+        dtype: data type.
         listed: whether the module takes a list of tensors ``(N, ...)``.
-        axis: of the examples: 1 where the module takes ``(T, N, ...)``.
+        axis: batch axis: 1 if the module takes ``(T, N, ...)``.
     """
 
     path: Path
@@ -36,7 +36,7 @@ class InputLeaf:
 
     @property
     def is_integer(self) -> bool:
-        """Whether its values are token ids, or pictures in integers."""
+        """Whether its values are integers: token ids or images."""
         return not (self.dtype.is_floating_point or self.dtype.is_complex)
 
     def time_first(self, value: Tensor) -> InputLeaf:
@@ -45,15 +45,15 @@ class InputLeaf:
 
     @property
     def numel(self) -> int:
-        """Values of one example."""
+        """Number of elements of one example."""
         return torch.Size(self.shape).numel()
 
 
 def input_leaf(arguments: Any) -> InputLeaf | None:
-    """The first real or complex tensor ``(N, ...)`` among arguments, else the first of integers; ``None`` if none is.
+    """Find the first real or complex tensor ``(N, ...)`` among arguments, else the first of integers, else ``None``.
 
-    Masks are passed over, and so is what is within an object that cannot be rebuilt with another tensor (a graph), or
-    a list that holds one tensor for each example.
+    Masks are skipped, as are tensors in objects that cannot be rebuilt with another tensor (graphs) and in lists with
+    one tensor per example.
 
     Example:
         >>> from synbench_lightning.runtime.structures import Arguments
@@ -80,7 +80,7 @@ def input_leaf(arguments: Any) -> InputLeaf | None:
 
 
 def num_examples(value: Any) -> int | None:
-    """How many examples a structure holds; ``None`` where that cannot be seen.
+    """Number of examples in a structure; ``None`` if unknown.
 
     Example:
         >>> num_examples({"input_ids": torch.ones(8, 16, dtype=torch.long)})
@@ -107,6 +107,6 @@ def _is_real(leaf: Tensor) -> bool:
 
 
 def _is_mask_of(leaf: Tensor, integers: list[Tensor]) -> bool:
-    """Whether a real tensor of zeros and ones has a value for each token."""
+    """Whether a real tensor is a mask: zeros and ones in the shape of token ids."""
     beside = any(leaf.shape == ids.shape for ids in integers)
     return beside and bool(((leaf == 0) | (leaf == 1)).all())

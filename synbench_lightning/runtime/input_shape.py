@@ -1,4 +1,4 @@
-"""The shape of one input of the encoder, read off a batch of any layout."""
+"""Infer the shape of one input of the encoder from a batch of any structure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from torch import Tensor
 
 
 def example_shape(batch: Any, source: str) -> tuple[int, ...]:
-    """Shape of one example in a batch: that of its floating-point tensor with the most values per example.
+    """Infer the shape of one example: that of the floating-point tensor with the most elements per example.
 
-    Looks into tuples, lists (of views), mappings with any keys, dataclasses and named tuples; of equally large tensors
-    the first counts. So labels, masks and weights beside the input are passed over, and of several views the largest
-    is taken.
+    Searches tuples, lists (of views), mappings, dataclasses and named tuples; the first tensor wins a tie. So labels,
+    masks and weights alongside the input are skipped, and of several views the largest is used.
 
     Args:
-        batch: what a DataLoader yields, or ``example_input_array``; tensors have the batch as first dimension.
-        source: what the batch is called in an error.
+        batch: a batch of a DataLoader, or ``example_input_array``; the first dimension of tensors is the batch.
+        source: name of the batch in errors.
 
     Returns:
         The shape without the batch dimension.
@@ -49,7 +48,7 @@ def example_shape(batch: Any, source: str) -> tuple[int, ...]:
 
 
 def inputs_of_shape(batch: Any, shape: Sequence[int]) -> Tensor | None:
-    """The first floating-point tensor ``(N, *shape)`` in a batch of any layout; ``None`` where there is none.
+    """Find the first floating-point tensor ``(N, *shape)`` in a batch of any structure; ``None`` without one.
 
     Example:
         >>> import torch
@@ -60,11 +59,10 @@ def inputs_of_shape(batch: Any, shape: Sequence[int]) -> Tensor | None:
 
 
 def views_of_shape(batch: Any, shape: Sequence[int]) -> Tensor | None:
-    """Views ``(N, V, *shape)`` of the examples of a batch of any layout; ``None`` where it holds one of each, or none.
+    """Find views ``(N, V, *shape)`` in a batch of any structure; ``None`` without at least two per example.
 
-    They are one tensor of that shape, or the first floating-point tensors ``(N, *shape)`` with as many examples: which
-    belong together is told by their place in the batch. Views of another size (local crops) are passed over. Tensors
-    that are equal are one view.
+    They are one tensor of that shape, or stacked floating-point tensors ``(N, *shape)`` whose rows correspond. Views of
+    another size (local crops) are skipped. Equal tensors count as one view.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Run an encoder and leave everything that training depends on exactly as it was."""
+"""Run an encoder and restore all state that training depends on."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from synbench_lightning.runtime.sharding import has_shards
 RAISES = 2
 """torch's debug mode of deterministic algorithms, as `Trainer(deterministic=True)` sets it."""
 PROBE_SEED = 0
-"""Global generators stand at this seed in every probe, so that encoders that draw (random masks) draw alike."""
+"""Seed of the global generators in every probe, so that random encoders (random masks) sample the same values."""
 
 
 @contextmanager
 def isolated(module: nn.Module | None, also: Sequence[Any] = (), refuse_iterators: bool = False) -> Iterator[None]:
-    """Evaluation without traces: what training depends on is afterwards as it was before, also when the body raises.
+    """Context for evaluation without side effects: all state of training is restored, also if the body raises.
 
-    Inside, every submodule is in evaluation mode and gradients are off. Afterwards whatever the module reaches is as it
-    was, by reference and by value: parameters, buffers, train/eval flags, attributes, containers within containers,
-    objects of the user's classes, generators, and what hooks fill, callbacks of the trainer included
-    (:class:`.ModuleSnapshot`). The global generators of Python, numpy and torch (CPU and accelerator) continue where
-    they were, and ``torch.compile`` has compiled nothing. Nothing is logged (:func:`.muted_logging`). What has changed
-    and cannot be put back is named in a warning. What is not seen: the datamodule, and module-level variables that
-    neither a hook nor a ``forward`` names.
+    Inside, every submodule is in evaluation mode and gradients are off. Afterwards, everything reachable from the
+    module is restored by reference and by value: parameters, buffers, train/eval flags, attributes, nested containers,
+    objects of the user's classes, generators, and state written by hooks, including callbacks of the trainer
+    (:class:`.ModuleSnapshot`). The global generators of Python, NumPy and torch (CPU and accelerator) are restored, and
+    ``torch.compile`` compiles nothing. Nothing is logged (:func:`.muted_logging`). State that has changed and cannot be
+    restored is named in a warning. Not covered: the datamodule, and module-level variables that neither a hook nor a
+    ``forward`` names.
 
-    The price is a copy of all parameters and buffers and of the tensors of callbacks, on their device, while the body
-    runs. Of a module whose weights FSDP spreads over processes only buffers and flags are put back.
+    The cost is a copy of all parameters, buffers and tensors of callbacks, on their device, while the body runs. For a
+    module whose weights are sharded by FSDP, only buffers and flags are restored.
 
     Args:
         module: the root of all modules that the body runs; ``None`` if there are none.
         also: other objects that the body writes to.
-        refuse_iterators: raise, before anything is run, where these hold an iterator, which cannot be put back.
+        refuse_iterators: whether to raise before anything is run if these hold an iterator, which cannot be restored.
 
     Raises:
-        ValueError: if a layer is not initialised yet (the body's inputs would initialise it); for an iterator.
+        ValueError: if a layer is not initialized yet (the body's inputs would initialize it); for an iterator.
     """
     with ExitStack() as stack:
         stack.enter_context(_random_states())
@@ -65,7 +65,7 @@ def isolated(module: nn.Module | None, also: Sequence[Any] = (), refuse_iterator
 
 
 def seed_generators(seed: int) -> None:
-    """Seed the global generators of Python, numpy and torch; inside :func:`isolated`, which puts them back."""
+    """Seed the global generators of Python, NumPy and torch; inside :func:`isolated`, which restores them."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
@@ -76,7 +76,7 @@ def seed_generators(seed: int) -> None:
 def _random_states() -> Iterator[None]:
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=()):
-        restore = seed_accelerator(PROBE_SEED)  # which is in use from here on, or is not
+        restore = seed_accelerator(PROBE_SEED)  # whether it is in use is decided here
         try:
             seed_generators(PROBE_SEED)
             yield
@@ -88,9 +88,9 @@ def _random_states() -> Iterator[None]:
 
 @contextmanager
 def _deterministic_where_possible() -> Iterator[None]:
-    """Where training raises for an operation without a deterministic implementation, a probe makes it all the same.
+    """Allow operations without a deterministic implementation in a probe, even if training raises for them.
 
-    The statistics have some on a GPU (cumulative sums), and training does not depend on them.
+    The statistics need some on a GPU (cumulative sums), and training does not depend on them.
     """
     mode = torch.get_deterministic_debug_mode()
     if mode < RAISES:
@@ -116,7 +116,7 @@ def _refuse_lazy(module: nn.Module) -> None:
 
 @contextmanager
 def _state(module: nn.Module, also: Sequence[Any], refuse_iterators: bool) -> Iterator[list[nn.Module]]:
-    """Everything that the module reaches; gives the modules among it."""
+    """Snapshot and restore everything reachable from the module; yields the modules among it."""
     state = ModuleSnapshot(module, also)
     try:
         if refuse_iterators and state.iterators:
@@ -134,7 +134,7 @@ def _state(module: nn.Module, also: Sequence[Any], refuse_iterators: bool) -> It
 
 @contextmanager
 def _buffers_of_shards(module: nn.Module) -> Iterator[list[nn.Module]]:
-    """The buffers alone: what else changes is the sharding's own, weights that are gathered and freed."""
+    """Restore only buffers: FSDP itself gathers and frees the sharded weights."""
     modules = list(module.modules())
     kept = [
         (buffer, buffer.detach().clone()) for part in modules for buffer in part._buffers.values() if buffer is not None
@@ -149,8 +149,8 @@ def _buffers_of_shards(module: nn.Module) -> Iterator[list[nn.Module]]:
 
 @contextmanager
 def _evaluation_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
-    # The flags are set directly: `eval()` and `train()` may be overridden with effects of their own (frozen layers that
-    # are switched back on, adapters that are merged into the weights).
+    # The flags are set directly: overridden `eval()` and `train()` may have side effects (frozen layers that are
+    # switched back on, adapters that are merged into the weights).
     flags = [(submodule, submodule.training) for submodule in modules]
     try:
         for submodule, _ in flags:

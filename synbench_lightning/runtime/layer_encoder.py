@@ -1,4 +1,4 @@
-"""An encoder that ends at one of its layers."""
+"""Use an inner layer of an encoder as the encoder."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from synbench_lightning.runtime.structures import Arguments
 
 
 class LayerEncoder(nn.Module):
-    """The features of one layer of an encoder, pooled over space or tokens (those of a mask) as a probe pools them.
+    """Features of one layer of an encoder, pooled over space or (valid) tokens as in a probe.
 
-    For whatever is done with the layer that a run has found to be the best: a linear probe, fine-tuning, ``evaluate``.
-    The encoder runs as a whole, with what comes behind the layer.
+    For linear probes, fine-tuning or ``evaluate`` with the best layer of a run. The whole encoder runs, including the
+    modules after the layer.
 
     Args:
-        encoder: a module; it is called with what this one is called with.
+        encoder: a module, which is called with the same arguments.
         layer: dotted name of the layer, relative to the encoder.
 
     Raises:
-        ValueError: for a name that is no module's; in a call that does not go through the layer.
+        ValueError: if there is no module of that name; in calls in which the layer does not run.
 
     Example:
         >>> import torch
@@ -51,7 +51,7 @@ class LayerEncoder(nn.Module):
         self._read = FeatureReader(module if any(True for _ in module.parameters()) else encoder, announce=False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Features ``(N, D)`` of the layer; of several calls of it in one of the encoder, the last one counts."""
+        """Features ``(N, D)`` of the layer, from its last call in the forward of the encoder."""
         outputs: list[Any] = []
         handle = self.encoder.get_submodule(self.layer).register_forward_hook(
             lambda _module, _args, output: outputs.append(output)
@@ -70,11 +70,11 @@ class LayerEncoder(nn.Module):
 
 
 def layer_or_encoder(module: nn.Module, path: str, x: Tensor) -> Callable[..., Any]:
-    """What a dotted name stands for: an encoder, or an inner layer, that is read in the innermost module that takes x.
+    """Resolve a dotted name to an encoder, or to a :class:`LayerEncoder` in the innermost module that accepts ``x``.
 
     Args:
-        module: that the name starts from; in evaluation mode.
-        path: of a module or a method.
+        module: the module that the name starts from; in evaluation mode.
+        path: dotted name of a module or a method.
         x: inputs.
     """
     function: Any = module

@@ -1,4 +1,4 @@
-"""Features of several layers from one forward of an encoder, pooled where they arise."""
+"""Read pooled features of several layers in one forward of an encoder."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from synbench_lightning.runtime.sharding import has_shards
 LayerSpec = str | Sequence[str] | None
 """``"auto"``: the stages or blocks of the encoder · dotted names · ``None``: none."""
 OUTPUT = "output"
-"""What the encoder's output is called where the encoder has no name."""
+"""Name of the encoder's output if the encoder has no name."""
 WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 """Names that wrappers put into the path of a module."""
 
 
 def check_layers(layers: Any) -> LayerSpec:
-    """The argument ``layers``, names as a tuple.
+    """Check the argument ``layers``; names are returned as a tuple.
 
     Raises:
-        ValueError: if it is something else.
+        ValueError: for any other value.
     """
     if layers is None or (isinstance(layers, str) and layers == "auto"):
         return layers
@@ -54,14 +54,14 @@ class Layer(NamedTuple):
 
 
 class LayerReader:
-    """The layers of an encoder, chosen in one forward and then read in others.
+    """Selects layers of an encoder in one forward and reads their features in later ones.
 
     Args:
         root: the module that names start from.
         layers: the argument; see :data:`LayerSpec`.
-        output: the name of the encoder's own output, ``""`` where it has none.
-        heads: modules outside of the encoder that are given what it returns.
-        precision: context in which they are run.
+        output: name of the encoder's own output, ``""`` if it has none.
+        heads: modules outside of the encoder that are applied to its output.
+        precision: context in which heads are run.
     """
 
     def __init__(
@@ -79,29 +79,29 @@ class LayerReader:
 
     @property
     def automatic(self) -> bool:
-        """Whether nobody has named the layers."""
+        """Whether the layers are selected automatically."""
         return isinstance(self.layers, str)
 
     @property
     def chosen(self) -> bool:
-        """Whether the layers are known."""
+        """Whether the layers have been selected."""
         return self._chosen is not None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the encoder's layers, in the order of their calls, of those in heads, and last of the encoder's output."""
+        """Names of the encoder's layers in the order of their calls, of those in heads, and of the encoder's output."""
         names = [layer.name for layer in self._chosen or ()]
         output = names.pop(self._inner - 1) if self._repeats_output else self.output
         return (*names, output)
 
     @property
     def in_heads(self) -> int:
-        """How many of the layers are in heads."""
+        """Number of layers in heads."""
         return len(self._chosen or ()) - self._inner
 
     @property
     def _inner(self) -> int:
-        """How many layers are in the encoder."""
+        """Number of layers in the encoder."""
         return sum(not any(is_within(layer.name, head.path) for head in self._heads) for layer in self._chosen or ())
 
     def choose(
@@ -112,18 +112,17 @@ class LayerReader:
         input_shape: Sequence[int],
         processes: Processes,
     ) -> None:
-        """Choose the layers, by two forwards of the same few examples. Every process makes this call.
+        """Select the layers by two forwards of the same few examples. Every process must make this call.
 
         Args:
-            forward: makes one.
-            read: of the encoder's own output.
-            size: number of the examples.
-            input_shape: of one of them.
-            processes: those that share the probe; the first one decides.
+            forward: runs one forward.
+            read: reader of the encoder's own output.
+            size: number of examples.
+            input_shape: shape of one example.
+            processes: processes that share the probe; the first one decides.
 
         Raises:
-            ValueError: for a name that is no module's, or of one that the forward does not go through or that gives no
-                features.
+            ValueError: for the name of no module, or of one that is not called or returns no features.
         """
         failure: Exception | None = None
         names: tuple[str, ...] = ()
@@ -134,12 +133,12 @@ class LayerReader:
             behind = self._called_in_heads(output)
             calls = [self._called(path, output, size) for path, output in outputs.items()]
             names = self._selected(calls, [self._called(path, output, size) for path, output in behind.items()])
-        except Exception as error:  # the other processes must hear of it before anybody leaves
+        except Exception as error:  # all processes must learn of it before any of them raises
             failure = error
         if processes.any(failure is not None):
             raise failure or RuntimeError("Another process failed; its log has the reason.")
         modules = {name: self.root.get_submodule(name) for name in processes.broadcast(names)}
-        # An activation has no widths of its own that would tell where its channels are.
+        # An activation has no layer widths from which its channel axis could be inferred.
         readers = {
             name: module if any(True for _ in module.parameters()) else self.root for name, module in modules.items()
         }
@@ -154,11 +153,11 @@ class LayerReader:
 
     @contextmanager
     def attached(self, read: FeatureReader, input_shape: Sequence[int] = ()) -> Iterator[LayeredFeatures]:
-        """Inside, the layers are read in each forward.
+        """Read the layers in each forward inside the context.
 
         Args:
-            read: of the encoder's own output.
-            input_shape: of one example, where it is known.
+            read: reader of the encoder's own output.
+            input_shape: shape of one example, if known.
         """
         repeated = self._inner - 1 if self._repeats_output else None
         found = LayeredFeatures(read, self._chosen or [], repeated, input_shape, self._run_heads)
@@ -173,7 +172,7 @@ class LayerReader:
             run_heads(self.root, self._heads, output)
 
     def _called_in_heads(self, output: Any) -> dict[str, Any]:
-        """Outputs of the modules in heads, by path; none where a head that nobody has named cannot be run."""
+        """Outputs of the modules in heads, by path; none if a head fails and the layers are selected automatically."""
         found: dict[str, Any] = {}
         try:
             with _hooks(self.root, found):
@@ -185,7 +184,7 @@ class LayerReader:
         return found
 
     def _selected(self, calls: Sequence[CalledModule], behind: Sequence[CalledModule]) -> tuple[str, ...]:
-        """The names of the layers, without that of the encoder's own output; first those that are not in heads."""
+        """Names of the layers without the encoder's own output; those in heads last."""
         if self.automatic:
             paths = [call.path for call in calls]  # without what comes after an inner layer that is the encoder
             until = paths.index(self.output) + 1 if self.output in paths else None
@@ -218,14 +217,14 @@ class LayerReader:
 
 
 class LayeredFeatures:
-    """Reads the features of layers and of the encoder's output, one behind the other ``(N, D)``.
+    """Concatenates the features of layers and of the encoder's output to ``(N, D)``.
 
     Args:
-        read: of the encoder's output.
-        layers: those that :meth:`see` is given outputs of, by index.
-        repeated: which of them is the output, where one is.
-        input_shape: of one example, where it is known.
-        run_heads: runs what comes behind the output.
+        read: reader of the encoder's output.
+        layers: the layers, in the order of the indices of :meth:`see`.
+        repeated: index of the layer that equals the output, if any.
+        input_shape: shape of one example, if known.
+        run_heads: runs the heads on the output.
     """
 
     def __init__(
@@ -240,15 +239,15 @@ class LayeredFeatures:
         self._layers, self._input_shape = layers, input_shape
         self._seen: dict[int, Tensor] = {}
         self.widths: tuple[int, ...] = ()
-        """Of the layers and, last, of the encoder's output; known after the first batch."""
+        """Widths of the layers and, last, of the encoder's output; known after the first batch."""
 
     def see(self, index: int, _module: nn.Module, _args: Any, output: Any) -> None:
-        """Forward hook of a layer. Of several calls in one forward the last one counts."""
+        """Forward hook of a layer; its last call in a forward is used."""
         size = len(next(x for x in tensors_in(output) if x.is_floating_point()))
         self._seen[index] = self._layers[index].read(masked(output), size, self._input_shape)
 
     def __call__(self, output: Any, batch_size: int | None, input_shape: Sequence[int] = ()) -> Tensor:
-        """All features of a batch."""
+        """Concatenated features ``(N, D)`` of a batch."""
         self._run_heads(output)
         seen, self._seen = self._seen, {}
         for index, layer in enumerate(self._layers):
@@ -262,14 +261,14 @@ class LayeredFeatures:
         return torch.cat([part.to(parts[-1].device) for part in parts], 1)
 
     def split(self, features: Tensor) -> list[Tensor]:
-        """Features ``(..., D)`` of each layer; the last one is what the encoder returns."""
+        """Split concatenated features into those ``(..., D)`` of each layer; the encoder's output is last."""
         *layers, output = features.split(self.widths, -1)
         return [*(layer for index, layer in enumerate(layers) if index != self._repeated), output]
 
 
 @contextmanager
 def _hooks(root: nn.Module, outputs: dict[str, Any]) -> Iterator[None]:
-    """Inside, outputs of all modules are kept by path, in the order in which their last calls end."""
+    """Record the outputs of all modules by path inside the context, in the order in which their last calls end."""
 
     def see(path: str, _module: nn.Module, _args: Any, output: Any) -> None:
         outputs.pop(path, None)

@@ -1,4 +1,4 @@
-"""Which modules of a network are its layers: the stages or blocks that one call of it went through, in their order."""
+"""Select the layers of a network: the stages or blocks that ran in one forward, in order."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 MOST_LAYERS = 12
 FEWEST_ALIKE = 3
-"""So many modules of one class, called one after another, are the blocks of a network."""
+"""At least this many modules of one class, called in sequence, are the blocks of a network."""
 BEFORE = {"embed", "embedding", "embeddings", "embedder", "stem", "tokenizer", "patchify", "preprocess", "augment",
           "augmentation", "wte", "wpe", "normalize", "pos"}  # fmt: skip
-"""Words in the name of what comes before the blocks."""
+"""Words in the names of modules before the blocks."""
 BEHIND = {"head", "heads", "projector", "projection", "predictor", "classifier", "fc", "pooler", "logits", "decoder"}
-"""Words in the name of what comes after them. What such a network returns is compared as its output."""
+"""Words in the names of modules after the blocks, which are not layers; the network's output is read anyway."""
 
 
 class CalledModule(NamedTuple):
@@ -22,8 +22,8 @@ class CalledModule(NamedTuple):
     Args:
         path: dotted name of the module, relative to one root.
         kind: its class.
-        weights: numbers in its matrices and kernels, parts included; neither biases nor norms.
-        shape: of its output ``(N, ...)``; ``None`` where that is no tensor of features, one for each example.
+        weights: number of elements of its matrices and kernels, including submodules; no biases or norms.
+        shape: shape of its output ``(N, ...)``; ``None`` if that is not a tensor with one row per example.
     """
 
     path: str
@@ -33,16 +33,16 @@ class CalledModule(NamedTuple):
 
 
 def select_layers(calls: Sequence[CalledModule], most: int = MOST_LAYERS) -> tuple[str, ...]:
-    """The layers of a network, the first to be called first: at most ``most``, spread over its depth.
+    """Select at most ``most`` layers of a network, spread over its depth, in the order of their calls.
 
-    Blocks are modules of one class, at least three in one place of the module tree, that hold more than half of the
-    weights there. Where a module has none and one of its parts holds more than half of its weights, they are looked for
-    in that part. Where there is no such part, all parts with weights are layers. A part that is a single layer with
-    weights (a convolution) extends over the normalization and the activation behind it.
+    Blocks are at least three sibling modules of one class that hold more than half of the weights of their parent. If a
+    module has no blocks but a child with more than half of its weights, they are searched for in that child. If there
+    is no such child, all children with weights are layers. A child that is a single layer with weights (a convolution)
+    includes the normalization and the activation after it.
 
     Args:
         calls: the modules, each once, in the order in which their (last) calls ended.
-        most: how many layers at most.
+        most: maximum number of layers.
 
     Example:
         >>> stage = [CalledModule(f"net.layer{n}", "Sequential", 4**n, (2, 8 * 2**n, 8, 8)) for n in range(1, 5)]
@@ -69,7 +69,7 @@ def select_layers(calls: Sequence[CalledModule], most: int = MOST_LAYERS) -> tup
 
 
 class _Block(NamedTuple):
-    """A part with weights: the module that has them, and the one whose output is that of the part."""
+    """A layer: the module with the weights (``start``), and the one whose output is that of the layer (``path``)."""
 
     start: str
     path: str
@@ -93,7 +93,7 @@ def _children(calls: Sequence[CalledModule]) -> dict[str | None, list[CalledModu
 
 
 def _blocks(parts: Sequence[CalledModule], children: dict[str | None, list[CalledModule]]) -> list[_Block]:
-    """The parts that have weights, without what prepares their input."""
+    """The children that have weights, without those that prepare the input."""
     found: list[_Block] = []
     for part in parts:
         if part.weights:
@@ -104,7 +104,7 @@ def _blocks(parts: Sequence[CalledModule], children: dict[str | None, list[Calle
 
 
 def _alike(blocks: Sequence[_Block], total: int) -> list[_Block]:
-    """Those of one class that hold more than half of the weights; none where they are too few."""
+    """Blocks of one class that hold more than half of the weights; none if there are too few."""
     for kind in dict.fromkeys(block.kind for block in blocks):
         alike = [block for block in blocks if block.kind == kind]
         if len(alike) >= FEWEST_ALIKE and 2 * sum(block.weights for block in alike) > total:
@@ -113,7 +113,7 @@ def _alike(blocks: Sequence[_Block], total: int) -> list[_Block]:
 
 
 def _spread(paths: Sequence[str], most: int) -> tuple[str, ...]:
-    """At most so many, the first and the last among them."""
+    """At most ``most`` evenly spaced paths, including the first and the last."""
     if len(paths) <= most:
         return tuple(paths)
     return tuple(paths[round(index * (len(paths) - 1) / (most - 1))] for index in range(most))

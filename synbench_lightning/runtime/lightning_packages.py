@@ -1,7 +1,7 @@
-"""Lightning comes as two packages, ``lightning.pytorch`` and ``pytorch_lightning``, whose classes are not related.
+"""Imports from the two Lightning packages, ``lightning.pytorch`` and ``pytorch_lightning``, with unrelated classes.
 
-A trainer, modules and callbacks of either work. This file alone imports from them, and a package that is not used is
-not imported where the program has imported the other one before.
+Trainers, modules and callbacks of either package work. Only this file imports from them; if the program has already
+imported one of them, the other is not imported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FABRICS = {"lightning.pytorch": "lightning.fabric", "pytorch_lightning": "lightn
 
 
 def _packages() -> list[Any]:
-    """Those that the program has imported; where it has none yet, whichever it will use is among those installed."""
+    """The packages that the program has imported; if none yet, all that are installed."""
     imported = [sys.modules[package] for package in PACKAGES if package in sys.modules]
     if not imported:
         for package in reversed(PACKAGES):  # the one imported last takes the messages of both
@@ -46,17 +46,17 @@ else:
     is_oom_error = import_module(f"{_lightning[0].__name__}.utilities.memory").is_oom_error
     move_data_to_device = import_module(f"{FABRICS[_lightning[0].__name__]}.utilities").move_data_to_device
 
-    # A trainer asks for its own class: before Lightning 2.6 of each callback, since then of one that is in no list; and
-    # so does the command line. Where both packages are imported, a callback is one of either.
+    # Trainers and LightningCLI check callbacks with `isinstance` of their own class: before Lightning 2.6 each one,
+    # since then one that is not in a list. If both packages are imported, a callback derives from both classes.
     _callbacks = tuple(dict.fromkeys(package.Callback for package in _lightning))
     Callback = _callbacks[0] if len(_callbacks) == 1 else type("Callback", _callbacks, {"__module__": __name__})
 
 
 def lightning_classes(*paths: str) -> tuple[type[Any], ...]:
-    """Classes of either package for ``isinstance``, as far as the package is imported and has them.
+    """Classes of both packages for ``isinstance``, as far as the packages are imported and have them.
 
     Args:
-        paths: dotted, within the package.
+        paths: dotted paths within the package.
 
     Example:
         >>> {kind.__name__ for kind in lightning_classes("Trainer", "callbacks.EarlyStopping", "NoSuchClass")}
@@ -66,7 +66,7 @@ def lightning_classes(*paths: str) -> tuple[type[Any], ...]:
 
 
 def lacks_forward(module: Any) -> bool:
-    """Whether it is a LightningModule that defines no ``forward``."""
+    """Whether a LightningModule defines no ``forward`` of its own."""
     return getattr(type(module), "forward", None) in [kind.forward for kind in lightning_classes("LightningModule")]
 
 

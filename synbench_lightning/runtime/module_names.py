@@ -1,26 +1,26 @@
-"""What the name of a module says about it."""
+"""Infer the role of a module from its name."""
 
 from __future__ import annotations
 
 import re
 
 TRUNKS = {"encoder", "backbone", "trunk", "body", "features", "extractor", "visual", "vision"}
-"""Words in the name of what computes a representation."""
+"""Words in the names of encoders."""
 ENCODES = {"encode", "extract", "represent", "representation", "representations", "features", "embeddings"}
-"""Words in the name of a method that computes one."""
+"""Words in the names of methods that compute a representation."""
 HEADS = {
     "head", "heads", "projector", "projection", "proj", "project", "predictor", "prediction", "predictions", "decoder",
     "classifier", "fc", "cls", "loss", "criterion", "discriminator", "prototypes", "logits", "readout", "decode",
     "predict", "pred", "classify", "reconstruct", "generate", "generator", "quantizer", "quantize", "codebook", "vq",
 }  # fmt: skip
-"""Words in the name of what training puts behind it."""
+"""Words in the names of heads, which are applied to a representation."""
 LOSSES = {"loss", "losses", "criterion", "discriminator", "critic", "perceptual", "lpips"}
-"""Words in the name of what judges an output."""
+"""Words in the names of losses."""
 STEMS = {"embed", "embedding", "embeddings", "embedder", "stem", "tokenizer", "patchify", "augment", "augmentation",
          "normalize", "norm", "transform", "pos", "masking"}  # fmt: skip
-"""Words in the name of what stands before it."""
+"""Words in the names of modules before the encoder."""
 AVERAGES = {"teacher", "momentum", "ema", "target", "average", "averaged", "key", "slow", "k"}
-"""Words in the name of a copy that follows the one that is trained."""
+"""Words in the names of averaged copies of the trained encoder."""
 
 
 def ordered_words(name: str) -> list[str]:
@@ -44,7 +44,7 @@ def last_words(path: str) -> set[str]:
 
 
 def named_like_encoder(path: str) -> bool:
-    """Whether the last name in a dotted attribute says encoder: the last of its words that says anything does.
+    """Whether the last name in a dotted attribute is that of an encoder, by its last word with a known role.
 
     Example:
         >>> named_like_encoder("model.visual"), named_like_encoder("model.visual_projection")
@@ -54,7 +54,7 @@ def named_like_encoder(path: str) -> bool:
 
 
 def is_head(path: str) -> bool:
-    """Whether a module has the name of a head, or is in one, and does not have that of an encoder.
+    """Whether a module has the name of a head, or is inside of one, and does not have the name of an encoder.
 
     Example:
         >>> is_head("projection_head"), is_head("head.encoder"), is_head("student"), is_head("text_projection.0")
@@ -64,7 +64,7 @@ def is_head(path: str) -> bool:
 
 
 def _says(name: str) -> set[str] | None:
-    """Which words the last one is among that says anything, as the noun does in a compound."""
+    """The role of the last word with a known one, as the noun decides in a compound."""
     for word in reversed(ordered_words(name)):
         for kind in (HEADS, TRUNKS):
             if word in kind:

@@ -1,4 +1,4 @@
-"""Whatever a module reaches that can be written, noted down, and put back by reference and by value."""
+"""Snapshot all mutable state reachable from a module, and restore it by reference and by value."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from synbench_lightning.runtime.lightning_packages import lightning_classes
 from synbench_lightning.runtime.named_in_code import MISSING, class_attributes, code_of, global_variables
 
 MOST = 200_000
-"""Objects that are followed; a module that reaches more is told. Each takes a few microseconds."""
+"""Maximum number of objects that are followed; exceeding it triggers a warning. Each takes a few microseconds."""
 
 ATOMS = (int, float, complex, bool, str, bytes, type(None), type, type(Ellipsis), torch.dtype, torch.device, torch.Size)
 FOREIGN = (
@@ -35,35 +35,34 @@ FOREIGN = (
     "socket.", "weakref.", "_thread.", "queue.", "asyncio.", "subprocess.", "tqdm.", "rich.", "matplotlib.",
     "torch.utils.tensorboard.", "tensorboard.", "tensorboardX.", "wandb.", "mlflow.", "comet_ml.", "neptune.",
 )  # fmt: skip
-"""Where the classes come from whose objects belong to the run and not to the model, or write what cannot be taken back;
-they are not looked into."""
+"""Packages whose objects belong to the run and not to the model, or have irreversible effects; not followed."""
 OF_THE_RUN = (
     Dataset, DataLoader, Sampler, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, threading.Thread,
 )  # fmt: skip
 WEAK = WeakKeyDictionary, WeakValueDictionary, WeakSet
 QUEUES = Queue, SimpleQueue
-"""Between threads: what is taken out meanwhile cannot be put back."""
+"""Queues between threads: removed items cannot be restored."""
 OF_LIGHTNING = ("LightningDataModule", "Trainer")
 GLOBAL_HOOKS = ("_global_forward_pre_hooks", "_global_forward_hooks")
-"""Where torch keeps the hooks that run in the forward of every module."""
+"""torch's registries of hooks that run in the forward of every module."""
 
 
 class ModuleSnapshot:
-    """The state of a module, as it is when this is made.
+    """The state of a module at construction of this object.
 
-    Followed are modules, registered or not, their hooks and the hooks of all modules, containers within containers,
+    Followed are modules, registered or not, their hooks and the hooks of all modules, nested containers,
     instances of the user's classes and the attributes of these classes, the variables of closures, the module-level
     variables that hooks and forwards name, tensors, arrays and generators of random numbers. Of a trainer the user's
     callbacks and loggers are followed, after everything else. Data sets, data loaders, optimizers, and objects of
     Lightning's own classes are not.
 
     Args:
-        module: where to begin.
-        also: other objects, whose attributes are followed too.
+        module: the root module.
+        also: other objects whose attributes are followed, too.
 
     Attributes:
         modules: all modules that were reached.
-        iterators: paths of iterators that these hold, which cannot be put back once they are advanced.
+        iterators: paths of iterators that were reached, which cannot be restored once they are advanced.
     """
 
     def __init__(self, module: nn.Module, also: Sequence[Any] = ()) -> None:
@@ -99,18 +98,18 @@ class ModuleSnapshot:
             waiting.extend((f"{path}{name}", inner) for name, inner in self._note(path, value))
 
     def restore(self) -> list[str]:
-        """Put everything back; returns what could not be, and what has changed without a way back, by name."""
+        """Restore everything; returns the names of what could not be restored and has changed."""
         failed = [] if self._left is None else [f"{self._left} and everything after {MOST:,} objects"]
         with torch.no_grad():
             for path, restore in self._restores:
                 try:
                     restore()
-                except Exception as error:  # whatever it is, the others are put back
+                except Exception as error:  # whatever it is, everything else is restored
                     failed.append(f"{path} ({type(error).__name__}: {error})")
         return failed + [path for path, value, before in self._opaque if _fingerprint(value) != before]
 
     def _note(self, path: str, value: Any) -> Iterator[tuple[str, Any]]:
-        """Note how to put one object back; gives the names and values that it holds."""
+        """Record how to restore one object; yields the names and values that it contains."""
         if hasattr(type(value), "__next__") and not isinstance(value, io.IOBase):
             self.iterators.append(path)
         if isinstance(value, Tensor):
@@ -233,9 +232,9 @@ def _is_plain_object(value: Any) -> bool:
 
 
 def _noted_tensor(value: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, bool, Tensor | None]:
-    """The tensor, its present memory and values, whether it wants gradients, and its gradient, which is taken off it.
+    """The tensor, its present memory and values, ``requires_grad``, and its gradient, which is detached from it.
 
-    A forward that makes a backward pass of its own then adds to another gradient.
+    A forward that runs its own backward pass then accumulates into another gradient.
     """
     wanted, gradient = value.requires_grad, value.grad if value.is_leaf else None
     try:
@@ -278,12 +277,12 @@ def _restore_tensor(
 
 
 def _unchanged(memory: Tensor, kept: Tensor) -> bool:
-    """Whether nothing has to be written: the memory of the CPU may be a file that is mapped for reading."""
+    """Whether nothing has to be written: CPU memory may be a read-only memory-mapped file."""
     return memory.device.type == "cpu" and torch.equal(memory, kept)
 
 
 def _place(value: Tensor) -> Any:
-    """What tells whether a tensor still has the same memory, read in the same way."""
+    """Identifies the memory of a tensor and its layout."""
     return value.data_ptr(), value.shape, value.stride(), value.dtype, value.device
 
 
@@ -330,7 +329,7 @@ def _restore_class(kind: type, kept: dict[str, Any]) -> None:
 
 
 def _generator_state(value: Any) -> Callable[[], None] | None:
-    """What puts a generator of random numbers back; ``None`` for anything else."""
+    """A function that restores a random number generator; ``None`` for anything else."""
     if isinstance(value, torch.Generator):
         return partial(_call, value.set_state, value.get_state())
     if isinstance(value, np.random.Generator):
@@ -349,7 +348,7 @@ def _call(function: Callable[[Any], Any], argument: Any) -> None:
 
 
 def _fingerprint(value: Any) -> Any:
-    """Something that changes with an object that cannot be put back, as far as it shows."""
+    """A value that changes with an object that cannot be restored, as far as that is visible."""
     try:
         if isinstance(value, QUEUES):
             return value.qsize()

@@ -1,4 +1,4 @@
-"""Nothing is logged while an encoder is probed, whatever its forward and its hooks log in training."""
+"""Mute logging of a LightningModule and its trainer during a probe."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def muted_logging(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 class MutedLogger:
-    """A logger that tells where it logs, as the one that it stands for, and logs nothing."""
+    """A logger with the name, version and directories of another one that logs nothing."""
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
@@ -64,7 +64,7 @@ class MutedLogger:
 
 
 class _Silent:
-    """An experiment of which everything can be asked, and that does nothing."""
+    """An experiment that has every method and does nothing."""
 
     def __getattr__(self, name: str) -> Any:
         return _nothing

@@ -1,4 +1,4 @@
-"""Variables outside of any object that a user's code works with: those of its Python files and of its classes."""
+"""Module-level variables and class attributes that a user's code refers to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "lightning", "pytorch_lightning", "synbench_lightning", "numpy")
-"""Packages that are none of the user's, wherever they are installed."""
+"""Packages that are not the user's, wherever they are installed."""
 MISSING = object()
 
 
@@ -28,7 +28,7 @@ def global_variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def class_attributes(value: Any) -> Iterator[tuple[type, dict[str, Any]]]:
-    """The user's classes of an object, and what they hold that is no method, property or the like."""
+    """The user's classes of an object, and their attributes that are not methods, properties or other descriptors."""
     for kind in type(value).__mro__:
         if is_users(kind.__module__):
             own = vars(kind).items()
@@ -36,7 +36,7 @@ def class_attributes(value: Any) -> Iterator[tuple[type, dict[str, Any]]]:
 
 
 def code_of(value: Any) -> Iterator[tuple[str, types.FunctionType]]:
-    """What runs where an object is called: its ``forward`` or ``__call__``, if the user has written it."""
+    """The functions that run when an object is called: its ``forward`` or ``__call__``, if they are the user's."""
     for name in ("forward", "__call__"):
         function = getattr(type(value), name, None)
         if isinstance(function, types.FunctionType) and is_users(function.__module__):

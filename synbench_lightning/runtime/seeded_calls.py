@@ -1,4 +1,4 @@
-"""Call a function that draws at random so that a seed decides what it draws, and nothing else notices."""
+"""Seed a function's random generators during a call, and restore them afterwards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, rando
 
 @contextmanager
 def seeded(function: Any, seed: int) -> Iterator[None]:
-    """Inside, what a function draws depends on the seed alone; afterwards it and all random states are as before.
+    """Seed everything random in a function inside the context; restore it and all random states afterwards.
 
     That holds for the global generators of Python, numpy and torch, and for generators and attributes of the function
     itself: those of an object, of the transforms in its lists, of what a closure or a partial refers to, and of the
@@ -62,16 +62,16 @@ def seeded(function: Any, seed: int) -> Iterator[None]:
 
 
 def seeder(*values: Any) -> Callable[[int], None]:
-    """A function that seeds the global generators, and those that some values lead to; nothing is put back.
+    """Return a function that seeds the global generators and those reachable from some values, without restoring them.
 
-    For processes that end after they have drawn.
+    For processes that end afterwards.
     """
     return partial(_seed_all, [value for value in reached(*values) if isinstance(value, GENERATORS)])
 
 
 @contextmanager
 def seeding(*values: Any) -> Iterator[Callable[[int], None]]:
-    """Gives a :func:`seeder`; afterwards the generators that some values lead to are as before.
+    """Yield a :func:`seeder`, and restore the generators reachable from some values afterwards.
 
     Example:
         >>> generator = torch.Generator().manual_seed(3)
@@ -98,7 +98,7 @@ def _seed_all(generators: list[Any], seed: int) -> None:
 
 
 def reached(*values: Any) -> Iterator[Any]:
-    """What some values lead to, once each: objects, the items of their shorter containers, generators, tensors."""
+    """Yield what is reachable from some values, once each: objects, items of short containers, generators, tensors."""
     seen, rest = set[int](), list(values)
     closed = (*PASSED_OVER, *lightning_classes("Trainer"))
     while rest:
@@ -110,11 +110,11 @@ def reached(*values: Any) -> Iterator[Any]:
 
 
 MOST_ITEMS = 1000
-"""Of longer lists, which hold data and no transforms, nothing is looked at."""
+"""Longer containers are skipped: they hold data, not transforms."""
 
 
 def _reached(function: Any) -> list[Any]:
-    """Generators, and objects with attributes of their own, that a function leads to."""
+    """Generators, and objects with attributes, that are reachable from a function."""
     passed_over = (*PASSED_OVER, *lightning_classes("Trainer"))
     return [
         value

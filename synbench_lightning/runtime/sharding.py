@@ -1,4 +1,4 @@
-"""Reach an encoder whose weights are spread over processes: through the root that gathers them."""
+"""Call an encoder with sharded weights through the module that gathers them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from synbench_lightning.runtime.lightning_packages import LightningModule, Strat
 
 
 def is_sharded(strategy: Strategy, pl_module: LightningModule) -> bool:
-    """Whether a forward is a collective: then every process has to make the same number of them."""
+    """Whether a forward is a collective, so that every process must run the same number of them."""
     return _wraps_the_root(strategy) or has_shards(pl_module)
 
 
@@ -23,15 +23,15 @@ def _wraps_the_root(strategy: Strategy) -> bool:
 
 
 def has_shards(module: nn.Module) -> bool:
-    """Whether weights of the module or of a part of it are spread over processes by FSDP."""
+    """Whether weights of the module or of a submodule are sharded by FSDP."""
     return any(isinstance(part, (FSDPModule, FullyShardedDataParallel)) for part in module.modules())
 
 
 def reachable_forward(encoder: Encoder, strategy: Strategy, pl_module: LightningModule) -> Callable[[Tensor], Any]:
     """The encoder's forward, entered through the outermost sharded module that it is part of.
 
-    That module prepares its own weights and those below it. An encoder that is called without it would take itself for
-    the root, and the next training step would fail.
+    That module gathers its own weights and those of its submodules. An encoder that is called directly would become the
+    FSDP root, and the next training step would fail.
     """
     model = strategy.model
     if _wraps_the_root(strategy):

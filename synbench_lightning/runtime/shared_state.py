@@ -1,4 +1,4 @@
-"""What a dataset shares with other processes, or with files: reading it in a process of its own could leave a trace."""
+"""Detect state that a dataset shares with other processes or files, which reading it again could change."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ REFUSED: tuple[tuple[tuple[type, ...], str], ...] = (
 
 
 def trace_of_reading(values: tuple[Any, ...], workers: bool, spawned: bool = False) -> str | None:
-    """Why a process that reads with these objects might leave a trace; ``None`` if it does not.
+    """Why reading with these objects in another process might have side effects; ``None`` if it has none.
 
     Args:
-        values: a dataset and what belongs to it.
-        workers: whether training reads in processes of its own, with which files would be shared.
-        spawned: whether these are started anew: then the tensors that they were given are in shared memory.
+        values: a dataset, its collate function and sampler.
+        workers: whether training reads in worker processes, with which files would be shared.
+        spawned: whether the workers are spawned: then their tensors are in shared memory.
     """
     shared = 0
     for value in reached(*values):
@@ -68,12 +68,12 @@ def trace_of_reading(values: tuple[Any, ...], workers: bool, spawned: bool = Fal
 
 
 def bytes_reached(*values: Any) -> int:
-    """Bytes of the tensors and arrays that objects lead to."""
+    """Total size in bytes of the tensors and arrays reachable from objects."""
     return sum(value.nbytes for value in reached(*values) if isinstance(value, (np.ndarray, Tensor)))
 
 
 def make_private(*values: Any) -> None:
-    """Give tensors that are shared with other processes memory of their own, in this process."""
+    """Copy tensors in shared memory to private memory of this process."""
     shared = [value for value in reached(*values) if isinstance(value, Tensor) and value.is_shared()]
     if sum(value.nbytes for value in shared) <= COPY_BYTES:
         for value in shared:
@@ -82,9 +82,9 @@ def make_private(*values: Any) -> None:
 
 @contextmanager
 def file_positions_kept() -> Iterator[None]:
-    """A forked process shares the positions in files that are open for reading: they are put back.
+    """Restore the positions of files that are open for reading, which forked processes share.
 
-    Those of other files move by what this process itself writes, to a log for example.
+    Positions of other files may move by what this process itself writes, for example to a log.
     """
     kept: dict[int, int] = {}
     with suppress(OSError, ImportError):
@@ -102,7 +102,7 @@ def file_positions_kept() -> Iterator[None]:
 
 
 def files_are_open() -> bool:
-    """Whether this process can read a file that it has open, in Python or in a library; also where that is not seen."""
+    """Whether this process has a file open for reading, in Python or in a library; true if unknown."""
     try:
         return any(mode != os.O_WRONLY for _, mode in _open_files())
     except (OSError, ImportError):

@@ -1,4 +1,4 @@
-"""What a step would give the encoder for a batch: the step is run up to there, and leaves no trace."""
+"""Run a step up to the encoder's call to capture the encoder's input for a batch, without side effects."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch
 
 
 class NotReachedError(Exception):
-    """A step cannot be run up to the encoder; the message says why."""
+    """The step does not reach the encoder; the message says why."""
 
 
 class _Reached(BaseException):
-    """The encoder was called as often as was asked for: nothing that comes after it is run."""
+    """Raised to stop the step once the encoder was called as often as requested."""
 
 
 class StepReplay:
     """Runs a step on batches up to the encoder's call. Every process makes the same runs, since layers may communicate.
 
-    Inside ``with``, the module, the datamodule and all random states are as in training, and afterwards as before.
+    Runs take place inside :meth:`ready`, which restores the module, the datamodule and all random states.
 
     Args:
-        trainer: in a fit.
-        pl_module: that it trains.
-        call: the encoder's, as it was observed; ``None`` where it was not: then the input is looked for in the batch.
-        shape: of the input, for that.
+        trainer: trainer during a fit.
+        pl_module: the module that it trains.
+        call: recorded call of the encoder; with ``None``, the input is searched for in the batch.
+        shape: shape of the input, for this search.
         step: ``"training_step"`` or ``"validation_step"``.
 
     Raises:
-        NotReachedError: if the step takes an iterator for a batch; where the datamodule has transfer hooks, and holds
-            too much for a copy of it.
+        NotReachedError: if the step takes an iterator instead of a batch; if the datamodule has transfer hooks and is
+            too large to copy.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class StepReplay:
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Everything as in training; nothing of what is run has an effect on it.
+        """Context with the state of training, which is restored afterwards.
 
         Raises:
             ValueError: if the module holds an iterator, which a run would advance.
@@ -84,15 +84,15 @@ class StepReplay:
             yield
 
     def everywhere(self, batch: Any, seed: int, transferred: bool = False) -> Arguments:
-        """What the encoder is given for a batch, which stays as it is. Every process makes this call.
+        """Capture the encoder's input for a batch, which is not modified. Every process must make this call.
 
         Args:
             batch: as it comes from a loader.
-            seed: of what is random on the way.
-            transferred: whether the batch is one that has been through the transfer hooks.
+            seed: seed of all randomness before the encoder.
+            transferred: whether the transfer hooks have already been applied to the batch.
 
         Raises:
-            NotReachedError: if it is not called, or the step fails before, on any process.
+            NotReachedError: if the encoder is not called, or the step fails before, on any process.
         """
         failure, found = None, None
         try:
@@ -104,10 +104,10 @@ class StepReplay:
         return found
 
     def inputs(self, batch: Any, seed: int, calls: int = 1, transferred: bool = False) -> list[Arguments]:
-        """What the encoder is given for a batch, in its first calls; what is random on the way depends on the seed.
+        """Capture the encoder's inputs for a batch in its first calls; randomness before it is determined by the seed.
 
         Raises:
-            NotReachedError: if it is not called so often, or the step fails before.
+            NotReachedError: if the encoder is called less often, or the step fails before.
         """
         self._seed(seed)
         seed_accelerator(seed)
@@ -149,7 +149,7 @@ class StepReplay:
         raise NotReachedError(f"`{self.step}` calls the encoder {len(captured)} times")
 
     def _begin_batch(self, batch: Any) -> None:
-        """What the module itself does with a batch before its step."""
+        """Run the module's hook at the start of a batch."""
         if self.step == "training_step" and _overrides(self.pl_module, "on_train_batch_start", "LightningModule"):
             self.pl_module.on_train_batch_start(batch, 0)
 
@@ -180,7 +180,7 @@ def _overrides(owner: Any, name: str, kind: str) -> bool:
 
 @contextmanager
 def _calls_seen(module: nn.Module, method: str, see: Callable[[Arguments], None]) -> Iterator[None]:
-    """Inside, calls of a module, or of a method of it, are seen before they are made."""
+    """Pass the arguments of a module's or method's calls to ``see`` inside the context."""
     if method:
         original, own = getattr(module, method), vars(module)
         before = {method: own[method]} if method in own else {}
@@ -207,7 +207,7 @@ def _calls_seen(module: nn.Module, method: str, see: Callable[[Arguments], None]
 
 @contextmanager
 def _optimizers_refuse(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
-    """Inside, a step of an optimizer or of a scheduler is an error, and a backward pass too."""
+    """Raise on optimizer steps, scheduler steps and manual backward passes inside the context."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise NotReachedError("it updates weights before it calls the encoder")

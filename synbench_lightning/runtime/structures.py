@@ -1,4 +1,4 @@
-"""Nested arguments of a module: tensors in tuples, lists, mappings, dataclasses and other objects."""
+"""Nested structures of tensors: tuples, lists, mappings, dataclasses and other objects."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 Path = tuple[Any, ...]
-"""Keys, names and positions that lead to one tensor of a structure."""
+"""Keys, names and indices of a tensor in a structure."""
 
 
 @dataclass
 class Arguments:
-    """What a module is called with.
+    """The arguments of a call.
 
     Args:
         args: positional arguments.
         kwargs: keyword arguments.
-        whole: whether their examples cannot be taken apart, as the nodes of a graph.
+        whole: whether their examples cannot be separated, as for nodes of a graph.
 
     Example:
         >>> Arguments((3, 1, 2), {"key": lambda x: -x}).of(max)
@@ -44,7 +44,7 @@ def leaves(value: Any, path: Path = (), within_objects: bool = True) -> Iterator
     Args:
         value: the structure.
         path: what leads to it.
-        within_objects: whether tensors in objects that cannot be rebuilt with others (graphs) are among them.
+        within_objects: whether to include tensors in objects that cannot be rebuilt with other tensors (graphs).
 
     Example:
         >>> [(path, tuple(leaf.shape)) for path, leaf in leaves({"a": torch.ones(2), "b": [torch.ones(3)]})]
@@ -64,14 +64,14 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def at(value: Any, path: Path) -> Any:
-    """What a path leads to."""
+    """The value at a path."""
     for key in path:
         value = dict(_children(value))[key]
     return value
 
 
 def replaced(value: Any, path: Path, leaf: Any) -> Any:
-    """A structure with something else at a path; all that is not on the path is shared with the given one.
+    """Replace the value at a path; returns a new structure that shares everything off the path.
 
     Example:
         >>> replaced(({"a": 1, "b": 2}, 3), (0, "a"), 9)
@@ -84,7 +84,7 @@ def replaced(value: Any, path: Path, leaf: Any) -> Any:
 
 
 def mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
-    """A structure of the same kind with ``function`` applied to its tensors; objects of other kinds are shared.
+    """Apply ``function`` to the tensors of a structure; returns a new structure that shares all other objects.
 
     Example:
         >>> mapped([torch.ones(2), "text"], lambda x: x.sum().item())
@@ -98,7 +98,7 @@ def mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
 
 
 def taken(value: Any, rows: Tensor, size: int) -> Any:
-    """Some examples of a structure: of each tensor with ``size`` rows those rows, and everything else as it is.
+    """Select examples of a structure: index each tensor that has ``size`` rows, and keep everything else.
 
     A list with ``size`` tensors, one for each example (of different shapes, say), is indexed in the same way.
 
@@ -117,9 +117,9 @@ def taken(value: Any, rows: Tensor, size: int) -> Any:
 
 
 def joined(structures: Sequence[Any]) -> Any:
-    """Structures of one kind as one, their examples one after the other; ``None`` where they do not fit together.
+    """Concatenate structures along the batch dimension; ``None`` if they do not match.
 
-    Tensors that differ in nothing but the number of rows are joined; all else has to be the same.
+    Tensors that differ only in the number of rows are concatenated; everything else must be equal.
 
     Example:
         >>> joined([{"x": torch.zeros(2, 3), "scale": 1.0}, {"x": torch.ones(1, 3), "scale": 1.0}])["x"].shape
@@ -146,19 +146,19 @@ def joined(structures: Sequence[Any]) -> Any:
 
 
 def _kinds(structures: Sequence[Any]) -> int:
-    """How many different kinds of structures there are, by all that is no tensor in them."""
+    """Number of distinct structures, compared by everything in them but tensors."""
     return len({repr(mapped(structure, lambda _: "")) for structure in structures})
 
 
 def is_ragged(value: Any) -> bool:
-    """Whether a list or tuple holds one tensor for each example, as detectors take them: without a batch dimension."""
+    """Whether a list or tuple holds one tensor per example, without a batch dimension, as detectors take them."""
     if type(value) not in (list, tuple) or len(value) < 2 or not all(isinstance(one, Tensor) for one in value):
         return False
     return len({one.shape for one in value}) > 1 and len({one.shape[:1] for one in value}) == 1
 
 
 def moved(value: Any, device: torch.device | str) -> Any:
-    """A structure on a device; objects of other kinds by their own ``to``."""
+    """Move a structure to a device; other objects by their own ``to``."""
     if isinstance(value, Tensor):
         return value.to(device)
     if not _is_rebuildable(value):
@@ -167,7 +167,7 @@ def moved(value: Any, device: torch.device | str) -> Any:
 
 
 def detached(value: Any) -> Any:
-    """A structure on the CPU that shares no memory with the given one."""
+    """Copy a structure to the CPU, without shared memory."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if not _is_rebuildable(value):
@@ -177,7 +177,7 @@ def detached(value: Any) -> Any:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a structure holds nothing but tensors, numbers, texts, lists, tuples and dicts: safe in checkpoints."""
+    """Whether a structure holds only tensors, numbers, strings, lists, tuples and dicts: safe in checkpoints."""
     if isinstance(value, Tensor) or value is None or type(value) in (bool, int, float, str):
         return True
     if type(value) in (list, tuple):
@@ -186,7 +186,7 @@ def is_plain(value: Any) -> bool:
 
 
 def checksum(value: Any) -> str:
-    """A sum that changes with the values of a structure's tensors, as text."""
+    """CRC-32 checksum of the tensors of a structure, as hexadecimal text."""
     found = 0
     for tensor in tensors_in(value):
         whole = tensor.detach().cpu().resolve_conj()
@@ -196,7 +196,7 @@ def checksum(value: Any) -> str:
 
 
 def described(value: Any) -> str:
-    """A structure in a message: kinds and shapes."""
+    """Format a structure for a message: types and shapes."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')}{tuple(value.shape)}"
     if isinstance(value, Arguments):
