@@ -1,18 +1,18 @@
-"""Watch the quality of an encoder's representation while it pretrains: SynBench for Lightning.
+"""Monitor the quality of an encoder's representation during pretraining: SynBench for Lightning.
 
-Where things live; each floor knows those below it:
+The packages; each imports only those below it:
 
 ======================= =============================================================================================
 ``cli``                 the commands ``synbench evaluate``, ``history``, ``report`` and ``best``
-``callbacks``           when a probe is made, what is logged under which key, figures for loggers, advice
+``callbacks``           when probes are made, what is logged under which key, figures for loggers, warnings
 ``plots``               figures of probes, of runs and of benchmarks, and their style
-``benchmark``           labelled tasks, which of their points are evaluated, and the best of several models
-``probe``               proxy tasks and their families, samples, views and labels, and one probe of an encoder
-``runtime``             what Lightning and torch do: strategies, devices, isolation of the module, layouts of features
-``functional``          the mathematics of tensors: ``gaussian`` (the score), ``representation`` (information, readouts,
-                        spectra), ``benchmark`` (dynamics, selection, estimates), ``minimax``, ``splits``
-``losses``, ``metrics`` training for the worst task; the score as a torchmetrics metric
-``linear_probe``        the discriminant behind the score as a classifier
+``benchmark``           labeled tasks, the choice of the items to evaluate, and the best of several models
+``probe``               proxy tasks and their families, samples, views, labels, and one probe of an encoder
+``runtime``             interface to Lightning and torch: strategies, devices, isolation of the module, feature layouts
+``functional``          mathematics on tensors: ``gaussian`` (the score), ``representation`` (information, readouts,
+                        spectra), ``benchmark`` (dynamics, selection, estimates), ``minimax``, ``task_splits``
+``losses``, ``metrics`` training for the worst task (minimax); the score as a torchmetrics metric
+``linear_probe``        the linear discriminant behind the score, as a classifier
 ======================= =============================================================================================
 """
 

@@ -1,4 +1,4 @@
-"""Settings of a trainer under which a probed metric would mislead, each with the change to make."""
+"""Warnings about trainer settings that make probed metrics misleading, each with a remedy."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from synbench_lightning.callbacks.schedule import Schedule
 from synbench_lightning.runtime.lightning_packages import ModelCheckpoint, Trainer, lightning_classes
 
 UNTRIED = ("strategies.DeepSpeedStrategy", "strategies.XLAStrategy", "strategies.SingleDeviceXLAStrategy")
-"""Strategies under which no probe was ever made."""
+"""Strategies that probes were never tested with."""
 
 
 def setup_warnings(trainer: Trainer) -> Iterator[str]:
-    """Sentences about what a probe sees under this trainer, where that may not be what is expected."""
+    """Warnings if a probe may measure something unexpected under this trainer."""
     if isinstance(trainer.strategy, lightning_classes(*UNTRIED)):
         yield (
-            f"SynBench was never tried with {type(trainer.strategy).__name__}. The first probe, before the first step, "
-            "raises if it does not work; then leave the callback out and use `evaluate()` on checkpoints."
+            f"SynBench is untested with {type(trainer.strategy).__name__}. If the first probe, before the first step, "
+            "raises an error, remove the callback and use `evaluate()` on checkpoints."
         )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, lightning_classes("callbacks.WeightAveraging", "callbacks.StochasticWeightAveraging")):
             yield (
-                f"What is probed are the weights in training, not the averages that {type(callback).__name__} "
-                "makes of them. After the fit the module has the averages: `evaluate()` probes them."
+                f"Probes measure the weights in training, not the averages that {type(callback).__name__} computes. "
+                "After the fit the module has the averaged weights: probe them with `evaluate()`."
             )
 
 
 def interval_warnings(
     trainer: Trainer, prefix: str, schedule: Schedule, listeners: type | tuple[type, ...], probing: str
 ) -> Iterator[str]:
-    """Sentences about callbacks that monitor a key under ``prefix`` when its value is not fresh.
+    """Warnings about callbacks that monitor a key under ``prefix`` at times when its value is stale.
 
-    The trainer is at the start of training, when the number of batches is known. Callbacks of the types ``listeners``
-    are told of each probe and need no advice. ``probing`` is the name of the callback that makes the probes.
+    Call this at the start of training, when the number of batches is known. Callbacks of the types ``listeners`` are
+    notified of each probe and never stale. ``probing`` is the name of the callback that makes the probes.
     """
     steps_per_epoch = math.inf
     if not math.isinf(trainer.num_training_batches):
@@ -54,9 +54,9 @@ def interval_warnings(
         if isinstance(consumer, lightning_classes("callbacks.EarlyStopping")):
             if probe_interval > _check_interval(trainer, steps_per_epoch, consumer._check_on_train_epoch_end):
                 yield (
-                    f"{type(consumer).__name__}(monitor={monitor!r}) looks at the end of each epoch or validation, but "
-                    f"a probe is made every {schedule}: a value that it has seen before counts as no improvement. Use "
-                    f"`SynBenchEarlyStopping(monitor={monitor!r}, patience={consumer.patience})` in its place, or "
+                    f"{type(consumer).__name__}(monitor={monitor!r}) checks at the end of each epoch or validation, "
+                    f"but a probe is made every {schedule}: a stale value counts as no improvement. Use "
+                    f"`SynBenchEarlyStopping(monitor={monitor!r}, patience={consumer.patience})` instead, or "
                     f"`{probing}(every_n_epochs=1)`."
                 )
         elif isinstance(consumer, lightning_classes("callbacks.ModelCheckpoint")):
@@ -66,10 +66,10 @@ def interval_warnings(
             trainer, steps_per_epoch
         ):
             yield (
-                f"{type(consumer).__name__}(monitor={monitor!r}) may look at the end of each epoch or validation, but "
-                f"a probe is made every {schedule}: it would see one value several times. Use "
-                f"`{probing}(every_n_epochs=1)`, or give it a method `on_probe_end(trainer, pl_module, metrics)`: it "
-                "is called once for each probe."
+                f"{type(consumer).__name__}(monitor={monitor!r}) may check at the end of each epoch or validation, but "
+                f"a probe is made every {schedule}: it would see the same value repeatedly. Use "
+                f"`{probing}(every_n_epochs=1)`, or define its method `on_probe_end(trainer, pl_module, metrics)`, "
+                "which is called once per probe."
             )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, lightning_classes("callbacks.ModelCheckpoint")) and not _is_ours(
@@ -83,20 +83,20 @@ def interval_warnings(
 
 
 def renamed_key_warnings(trainer: Trainer, prefix: str, listeners: type | tuple[type, ...]) -> Iterator[str]:
-    """Sentences about callbacks that monitor a key by the name that it had before version 0.1."""
+    """Warnings about callbacks that monitor a key by its name from before version 0.1."""
     for callback, monitor in _monitors(trainer, prefix):
         key = renamed(monitor, prefix)
         if key is not None and not isinstance(callback, listeners):
             yield (
-                f"{type(callback).__name__}(monitor={monitor!r}): that key is now called {key!r}, and by its old name "
-                f"it is not logged any more. Use `monitor={key!r}`."
+                f"{type(callback).__name__}(monitor={monitor!r}): that key is now called {key!r} and is no longer "
+                f"logged under its old name. Use `monitor={key!r}`."
             )
 
 
 def unknown_key_warnings(
     trainer: Trainer, prefix: str, keys: Collection[str], listeners: type | tuple[type, ...]
 ) -> Iterator[str]:
-    """Sentences about callbacks that monitor a key that looks like one of ``keys`` and is none of them."""
+    """Warnings about callbacks that monitor a key under ``prefix`` that is not one of ``keys``."""
     for callback, monitor in _monitors(trainer, prefix):
         if monitor not in keys and not isinstance(callback, listeners) and renamed(monitor, prefix) is None:
             same = [key for key in keys if name_of(key, prefix) == name_of(monitor, prefix)]
@@ -109,17 +109,17 @@ def unknown_key_warnings(
             )
             yield (
                 f"{type(callback).__name__}(monitor={monitor!r}): that key is not logged, and {effect}. "
-                f"Did you mean {close!r}? To watch are {', '.join(watched)}."
+                f"Did you mean {close!r}? The keys to watch are {', '.join(watched)}."
             )
 
 
 def best_key_warnings(trainer: Trainer, prefix: str, best: str) -> Iterator[str]:
-    """Sentences about callbacks that monitor the score where a key is logged that knows more of what matters."""
+    """Warnings about callbacks that monitor the score although a more informative key is logged."""
     for callback, monitor in _monitors(trainer, prefix):
         if monitor == f"{prefix}/score" and best != "score":
             yield (
                 f"{type(callback).__name__}(monitor={monitor!r}): the score does not depend on your data. "
-                f"`{prefix}/{best}` is logged too, and is the one to monitor."
+                f"Monitor `{prefix}/{best}` instead, which is also logged."
             )
 
 
@@ -143,7 +143,7 @@ def _is_ours(trainer: Trainer, prefix: str, key: str) -> bool:
 
 
 def _check_interval(trainer: Trainer, steps_per_epoch: float, at_epoch_end: bool | None = None) -> float:
-    """Optimizer steps between two ends of an epoch or validation, whichever a callback looks at by default."""
+    """Optimizer steps between two checks of a callback, at the end of epochs or validations by default."""
     if at_epoch_end or not trainer.enable_validation:
         return steps_per_epoch
     if trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch is not None:
@@ -184,9 +184,9 @@ def _checkpoint_warnings(
 def _plateau_warnings(
     trainer: Trainer, prefix: str, schedule: Schedule, steps_per_epoch: float, probe_interval: float, probing: str
 ) -> Iterator[str]:
-    """Sentences about schedulers that would judge one value several times, which ends in a lower learning rate."""
+    """Warnings about schedulers that would reduce the learning rate by checking one value repeatedly."""
     if not trainer.lightning_module.automatic_optimization:
-        return  # the module steps its schedulers by itself
+        return  # the module steps its schedulers itself
     accumulated = trainer.accumulate_grad_batches
     for config in trainer.lr_scheduler_configs:
         monitor = config.monitor
@@ -206,8 +206,8 @@ def _plateau_warnings(
             change = f'"interval": "epoch", "frequency": {epochs}'
         name = type(config.scheduler).__name__
         yield (
-            f"{name}(monitor={monitor!r}) looks every {looks}, but a probe is made every {schedule}: a value that it "
-            "has seen before counts as no improvement, and the learning rate is cut. Use "
+            f"{name}(monitor={monitor!r}) checks every {looks}, but a probe is made every {schedule}: a stale value "
+            "counts as no improvement, and the learning rate is reduced. Use "
             f'`{{"scheduler": {name}(...), "monitor": {monitor!r}, {change}}}`'
             + (f", or `{probing}(every_n_epochs={config.frequency})`." if config.interval == "epoch" else ".")
         )

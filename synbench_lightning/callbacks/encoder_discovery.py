@@ -32,17 +32,17 @@ from synbench_lightning.runtime.lightning_packages import (
 from synbench_lightning.runtime.sharding import is_sharded
 
 MOST_NAMES = 4
-"""Other modules that a message names."""
+"""Limit for the other modules named in a message."""
 MOST_STEPS = 3
-"""Steps in which modules are replaced by others before an encoder is looked for among those that are left."""
+"""Steps that replace modules before the search for the encoder uses the remaining modules."""
 MOST_PARTS = 2
-"""Parts of a module without an encoder that a message names besides the one that is read."""
+"""Limit for further parts of a module without an encoder that a message names."""
 MOST_CANDIDATES = 8
-"""Calls that are compared with a repetition of them, one after another until one is the same."""
+"""Limit for the calls that are repeated, one after another until the outputs agree."""
 
 
 class EncoderDiscovery:
-    """How training calls the encoder: recorded in a run's first step on the first process, and then kept.
+    """How training calls the encoder, recorded in the first step of a run on the first process.
 
     Args:
         named: the callback's argument ``encoder``.
@@ -52,9 +52,9 @@ class EncoderDiscovery:
         self.named = named
         self.call: EncoderCall | None = None
         self.batch: Any = None
-        """The first batch, while the step is made."""
+        """The first batch, during its step."""
         self.again = False
-        """Whether the next step has to be recorded, since modules were replaced in this one."""
+        """Whether to record the next step, since this one replaced modules."""
         self._steps = 0
         self._recorder: CallRecorder | None = None
         self._before: RunningStatistics | None = None
@@ -66,10 +66,10 @@ class EncoderDiscovery:
         return self._recorder is not None
 
     def possible(self, strategy: Strategy, pl_module: LightningModule) -> bool:
-        """Whether the first step can be recorded, and a probe be made before it is carried out.
+        """Whether the first step can be recorded, with a probe before its update.
 
-        Not where it is compiled as a whole, as by `fit(torch.compile(module))`, and not where weights are sharded: a
-        forward between backward and step would spoil the gradients.
+        This is impossible if the step is compiled as a whole, as in `fit(torch.compile(module))`, or if weights are
+        sharded: a forward between backward and step would corrupt the gradients.
         """
         compiled = hasattr(pl_module.training_step, "_torchdynamo_orig_callable")
         return not (callable(self.named) or compiled or is_sharded(strategy, pl_module))
@@ -77,8 +77,8 @@ class EncoderDiscovery:
     def begin(self, pl_module: LightningModule, batch: Any, before_update: Callable[[], None]) -> None:
         """Record the step that begins.
 
-        ``before_update`` is called when an optimizer is about to write the module's parameters, Lightning's or not, and
-        most of what is trained has been called: a discriminator may make its step before the encoder is called.
+        ``before_update`` is called when any optimizer is about to update parameters of the module and most trained
+        modules have been called: a discriminator may be updated before the encoder is called.
         """
         self._recorder, self.batch = CallRecorder(pl_module), batch
         self._before, self._written = RunningStatistics(pl_module), _writings(pl_module)
@@ -95,17 +95,17 @@ class EncoderDiscovery:
         self._release_optimizers = register_optimizer_step_pre_hook(updating).remove
 
     def is_updated(self, pl_module: LightningModule) -> bool:
-        """Whether parameters have been written since the step began, by whatever."""
+        """Whether parameters have changed since the step began, by any means."""
         pairs = zip(self._written, _writings(pl_module), strict=False)
         return any(before[0] != now[0] or not torch.equal(before[1], now[1]) for before, now in pairs)
 
     def end(self, trainer: Trainer, pl_module: LightningModule, input_shape: tuple[int, ...] | None = None) -> Any:
-        """Take what was recorded, and return the batch. Every process makes this call.
+        """End the recording, and return the batch. Every process makes this call.
 
         Args:
             trainer: of the run.
             pl_module: the module in training.
-            input_shape: of one example, where the user has given it: a layer of that input is called as it is.
+            input_shape: of one example, if given by the user: a layer with that input shape is called directly.
         """
         assert self._recorder is not None
         replaced = trainer.strategy.reduce_boolean_decision(self._recorder.replaced, all=False)
@@ -130,14 +130,14 @@ class EncoderDiscovery:
             if missed and _seen_as(pl_module, str(self.named), paths):
                 called = ", ".join(f"`{call.name}`" for call in rank_encoders(calls, pl_module)[:MOST_NAMES])
                 rank_zero_warn(
-                    f"The first training step did not call `encoder={self.named!r}`. It called {called}: name what is "
-                    "trained, or give the `input_shape`."
+                    f"The first training step did not call `encoder={self.named!r}`. It called {called}. Name a module "
+                    "that is called, or give the `input_shape`."
                 )
         return batch
 
     @contextmanager
     def as_before_the_step(self) -> Iterator[None]:
-        """The step's forward has changed the statistics of BatchNorm: have those from before it, once."""
+        """Use the BatchNorm statistics from before the step, which its forward has changed. Works once."""
         before, self._before = self._before, None
         with nullcontext() if before is None else before.in_place():
             yield
@@ -150,13 +150,13 @@ class EncoderDiscovery:
         self.end_step()
 
     def end_step(self) -> None:
-        """The step has been made: optimizers are not watched any more."""
+        """Stop watching optimizers after the step."""
         if self._release_optimizers is not None:  # not in `end`, which a hook may have called: torch goes through them
             self._release_optimizers()
         self._release_optimizers, self._written = None, []
 
     def encoder(self, pl_module: LightningModule) -> Encoder | None:
-        """The encoder, called as training does; ``None`` where that is not known (any more)."""
+        """The encoder, called as in training; ``None`` if that call is unknown or no longer valid."""
         if self.call is None:
             return None
         if not self._fits_name(self.call) or not _has(pl_module, self.call.path):
@@ -174,18 +174,18 @@ class EncoderDiscovery:
         return Encoder(name, partial(self.call, function, module), tuple(owners))
 
     def read_module(self, module: nn.Module | None) -> nn.Module | None:
-        """The module whose output is read, which says where its channels are: the encoder's, or a part of it."""
+        """The module whose output is probed, which determines the channel layout: the encoder, or a part of it."""
         if module is None or self.call is None or not self.call.part:
             return module
         part = module.get_submodule(self.call.part)
         return part if any(True for _ in part.parameters()) else module
 
     def state(self) -> dict[str, Any] | None:
-        """How training calls the encoder, as tensors and plain types; ``None`` where that cannot be written down."""
+        """How training calls the encoder, as tensors and plain types; ``None`` if it cannot be saved."""
         return None if self.call is None else self.call.state()
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
-        """Go on with what an earlier run saw; states of versions before 0.1 are found anew."""
+        """Restore the call from an earlier run; after versions before 0.1 it is discovered again."""
         self.call = None if state is None or "args" not in state else EncoderCall.of_state(state)
 
     def _fits_name(self, call: EncoderCall) -> bool:
@@ -200,12 +200,13 @@ class EncoderDiscovery:
         candidates: list[Call],
         part: str,
     ) -> EncoderCall | None:
-        """The first candidate that does, when it is called again, what it did in training.
+        """The first candidate whose repeated call returns what it returned in training.
 
-        Every process repeats the same calls, since layers may communicate in them. A part of it that was named is read.
+        Every process repeats the same calls, since layers may communicate in them. If a part was named, its output is
+        read.
 
         Raises:
-            ValueError: if none does.
+            ValueError: if there is none.
         """
         strategy = trainer.strategy
         keys: list[Key] = strategy.broadcast([call.key for call in candidates[:MOST_CANDIDATES]])
@@ -239,20 +240,20 @@ class EncoderDiscovery:
                     found = replace(found, part=part) if part else found
                     if not (found.head or found.part):
                         found = replace(found, heads=heads_behind(own[key], calls))
-                    within = [f"`{_name(key)}` (for all that it returns)"] if found.head or found.part else []
+                    within = [f"`{_name(key)}` (all outputs)"] if found.head or found.part else []
                     within += [f"`{_within(key, other)}`" for other in reading.readout.parts[1 : 1 + MOST_PARTS]]
                     others = [f"`{_name(other)}`" for other in keys[position + 1 :]]
                     self._name_others([one for one in within + others if one != f"`{_within(key, found.part)}`"])
                     if not own[key].trained and not isinstance(self.named, str):
                         rank_zero_info(
-                            f"SynBench: `{_name(key)}` gets no gradients in training, and no other call that may be an "
-                            "encoder's was seen to get some. If another module is meant, `encoder=` names it."
+                            f"SynBench: `{_name(key)}` receives no gradients in training, and neither does any "
+                            "other candidate. To probe another module, name it with `encoder=`."
                         )
                 return strategy.broadcast(found)
         if tried:
             raise ValueError(
-                f"No encoder was found: training called {', '.join(tried)}, and a repetition of these calls returned "
-                'something else than they did. Name the module to probe, `encoder="backbone"`, or pass '
+                f"No encoder was found: training called {', '.join(tried)}, and repeating these calls returned "
+                'different outputs. Name the module to probe, `encoder="backbone"`, or pass '
                 "`encoder=lambda pl_module, x: ...`."
             )
         return None
@@ -260,13 +261,13 @@ class EncoderDiscovery:
     def _name_others(self, others: list[str]) -> None:
         if others and not isinstance(self.named, str):
             named = ", ".join(list(dict.fromkeys(others))[:MOST_NAMES])
-            rank_zero_info(f"SynBench: training also calls {named}: `encoder=` names another to probe.")
+            rank_zero_info(f"SynBench: training also calls {named}. To probe another module, name it with `encoder=`.")
 
 
 def _writings(module: nn.Module) -> list[tuple[int, torch.Tensor]]:
-    """What is other for a parameter that has been written: how often autograd saw it, and for writes to `.data`, norms.
+    """What a write to a parameter changes: its version counter in autograd, or its norm for writes to `.data`.
 
-    A norm alone would miss a step along a sphere (weights before BatchNorm).
+    The norm alone would miss a step along a sphere (weights before BatchNorm).
     """
     own = [one for one in module.parameters() if not is_lazy(one) and one.is_floating_point() and one.itemsize > 1]
     norm = torch.linalg.vector_norm
@@ -289,14 +290,14 @@ def _within(key: Key, part: str) -> str:
 
 
 def _seen_as(pl_module: LightningModule, path: str, paths: Mapping[int, str]) -> str | None:
-    """The path under which a named module, or the owner of a named method, was looked at; ``None`` if it was not."""
+    """The path under which a named module, or the owner of a named method, was recorded; ``None`` if it was not."""
     *_, owner, found = walk(pl_module, path)
     module = found if isinstance(found, nn.Module) else owner
     return paths.get(id(module)) or None
 
 
 def _named(pl_module: LightningModule, path: str, calls: Mapping[Key, Call], paths: Mapping[int, str]) -> list[Call]:
-    """How training calls a module that was named, itself or by a method of it, or a method that was named."""
+    """How training calls a named method, or a named module: directly or through its methods."""
     seen = _seen_as(pl_module, path, paths)
     if seen is None:
         return []
@@ -307,7 +308,7 @@ def _named(pl_module: LightningModule, path: str, calls: Mapping[Key, Call], pat
 
 
 def _outer(named: list[Call], tree: CallTree, input_shape: tuple[int, ...] | None) -> tuple[list[Call], str]:
-    """The calls to make for a module that was named, and the part of them that is read: itself, of an inner layer."""
+    """The calls to repeat for a named module, and the part to read if it is an inner layer of the called module."""
     if named[0].input is not None and named[0].input.shape == input_shape:
         return named, ""
     outer = tree.outer(named[0])
@@ -317,7 +318,7 @@ def _outer(named: list[Call], tree: CallTree, input_shape: tuple[int, ...] | Non
 def _compiled(
     pl_module: LightningModule, path: str, calls: Mapping[Key, Call], paths: Mapping[int, str]
 ) -> tuple[list[Call], str]:
-    """The calls to make, and the part that is read, for a layer within a compiled module, where no calls are seen."""
+    """The calls to repeat, and the part to read, for a layer of a compiled module, which hides inner calls."""
     names, layer = path.split("."), walk(pl_module, path)[-1]
     if not isinstance(layer, nn.Module) or id(layer) in paths:
         return [], ""
@@ -328,7 +329,7 @@ def _compiled(
 
 
 def _attempt(function: Any) -> tuple[bool, str]:
-    """What a comparison says; that a call fails is a difference too."""
+    """The result of a comparison; a call that fails counts as a difference."""
     try:
         return function(), ""
     except Exception as error:

@@ -15,14 +15,14 @@ from synbench_lightning.probe.result import ProbeResult
 from synbench_lightning.runtime.lightning_packages import Trainer, lightning_classes, rank_zero_warn
 
 SHARE = 0.02
-"""Figures between the first and the last probe are skipped while drawing takes more than this fraction of the time."""
+"""Between the first and the last probe, figures are skipped while drawing exceeds this fraction of the time."""
 
 
 class FigureLogger:
-    """The figures and charts of one callback's probes, on the first process.
+    """Logs the figures and charts of one callback's probes, on the first process.
 
-    TensorBoard gets images and charts; Wandb and MLflow get the figures by their own calls; other loggers have none for
-    figures, and nothing is said. None of it is worth a run: what fails is said once.
+    TensorBoard gets images and charts; Wandb and MLflow get the figures through their own APIs; other loggers have no
+    API for figures and get none. A failure is reported once and never ends the run.
 
     Args:
         prefix: of the logged keys.
@@ -32,26 +32,26 @@ class FigureLogger:
     def __init__(self, prefix: str, threshold: float) -> None:
         self.prefix, self.threshold = prefix, threshold
         self._step = 0  # of the last probe, on the loggers' axis
-        self._drawn: int | None = None  # and of the probe in the figures drawn last
+        self._drawn: int | None = None  # the same for the figures drawn last
         self._started = self._spent = 0.0
-        self._told: set[str] = set()  # what has failed
-        self._monitored: str | None = None  # the key on the first of the charts that were laid out
+        self._told: set[str] = set()  # failures already reported
+        self._monitored: str | None = None  # the key on the first chart of the current layout
 
     def open(self) -> None:
-        """A fit begins."""
+        """Start a fit."""
         self._drawn, self._started, self._spent, self._told = None, time.perf_counter(), 0.0, set()
         self._monitored = None
 
     def update(
         self, trainer: Trainer, history: Sequence[ProbeResult], metrics: Mapping[str, float], monitored: str, step: int
     ) -> None:
-        """Show a new probe: charts of its keys, its band, and figures if they do not take too much of the time.
+        """Log a new probe: charts of its keys, its error band, and figures unless drawing takes too much time.
 
         Args:
-            trainer: whose loggers show it.
-            history: the new probe is the last one.
+            trainer: with the loggers.
+            history: all probes, the new one last.
             metrics: its values by logged key.
-            monitored: the key to be monitored among them.
+            monitored: the key to monitor among them.
             step: of the probe, on the loggers' axis.
         """
         self._step, before, self._monitored = step, self._monitored, monitored
@@ -69,7 +69,7 @@ class FigureLogger:
             self._draw(trainer, history)
 
     def close(self, trainer: Trainer, history: Sequence[ProbeResult]) -> None:
-        """Figures of the last probe, where they were left out."""
+        """Draw the figures of the last probe, if they were skipped."""
         if self._drawn not in (None, self._step):
             self._draw(trainer, history)
 
@@ -79,22 +79,22 @@ class FigureLogger:
     def _lay_out(self, logger: Any, metrics: Mapping[str, float], monitored: str) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # In a folder of its own: TensorBoard shows the layouts of all runs, but one for each, which may be the user's.
-        # A later layout there takes the place of an earlier one.
+        # In a separate folder: TensorBoard shows one layout per run, and that of the run itself may be the user's.
+        # A later layout in the folder replaces an earlier one.
         with SummaryWriter(os.path.join(logger.log_dir, f"{self.prefix}_charts")) as writer:
             writer.add_custom_scalars(self._layout(metrics, monitored))
 
     def _layout(self, metrics: Mapping[str, float], monitored: str) -> dict[str, dict[str, list[Any]]]:
-        """Charts of TensorBoard's page "Custom scalars": the title, the kind, and the keys.
+        """Charts of TensorBoard's page "Custom scalars": title, kind, and keys.
 
-        TensorBoard gives all lines of a run one colour, so that each chart has one.
+        TensorBoard draws all lines of a run in one color, so each chart has a single line.
         """
         titles = {key: CHARTS[name] for key in metrics if (name := name_of(key, self.prefix)) in CHARTS}
         band = [monitored, *(self._band(monitored, side) for side in ("low", "high"))]
         return {
             self.prefix: {f"{titles.pop(monitored)} (± 1 standard error)": ["Margin", band]},
-            f"{self.prefix}: further values": {title: _line(key) for key, title in titles.items()},
-            f"{self.prefix}: scores of the tasks": {
+            f"{self.prefix}: other values": {title: _line(key) for key, title in titles.items()},
+            f"{self.prefix}: task scores": {
                 task: _line(key) for key in metrics if (task := key.removeprefix(f"{self.prefix}{TASKS}/")) != key
             },
         }
@@ -133,14 +133,14 @@ class FigureLogger:
 
     @contextmanager
     def _spared(self, what: str) -> Iterator[None]:
-        """Go on whatever happens inside, and say once what did."""
+        """Catch any exception inside, and report the first one of each kind."""
         try:
             yield
         except Exception as error:
             if what not in self._told:
                 self._told.add(what)
                 rank_zero_warn(
-                    f"The {what} of {self.prefix} could not be shown and are skipped; training continues. "
+                    f"The {what} of {self.prefix} could not be logged and are skipped; training continues. "
                     f"{type(error).__name__}: {error}"
                 )
 
@@ -153,14 +153,14 @@ def _of_first_process(trainer: Trainer) -> list[Any]:
 
 
 CHARTS = {
-    "information": "information about inputs, nats",
-    "readout": "readout of a few labels",
+    "information": "information about the input (nats)",
+    "readout": "readout of held-out labels (R²)",
     "score": "SynBench score",
-    "worst": "score of the worst task",
+    "worst": "worst-task score",
     "effective_rank": "effective rank of the features",
-    "overhead": "time in probes, fraction of the run's",
+    "overhead": "fraction of training time in probes",
 }
-"""What the charts show, by name, and their titles."""
+"""Titles of the charts, by name of the value."""
 
 
 def _line(key: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Held-out labels that the run itself has: classes beside the inputs of its validation loader."""
+"""Collect held-out labels from the run itself: the classes in the batches of its validation loader."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from synbench_lightning.runtime.step_replay import NotReachedError, StepReplay
 from synbench_lightning.runtime.structures import Path, joined, leaves, mapped, taken
 
 BATCH = 128
-"""Examples that are read at once."""
+"""Examples read in one batch."""
 
 
 class HeldOutLabels(NamedTuple):
-    """Inputs as the encoder is given them, and their labels; ``None`` where there are none. ``sentence`` says which."""
+    """Encoder inputs and their labels, or ``None``; ``sentence`` describes them or says why there are none."""
 
     pair: tuple[Any, Tensor] | None
     sentence: str
@@ -33,16 +33,16 @@ def held_out_labels(
 ) -> HeldOutLabels:
     """Up to 512 labelled examples of the first validation loader, the same on every process.
 
-    Labels are the first integers in a batch, one for each example, that repeat. Inputs are what the encoder is given in
-    the validation step, or in the training step where the validation step does not call it. Labels of training examples
-    are never taken: a network that memorizes them would be praised for it.
+    Labels are the first integers in a batch, one per example, that repeat. Inputs are those of the encoder in the
+    validation step, or in the training step if the validation step does not call it. Labels of training examples are
+    never used: they would reward a network that memorizes them.
 
     Args:
         trainer: in a fit.
         pl_module: that it trains.
         call: the encoder's; ``None`` where it was not observed.
         shape: of the input, where it was not.
-        seed: of the choice of the examples.
+        seed: of the selection of examples.
     """
     loaders: Any = trainer.val_dataloaders
     if isinstance(loaders, (list, tuple)):
@@ -60,7 +60,7 @@ def held_out_labels(
         name = "batch" + "".join(f"[{key!r}]" for key in path)
         sentence = f"{len(labels)} held-out examples of the validation loader, with `{name}` for labels"
         return HeldOutLabels((inputs, labels), f"{sentence} ({len(labels.unique())} classes)")
-    return HeldOutLabels(None, f"the validation loader gives none: {reason}")
+    return HeldOutLabels(None, f"the validation loader has none: {reason}")
 
 
 def _read(trainer: Trainer, replay: StepReplay, loader: Any, seed: int) -> tuple[Any, Tensor, Path]:
@@ -75,7 +75,7 @@ def _read(trainer: Trainer, replay: StepReplay, loader: Any, seed: int) -> tuple
             labels = None if path is None else dict(leaves(batch)).get(path)
             inputs = replay.everywhere(batch, seed_of(seed, number))
             if labels is None or num_examples(inputs) != len(labels):
-                raise NotReachedError("it gives the encoder another number of inputs than there are labels")
+                raise NotReachedError("the number of encoder inputs differs from the number of labels")
             read.append(mapped(inputs, kept))
             found.append(labels.detach().cpu())
     whole, labels = joined(read), torch.cat(found)
@@ -86,7 +86,7 @@ def _read(trainer: Trainer, replay: StepReplay, loader: Any, seed: int) -> tuple
 
 
 def _batches(loader: Any, seed: int) -> list[Any] | str:
-    """Batches of validation examples, read in a process of its own; why not, where they cannot be."""
+    """Batches of validation examples, read in a separate process, or the reason why they cannot be read."""
     try:
         examples = TrainingExamples(loader, seed)
         chunks = examples.chunks(MOST_LABELLED, whole=True)[:1]
@@ -99,7 +99,7 @@ def _batches(loader: Any, seed: int) -> list[Any] | str:
 
 
 def _label_path(batch: Any) -> Path | None:
-    """What leads to the first integers ``(N,)`` in a batch that repeat."""
+    """The path to the first integers ``(N,)`` in a batch that repeat; ``None`` if there are none."""
     for path, leaf in leaves(batch):
         whole = not leaf.is_floating_point() and not leaf.is_complex() and leaf.dtype != torch.bool
         if leaf.ndim == 1 and whole and 2 <= len(leaf.unique()) <= len(leaf) / 2:

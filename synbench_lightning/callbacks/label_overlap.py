@@ -1,4 +1,4 @@
-"""Whether labelled inputs, which should be held out, are among those that training is given."""
+"""Detect labeled inputs, which should be held out, among the training inputs."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor
 from synbench_lightning.runtime.structures import leaves
 
 WATCHED = 100
-"""Batches in which they are looked for."""
+"""Batches to search."""
 VALUES = 32
-"""Values of an example that are compared first; all of them only where these are equal."""
+"""Values of an example to compare first; all values are compared only if these are equal."""
 DUPLICATES = 0.01
-"""Up to this fraction of them, and one in any case, may be in the training data by chance: there are duplicates."""
+"""Fraction of the labeled inputs, and one in any case, that may also be in the training data as duplicates."""
 
 
 class LabelOverlap:
-    """Looks for labelled inputs in the first batches of training, value by value.
+    """Searches the first training batches for the labeled inputs, value by value.
 
-    What the training step makes of a batch is not seen, so an input is recognized where the batch holds it as the
-    encoder takes it: not under augmentations, nor on another scale.
+    An input is recognized only if the batch contains exactly what the encoder takes: not if it was augmented or
+    rescaled, since transformations inside the training step are not tracked.
 
     Args:
-        inputs: ``(N, *input_shape)``, or a structure of tensors with N rows, of which the largest is looked for.
+        inputs: ``(N, *input_shape)``, or a structure of tensors with N rows, of which the largest is compared.
 
     Example:
         >>> x = torch.randn(40, 3, 4, 4)
@@ -41,14 +41,14 @@ class LabelOverlap:
             return
         own = max(usable, key=Tensor.numel)
         self._inputs = own.detach().cpu().flatten(1)
-        self._shape, self._dtype = own.shape[1:], own.dtype  # inputs that were read may be in half precision
+        self._shape, self._dtype = own.shape[1:], own.dtype  # collected inputs may be in half precision
         self._places = torch.linspace(0, self._inputs.shape[1] - 1, VALUES).long().unique()
         self._rows: dict[bytes, list[int]] = {}
         for row, key in enumerate(self._keys(self._inputs)):
             self._rows.setdefault(key, []).append(row)
 
     def see(self, batch: Any) -> str | None:
-        """Look at a batch of training; a sentence once there is something to be said."""
+        """Search a training batch; return a warning once enough inputs were found."""
         if self._inputs is None:
             return None
         self._batches += 1
@@ -63,12 +63,12 @@ class LabelOverlap:
             return None
         batches = "the first batch" if self._batches == 1 else f"the first {self._batches} batches"
         return (
-            f"SynBench: {found} of the {total} inputs of `labels` are in {batches} of training. The readout of labels "
-            "that a run memorizes misleads: give labelled examples that are held out (their labels may be wrong)."
+            f"SynBench: {found} of the {total} inputs of `labels` are in {batches} of training. The readout is "
+            "misleading for labels that a run memorizes: give held-out labeled examples (their labels may be noisy)."
         )
 
     def _look_at(self, rows: Tensor, inputs: Tensor) -> None:
-        """Note which of the inputs are among the rows ``(n, values)``."""
+        """Record which of the inputs are among the rows ``(n, values)``."""
         for row, key in enumerate(self._keys(rows)):
             candidates = [own for own in self._rows.get(key, ()) if own not in self._found]
             if candidates:
@@ -77,5 +77,5 @@ class LabelOverlap:
 
     def _keys(self, rows: Tensor) -> list[bytes]:
         """Some values of each row, as bytes."""
-        some = rows[:, self._places.to(rows.device)].to(self._dtype).cpu().float() + 0.0  # which makes -0 to 0
+        some = rows[:, self._places.to(rows.device)].to(self._dtype).cpu().float() + 0.0  # turns -0 into 0
         return [row.tobytes() for row in some.numpy()]

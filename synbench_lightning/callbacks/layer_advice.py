@@ -1,4 +1,4 @@
-"""What the log says about layers: which ones are read, which is the best, and which to read in the end."""
+"""Log messages about layers: which are compared, which is best, and which to use at the end."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from synbench_lightning.probe.layers import BestLayer, output_layer
 from synbench_lightning.probe.result import ProbeResult
 
 CLEAR = 2.0
-"""Standard errors from which on a margin is one."""
+"""Standard errors above which a margin is significant."""
 
 
 class LayerAdvice:
-    """Sentences for the log, each at most once or when the best layer has changed.
+    """Messages for the log, each at most once or when the best layer has changed.
 
     Args:
         prefix: of the logged keys.
@@ -24,7 +24,7 @@ class LayerAdvice:
         self._best: str | None = None
 
     def probed(self, result: ProbeResult) -> list[str]:
-        """What is to be said after a probe."""
+        """Messages after a probe."""
         if not result.layers:
             return []
         sentences, best = [], result.best_layer
@@ -34,13 +34,13 @@ class LayerAdvice:
         if best is not None and best.margin_in_errors > CLEAR and best.layer.name != self._best:
             self._best = best.layer.name
             sentences.append(
-                f"SynBench: of the layers, `{best.layer.name}` now has the highest {result.layer_key}, "
+                f"SynBench: among the layers, `{best.layer.name}` now has the highest {result.layer_key}, "
                 f"{_margin(result, best)}."
             )
         return sentences
 
     def ended(self, history: Sequence[ProbeResult], encoder: str | None = None) -> str | None:
-        """Which layer of which step to read, at the end of a run; ``None`` where layers were not compared.
+        """The message at the end of a run: which layer of which step to use; ``None`` if layers were not compared.
 
         Args:
             history: all probes of the run.
@@ -77,19 +77,19 @@ class LayerAdvice:
         width, alike = output.width, sum(layer.width == output.width for layer in layers)
         sentence = f"SynBench compares {len(layers)} layers (width): {names}, the last of which is the output."
         if heads:
-            sentence += f" Heads are read too and not ranked: {heads}."
+            sentence += f" Heads are evaluated but not ranked: {heads}."
         if alike == len(layers):
             return sentence
         ranked = f"only those of width {width} are ranked" if alike > 1 else "none is ranked"
-        return f"{sentence} Different widths are not comparable: {ranked}."
+        return f"{sentence} Layers of different widths are not comparable: {ranked}."
 
 
 def _how(layer: str, encoder: str | None) -> str:
-    """What to write to read a layer: in a callback, and outside of training."""
+    """How to use a layer: in a callback, and after training."""
     if encoder is None or not layer.startswith(f"{encoder}." if encoder else ""):
         return ""
     owner, inner = (f"model.{encoder}", layer.removeprefix(encoder)[1:]) if encoder else ("model", layer)
-    return f' To use it: `encoder="{layer}"`, or outside of training `LayerEncoder({owner}, "{inner}")`.'
+    return f' To use it: `encoder="{layer}"`, or after training `LayerEncoder({owner}, "{inner}")`.'
 
 
 def _margin(result: ProbeResult, best: BestLayer) -> str:

@@ -1,4 +1,4 @@
-"""What of a probe is logged, and under which key: what to watch in one section, everything else in others."""
+"""Which values of a probe are logged under which keys: those to watch in one section, the others in further ones."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Collection, Mapping
 from synbench_lightning.probe.result import ProbeResult
 
 DETAILS, TASKS, LAYERS, FIGURES, BAND = "_details", "_tasks", "_layers", "_figures", "_band"
-"""What the prefix is followed by in the names of the other sections; loggers sort them behind that of the prefix."""
+"""Suffixes of the prefix in the names of the other sections; loggers sort them after the section of the prefix."""
 
 
 SECTIONS = {"task": TASKS, "layer": LAYERS}
-"""Of values that are named ``<kind>/<name>``."""
+"""Sections of values that are named ``<kind>/<name>``, by kind."""
 
 
 def logged_values(result: ProbeResult, threshold: float) -> dict[str, float]:
-    """The values of a result that are logged, by name; what they mean: :class:`SynBenchCallback`.
+    """The logged values of a result by name; see :class:`SynBenchCallback` for their meaning.
 
     Args:
         result: of a probe.
@@ -37,7 +37,7 @@ def logged_values(result: ProbeResult, threshold: float) -> dict[str, float]:
 
 
 def _scores(result: ProbeResult, threshold: float) -> dict[str, float]:
-    """What of it is about the Gaussian tasks."""
+    """Values from the Gaussian tasks."""
     values = {"score": result.score(threshold=threshold), "accuracy": result.mean_accuracy()}
     values |= {f"score_eps_{e:.2f}": result.score(epsilon=e, threshold=threshold) for e in result.epsilons if e}
     aggregates = result.aggregates(threshold=threshold)
@@ -49,7 +49,7 @@ def _scores(result: ProbeResult, threshold: float) -> dict[str, float]:
 
 
 def _of_layers(result: ProbeResult) -> dict[str, float]:
-    """What is compared of each layer, and of the best one: its index, and its margin in standard errors."""
+    """The compared value of each layer, and of the best one: its index, value, and margin in standard errors."""
     found = {
         f"layer/{index:02d}_{layer.name}": value
         for index, layer in enumerate(result.layers)
@@ -66,18 +66,18 @@ def _of_layers(result: ProbeResult) -> dict[str, float]:
 
 
 def watched_names(result: ProbeResult) -> tuple[str, ...]:
-    """The names to watch, in alphabetical order, in which the first one is the one to monitor, and standard errors."""
+    """The names to watch with their standard errors, in alphabetical order; the first is the one to monitor."""
     names = ("information", "readout", "score", "worst")
     return tuple(f"{name}{end}" for name in names[names.index(result.best_key) :] for end in ("", "_se"))
 
 
 def keys_of(prefix: str, values: Mapping[str, float], watched: Collection[str]) -> dict[str, float]:
-    """Values by logged key: those to watch first.
+    """Values by logged key, those to watch first.
 
     Args:
         prefix: the name of their section.
         values: by name; ``task/<name>`` for those of tasks, ``layer/<index>_<name>`` for those of layers.
-        watched: the names of those that are to be watched.
+        watched: the names of those to watch.
 
     Example:
         >>> keys_of("synbench", {"gap": 0.1, "task/dc": 0.9, "score": 0.9}, ["score"])
@@ -97,9 +97,9 @@ def details_key(prefix: str, name: str) -> str:
 
 
 def name_of(key: str, prefix: str) -> str | None:
-    """The name of the value that is logged under a key; ``None`` for a key of others.
+    """The name of the value that is logged under a key; ``None`` for a foreign key.
 
-    Keys of the versions before 0.1, which had all values in one section, are read too.
+    Keys of versions before 0.1, which had all values in one section, are also recognized.
 
     Example:
         >>> [name_of(key, "synbench") for key in ("synbench/score", "synbench_tasks/dc", "synbench/task/dc", "loss")]
@@ -113,7 +113,7 @@ def name_of(key: str, prefix: str) -> str | None:
 
 
 def sections(prefix: str) -> set[str]:
-    """The names of all sections that belong to a prefix."""
+    """The names of all sections of a prefix."""
     return {prefix, *(f"{prefix}{end}" for end in (DETAILS, TASKS, LAYERS, FIGURES, BAND))}
 
 
@@ -122,11 +122,11 @@ MOVED = (
     "effective_rank", "alpha_req", "feature_std", "probe_seconds", "overhead", "points", "detectable_difference",
     "audit_error", "audit_error_se",
 )  # fmt: skip
-"""Names that stood in the section of the prefix before version 0.1. To be dropped with version 0.2."""
+"""Names in the section of the prefix before version 0.1, no longer there. To be removed in version 0.2."""
 
 
 def renamed(key: str, prefix: str) -> str | None:
-    """What a key of the versions before 0.1 is called now; ``None`` if it is none, or goes by the same name.
+    """The current name of a key from versions before 0.1; ``None`` if it is not such a key or has kept its name.
 
     Example:
         >>> [renamed(key, "synbench") for key in ("synbench/gap", "synbench/task/dc", "synbench/score")]

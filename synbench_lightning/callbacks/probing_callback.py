@@ -1,4 +1,4 @@
-"""What every callback that looks at the module in training has in common: when, isolated how, and what if it fails."""
+"""The base class of callbacks that probe the module in training: schedule, isolation, and failures."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from synbench_lightning.runtime.lightning_packages import LightningModule, Train
 from synbench_lightning.runtime.sharding import is_sharded, reachable_forward
 
 MAX_FAILURES = 3
-"""Failed probes in a row after which no more are made."""
+"""Consecutive failures after which no more probes are made."""
 
 
 class Found(Protocol):
-    """A result of a probe."""
+    """The result of a probe."""
 
     @property
     def step(self) -> int | None: ...
@@ -50,14 +50,14 @@ R = TypeVar("R", bound=Found)
 
 
 class ProbingCallback(RunStateCallback, Generic[R]):
-    """Makes probes of the module in training on a schedule, publishes what they found, and keeps it over a resume.
+    """Probes the module in training on a schedule, publishes the results, and saves them in checkpoints.
 
-    A subclass says what a probe is (:meth:`_probe`), what it is prepared with (:meth:`_prepare`), which values are
+    A subclass defines what a probe is (:meth:`_probe`), what it is prepared with (:meth:`_prepare`), which values are
     logged (:meth:`metrics`), what belongs to one run (:meth:`_begin`) or to one fit (``_fit_scoped``), and how its
-    state is written down (:meth:`_state`) and taken up (:meth:`_restore_state`).
+    state is saved (:meth:`_state`) and restored (:meth:`_restore_state`).
 
-    The arguments that all of them have are named again in their signatures, for ``help``, editors and the command line,
-    and are checked here.
+    The signatures of subclasses repeat the common arguments, for ``help``, editors and the command line. They are
+    checked here.
 
     Args:
         encoder: what to probe, see :func:`~synbench_lightning.runtime.encoder.find_encoder`.
@@ -67,7 +67,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         probe_at_end: probe when training ends.
         max_overhead: the fraction of the time since training started that probes may take; ``None`` for no limit.
         batch_size: examples in one forward.
-        seed: of whatever is drawn.
+        seed: of all random samples.
         prefix: of the logged keys.
         on_error: ``"warn"`` or ``"raise"``.
 
@@ -117,27 +117,27 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         self._history: list[R] = []
         self.schedule.begin()
         self._discovery = EncoderDiscovery(self.encoder)
-        self._fresh = True  # no probe, and no state of one, came before the first batch
+        self._fresh = True  # no probe or restored state precedes the first batch
         self._failures = 0  # in a row
 
     @property
     def history(self) -> list[R]:
-        """The results of the run's probes, also where processes made them that the trainer has started and ended."""
+        """The results of the run's probes, including those from processes that the trainer has started and ended."""
         if (left := self._handover.take()) is not None:
             self._history = self._history_of({"history": left})
         return self._history
 
     @abstractmethod
     def metrics(self, result: R) -> dict[str, float]:
-        """The logged values of a result by key, but for the overhead."""
+        """The logged values of a result by key, except the overhead."""
 
     @abstractmethod
     def monitored(self, result: R) -> str:
-        """The logged key that matters most."""
+        """The logged key to monitor."""
 
     @abstractmethod
     def _prepare(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        """Get ready for probes, when the first batch of a fit is known."""
+        """Prepare probes, once the first batch of a fit is known."""
 
     @abstractmethod
     def _probe(
@@ -152,7 +152,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
 
     @abstractmethod
     def _state(self) -> dict[str, Any]:
-        """What is kept in checkpoints besides the schedule, as tensors and plain types; ``history`` among it."""
+        """The state for checkpoints without the schedule, as tensors and plain types, with ``history``."""
 
     @classmethod
     @abstractmethod
@@ -164,16 +164,16 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         """
 
     def _keep(self, result: R) -> None:
-        """A probe was made: from here on it counts."""
+        """Add the result of a probe to the history."""
         self.history.append(result)
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """Keys that are not logged yet, but will be."""
+        """Keys that will be logged later."""
         return ()
 
     def _after_logging(self, trainer: Trainer, result: R, metrics: Mapping[str, float], position: int) -> None:
-        """What is to be done besides when a result has been published."""
+        """Hook for further work after a result was published."""
 
     @property
     def state_key(self) -> str:
@@ -183,8 +183,8 @@ class ProbingCallback(RunStateCallback, Generic[R]):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the state into a checkpoint.
 
-        Not in ``state_dict``: two callbacks with one prefix would then be refused by the trainer, in an error that does
-        not name the prefix.
+        Not in ``state_dict``: the trainer would then reject two callbacks with one prefix, in an error that does not
+        name the prefix.
         """
         state = {"format": FORMAT, **self._state(), **self.schedule.state()}
         checkpoint.setdefault("callbacks", {})[self.state_key] = state
@@ -196,39 +196,39 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         self._fresh = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a prefix that two callbacks share."""
+        """Reject a prefix that two callbacks share."""
         callbacks = [c for c in trainer.callbacks if isinstance(c, ProbingCallback)]  # type: ignore[attr-defined]
         alike = [one for one in callbacks if not sections(one.prefix).isdisjoint(sections(self.prefix))]
         if len(alike) > 1:
             prefixes = list(dict.fromkeys(one.prefix for one in alike))
             have = f"the same `prefix={self.prefix!r}`" if len(prefixes) == 1 else f"the prefixes {prefixes}"
             raise ValueError(
-                f"{' and '.join(type(one).__name__ for one in alike)} of one trainer have {have}, under which their "
-                "values and states would mix: give each of them another `prefix=`."
+                f"{' and '.join(type(one).__name__ for one in alike)} of one trainer have {have}, so that their "
+                "values and states would collide: give each of them its own `prefix=`."
             )
         super().setup(trainer, pl_module, stage)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Release the module, with no hook left on it."""
+        """Remove all hooks from the module."""
         self._release()
         super().teardown(trainer, pl_module, stage)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no hook on the module."""
+        """Remove all hooks from the module."""
         self._release()
         super().on_exception(trainer, pl_module, exception)
 
     def _release(self) -> None:
-        """Leave no hook on the module."""
+        """Remove all hooks from the module."""
         self._discovery.abandon()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the encoder, where it is named."""
+        """Find the encoder, if it is named."""
         self._encoder, self._prepared = None, False
         self._resolve(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Continue a restored history, and warn about intervals that do not fit."""
+        """Continue a restored history, and warn about incompatible intervals."""
         super().on_train_start(trainer, pl_module)
         self.schedule.begin_fit(trainer)
         self._train_start, self._probe_seconds, self._failures = time.perf_counter(), 0.0, 0
@@ -245,7 +245,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
             rank_zero_warn(advice)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Observe the first training step; probe before it where nothing has to be observed."""
+        """Record the first training step; probe before it if nothing has to be recorded."""
         self.schedule.begin_batch()
         if self._prepared or self._discovery:
             return
@@ -257,14 +257,14 @@ class ProbingCallback(RunStateCallback, Generic[R]):
             self._discovery.begin(pl_module, batch, lambda: self._end_discovery(trainer, pl_module))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Probe before the first step is made, when it was seen what training gives the encoder."""
+        """Probe before the first update, once the inputs of the encoder in training are known."""
         self._end_discovery(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Probe where one is due: `ModelCheckpoint` comes later in this step and sees the value."""
-        if self._discovery:  # no optimizer has made a step: gradients are accumulated, or weights are written by hand
+        """Probe if due: `ModelCheckpoint` runs later in this step and sees the value."""
+        if self._discovery:  # no optimizer has stepped: gradients are accumulated, or weights are updated manually
             by_hand = not (pl_module.automatic_optimization and trainer.optimizers)
             updated = by_hand and self._agreed(trainer, pl_module, self._discovery.is_updated(pl_module))
             if updated:
@@ -275,23 +275,23 @@ class ProbingCallback(RunStateCallback, Generic[R]):
             self._make(trainer, pl_module, position=logger_step(trainer) + 1)
 
     def _ready(self) -> bool:
-        """Whether there is anything to be probed with."""
+        """Whether the inputs of a probe are available."""
         return True
 
     def _read_deferred(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Get what was too expensive until now."""
+        """Read inputs whose reading was deferred because of its cost."""
 
     @property
     def _given_shape(self) -> tuple[int, ...] | None:
-        """The shape of one example, where the user has given it."""
+        """The shape of one example, if given by the user."""
         return None
 
     def _can_probe_unobserved(self) -> bool:
-        """Whether a named encoder can be probed before it was seen what training gives it."""
+        """Whether a named encoder can be probed before its inputs in training are known."""
         return True
 
     def _end_discovery(self, trainer: Trainer, pl_module: LightningModule, batches: int = 0) -> None:
-        """End the observation of the first step, and probe, after so many batches."""
+        """End the recording of the first step, and probe; ``batches`` is added to the logged step."""
         if not self._discovery:
             return
         batch = self._discovery.end(trainer, pl_module, self._given_shape)
@@ -301,7 +301,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
                 self._start(trainer, pl_module, batch, batches)
 
     def _resolve(self, pl_module: LightningModule, find: bool = False) -> None:
-        """Look the encoder up by its name, under which another module may stand than before."""
+        """Look up the encoder by name, since the module of that name may have been replaced."""
         observed = self._discovery.encoder(pl_module)
         if observed is not None:
             self._encoder = observed
@@ -310,7 +310,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
             self._encoder = found._replace(forward=partial(plain_call, found.forward))
 
     def _start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batches: int = 0) -> None:
-        """The first probe of a fit; after a resume, where one was missed."""
+        """Prepare the probes of a fit, and make the first one; after a resume, only if one was missed."""
         self._resolve(pl_module, find=True)
         self._prepare(trainer, pl_module, batch)
         self._prepared = True
@@ -320,27 +320,27 @@ class ProbingCallback(RunStateCallback, Generic[R]):
             self._make(trainer, pl_module, position=logger_step(trainer) + batches)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Probe the last weights where the end came unforeseen (early stopping, a time limit)."""
+        """Probe the last weights if training ended unexpectedly (early stopping, a time limit)."""
         self._discovery.abandon()
         if self._prepared and self._agreed(trainer, pl_module, self.schedule.due_at_end(trainer)):
             self._make(trainer, pl_module, position=logger_step(trainer))
         self._prepared = False
 
     def _agreed(self, trainer: Trainer, pl_module: LightningModule, due: bool) -> bool:
-        """Whether a probe is due on the first process; then all of them make it.
+        """Whether a probe is due on the first process; then all processes make it.
 
-        They count the same steps, unless the module steps its optimizers by itself, where a process may leave one out.
+        All of them count the same steps, except in manual optimization, where a process may skip a step.
         """
         if not pl_module.automatic_optimization:
             due = trainer.strategy.reduce_boolean_decision(due and trainer.is_global_zero, all=False)
         return due
 
     def _publish(self, trainer: Trainer, result: R, metrics: Mapping[str, float], position: int | None) -> None:
-        # The prefix alone names the value on the bar: of 80 columns a whole key would take a third.
+        # The bar shows the prefix only: a whole key would take a third of 80 columns.
         log_metrics_once(trainer, metrics, on_bar=(self.prefix, metrics[self.monitored(result)]), step=position)
 
     def _make(self, trainer: Trainer, pl_module: LightningModule, position: int) -> None:
-        """Make the probe that is due. It stays due if it is cut short, by Ctrl-C or an error that ends the run."""
+        """Make the probe that is due. It remains due if interrupted by Ctrl-C or an error that ends the run."""
         self.schedule.owed = True
         self._resolve(pl_module, find=True)
         assert self._encoder is not None
@@ -382,7 +382,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """What is done inside counts against `max_overhead`."""
+        """Count the time inside towards `max_overhead`."""
         start = time.perf_counter()
         try:
             yield
@@ -401,20 +401,20 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         )
         if self._failures == MAX_FAILURES:
             rank_zero_warn(
-                f"{MAX_FAILURES} consecutive {self.title}s failed: no more are made in this run. What monitors "
-                f"`{self.prefix}/...` keeps the value of step {self.history[-1].step}."
+                f"{MAX_FAILURES} consecutive {self.title}s failed: no more are made in this run. Callbacks that "
+                f"monitor `{self.prefix}/...` keep seeing the value of step {self.history[-1].step}."
             )
 
     def _exceeds_budget(self, trainer: Trainer, processes: StrategyProcesses) -> bool:
-        """Whether a probe as long as the last one would take more of the run's time than it may."""
+        """Whether a probe as long as the last one would exceed `max_overhead`."""
         if self.max_overhead is None or not self.history:
             return False
         elapsed = time.perf_counter() - self._train_start
         last = self.history[-1].seconds
-        share = processes.broadcast((self._probe_seconds + last) / (elapsed + last))
-        if share > self.max_overhead:
+        fraction = processes.broadcast((self._probe_seconds + last) / (elapsed + last))
+        if fraction > self.max_overhead:
             rank_zero_info(
                 f"The {self.title} after step {self.schedule.step(trainer)} is deferred; with it, probes would take "
-                f"{share:.1%} of the time since training started, more than max_overhead={self.max_overhead:g}."
+                f"{fraction:.1%} of the time since training started, more than max_overhead={self.max_overhead:g}."
             )
-        return share > self.max_overhead
+        return fraction > self.max_overhead

@@ -1,4 +1,4 @@
-"""A bar below the trainer's own while a probe takes long."""
+"""A progress bar below the trainer's for probes that take long."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from synbench_lightning.runtime.collectives import Progress
 from synbench_lightning.runtime.lightning_packages import Trainer, lightning_classes
 
 DELAY_SECONDS = 1.0
-"""A probe that is over by then shows no bar."""
+"""Shorter probes show no bar."""
 
 
 @contextmanager
 def probe_progress(trainer: Trainer, title: str) -> Iterator[Progress | None]:
-    """A function to be called with the number of examples done and their total, or ``None`` where no bar is shown."""
+    """Yield a function to call with the number of examples done and their total, or ``None`` if there is no bar."""
     bar: Any = trainer.progress_bar_callback
     if isinstance(bar, lightning_classes("callbacks.TQDMProgressBar")) and bar.is_enabled:
         with tqdm(

@@ -1,4 +1,4 @@
-"""Views of training examples that are read several times, on the way that training reads them."""
+"""Read training examples several times, through the training pipeline, to get views of them."""
 
 from __future__ import annotations
 
@@ -32,42 +32,42 @@ from synbench_lightning.runtime.step_replay import NotReachedError, StepReplay
 from synbench_lightning.runtime.structures import at, checksum, joined, mapped, replaced, taken, tensors_in
 
 READ_SECONDS = 30.0
-"""Reading takes no longer, as far as the first batches tell: then fewer views are read, of fewer examples."""
+"""Time limit for reading. If the first batches suggest more, fewer views of fewer examples are read."""
 LATE = 2.0
-"""What is read is enough once it takes so many times longer."""
+"""Reading stops at this multiple of the time limit."""
 VIEW_BYTES = 2**30
-"""What is kept takes no more memory of the host."""
+"""Host memory for the views."""
 FEWEST_VIEWS = 4
 IN_DATA, IN_STEP = "the dataset or the collate function", "the transfer hooks or the training step"
 HALF_LIMIT = 6e4
-"""Larger values are not kept in half precision."""
+"""Tensors with larger values are not stored in half precision."""
 
 
 class Wanted(NamedTuple):
-    """How many examples are read, and how often, where time and memory allow it."""
+    """How many examples to read and how often, if time and memory allow it."""
 
     examples: int
     views: int
 
 
 def wanted(call: EncoderCall | None) -> Wanted:
-    """Of a text its parts become the views: it is read a second time only to see whether anything is random."""
+    """Examples and views to read. Parts of a text are its views: it is read twice only to detect randomness."""
     if call is not None and is_text_leaf(call.input):
         return Wanted(MOST_TEXTS, 2)
     return Wanted(MOST_INPUTS, INPUT_FORWARDS // MOST_INPUTS)
 
 
 class ReadingPlan(NamedTuple):
-    """What is read: the indices of the batches, and how often."""
+    """The indices of the batches to read, and how often to read them."""
 
     chunks: list[Chunk]
     views: int
 
 
 class ReadViews(NamedTuple):
-    """What was read: for each view the same examples in the same order, in chunks; one view where nothing is random.
+    """The views that were read: each has the same examples in the same order, in chunks; one view if nothing is random.
 
-    ``random_in`` says where views differ, and ``plan`` how the same ones are read again, where they were read.
+    ``random_in`` is the source of the randomness; ``plan`` reads the same views again, if they came from reading.
     """
 
     views: list[list[Any]]
@@ -85,21 +85,21 @@ def read_views(
     seconds: float = READ_SECONDS,
     plan: ReadingPlan | None = None,
 ) -> ReadViews:
-    """Read training examples several times, and take what the encoder would be given for them.
+    """Read training examples several times, and record the encoder inputs that training would make of them.
 
-    The first process reads; all of them run the step up to the encoder, and have the same views.
+    The first process reads; all processes run the step up to the encoder and return the same views.
 
     Args:
         trainer: in a fit.
         pl_module: that it trains.
         call: the encoder's; ``None`` where it was not observed.
         shape: of the input, where it was not.
-        seed: of the examples and of all that is random.
-        seconds: that it may take.
-        plan: of an earlier run, to read the same again.
+        seed: of the examples and all randomness.
+        seconds: time limit.
+        plan: of an earlier run, to read the same views again.
 
     Raises:
-        UnreadableError: if examples cannot be read again without a trace.
+        UnreadableError: if examples cannot be read again without side effects.
         NotReachedError: if the step cannot be run up to the encoder.
     """
     reader = _Reader(trainer, pl_module, call, shape, seed)
@@ -136,7 +136,7 @@ def _seconds(found: _Found) -> float:
 
 
 class _Reader:
-    """Reads on the first process and runs the step on all of them."""
+    """Reads on the first process and runs the step on all processes."""
 
     def __init__(
         self,
@@ -150,15 +150,15 @@ class _Reader:
         self.replay = StepReplay(trainer, pl_module, call, shape)
         self.opened: TrainingExamples | None = None
         self.read_once = False
-        """Whether a batch is the same whenever it is read: then it is read once, and the step is run several times."""
+        """Whether reading is deterministic: then a batch is read once, and the step is run several times."""
         self._on_first(self._open)
 
     def _open(self) -> None:
-        # Batches that are the same in each epoch are known from the sampler; of others any example may come.
+        # A sampler with fixed batches determines the examples; otherwise any example may be read.
         self.opened = TrainingExamples(self.trainer.train_dataloader, self.seed, self.trainer.num_training_batches)
 
     def chunks(self, examples: int, whole: bool) -> list[Chunk]:
-        """Indices of the batches to be read."""
+        """Indices of the batches to read."""
 
         def find() -> list[Chunk]:
             assert self.opened is not None
@@ -168,7 +168,7 @@ class _Reader:
         return found
 
     def read(self, chunks: list[Chunk], views: int | None, seconds: float, progress: Progress | None) -> ReadViews:
-        """All views: as many as the first of them show to be within the limits, unless their number is given."""
+        """All views, as many as fit the limits judging by the first ones, unless their number is given."""
         self.read_once = False
         self.chunk_count, self.views = len(chunks), max(2, views or self.wanted.views)
         rows, random_in = ExampleRows(), ""
@@ -262,7 +262,7 @@ class _Reader:
             raise ExpensiveError(reason)
 
     def _on_first(self, function: Callable[[], Any]) -> Any:
-        """What a function returns on the first process, on all of them.
+        """Run a function on the first process and broadcast its result.
 
         Raises:
             UnreadableError: if it fails there.
@@ -273,7 +273,7 @@ class _Reader:
                 found = function()
             except UnreadableError as error:
                 reason = str(error)
-            except Exception as error:  # of a loader of the user's own kind
+            except Exception as error:  # from a custom loader
                 reason = f"{type(error).__name__}: {error}"
         found, reason = self.trainer.strategy.broadcast((found, reason))
         if reason:
@@ -281,7 +281,7 @@ class _Reader:
         return found
 
     def _read_each(self, chunks: Sequence[Chunk], seconds: float) -> Iterator[_Found]:
-        """What the encoder is given for the first chunk in two views, and then for all chunks in all views."""
+        """Yield the encoder inputs for two views of the first chunk, and then for all chunks and views."""
         with closing(self._batches(chunks, seconds)) as batches:
             while True:
                 own: Any = next(batches) if self.trainer.is_global_zero else None
@@ -300,13 +300,13 @@ class _Reader:
                     yield self._given(read, examples)
 
     def _given(self, read: Read, examples: int) -> _Found:
-        """What the encoder is given in a view of a batch. Every process makes this call."""
+        """The encoder inputs for a view of a batch. Every process makes this call."""
         start = time.perf_counter()
         inputs = self.replay.everywhere(read.batch, seed_of(self.seed, read.view, read.chunk))
         return _Found(read.view, read.chunk, examples, read.batch, inputs, read.seconds, time.perf_counter() - start)
 
     def _order(self) -> Iterator[tuple[int, int]]:
-        """Views of the first chunk before those of others; it ends where the limits are found to."""
+        """Yield pairs of view and chunk, all views of the first chunk first, up to the limits known by then."""
         chunk = 0
         while chunk < self.chunk_count:
             view = 0
@@ -316,7 +316,7 @@ class _Reader:
             chunk += 1
 
     def _batches(self, chunks: Sequence[Chunk], seconds: float) -> Generator[tuple[str, Any, int], None, None]:
-        """What the first process reads and of how many examples it is, and how it ends."""
+        """Yield what the first process reads with its number of examples, and then the outcome."""
         assert self.opened is not None
         start = time.perf_counter()
         try:
@@ -331,7 +331,7 @@ class _Reader:
 
 
 def kept_views(views: list[list[Any]], random_in: str, most: int) -> ReadViews:
-    """Chunks in one where they fit together, of at most so many examples: of more, those that have views."""
+    """Join chunks if possible and keep at most ``most`` examples, preferring those that differ between views."""
     rows = sum(num_examples(chunk) or 0 for chunk in views[0])
     whole = [joined(view) for view in views] if rows else [None]
     if any(one is None for one in whole):
@@ -345,7 +345,7 @@ def kept_views(views: list[list[Any]], random_in: str, most: int) -> ReadViews:
 
 
 def _changed(one: Any, other: Any, rows: int) -> Tensor:
-    """``(rows,)``, true for rows of which some value has changed."""
+    """``(rows,)`` booleans: whether any value of a row differs."""
     found = torch.zeros(rows, dtype=torch.bool)
     for first, second in zip(tensors_in(one), tensors_in(other), strict=True):
         if first.shape == second.shape and first.ndim and len(first) == rows:
@@ -354,7 +354,7 @@ def _changed(one: Any, other: Any, rows: int) -> Tensor:
 
 
 def kept(leaf: Tensor) -> Tensor:
-    """A tensor on the CPU, in half precision where that holds its values."""
+    """Move a tensor to the CPU, in half precision if its values are within range."""
     leaf = leaf.detach().cpu()
     if leaf.dtype in (torch.float32, torch.float64) and leaf.numel() and float(leaf.abs().max()) < HALF_LIMIT:
         return leaf.half()
@@ -366,12 +366,12 @@ def _kept(inputs: Any) -> Any:
 
 
 def _fits(call: EncoderCall, examples: int) -> bool:
-    """Whether so many examples at once are no large batch."""
+    """Whether this many examples fit into one batch of moderate size."""
     return call.input is None or 4 * call.input.numel * examples < 2**28
 
 
 def _averaged(views: list[list[Any]]) -> list[Any]:
-    """For each chunk the mean of its views, which is nearer to its example than each of them; of texts the first."""
+    """The mean of the views of each chunk, which is closer to its example than any single view; for texts the first."""
     found = []
     for chunks in zip(*views, strict=True):
         leaf = input_leaf(chunks[0])
@@ -384,7 +384,7 @@ def _averaged(views: list[list[Any]]) -> list[Any]:
 
 
 def _belong(ones: list[Any], others: list[Any]) -> bool:
-    """Whether the same examples have come back, as far as that can be seen."""
+    """Whether two views show the same examples, as far as can be detected."""
     pairs = []
     for one, other in zip(ones, others, strict=True):
         leaf, again = input_leaf(one), input_leaf(other)

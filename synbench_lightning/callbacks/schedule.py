@@ -10,7 +10,7 @@ from synbench_lightning.checks import check_flag, check_integer
 from synbench_lightning.runtime.lightning_packages import Trainer, rank_zero_warn
 
 UNCOUNTED = 50
-"""Batches without a counted optimizer step, from the start of a fit on, after which batches count in place of steps."""
+"""Batches without a counted optimizer step, from the start of a fit, after which batches are counted instead."""
 
 
 @dataclass
@@ -18,10 +18,10 @@ class Schedule:
     """Probes before the first step, every N optimizer steps or epochs, and after the last step.
 
     Optimizer steps may come several at a time (several optimizers) or once in several batches (accumulation): a probe
-    is due when a multiple of N has been passed since the last one was, not where the step is one.
+    is due when a multiple of N was passed since the last probe, even if the current step is not a multiple itself.
 
-    Lightning counts the steps of its own optimizers, in `training_step`. Where a fit has made none of these for some
-    time, or to its end, batches are counted in their place (:meth:`step`), with a warning.
+    Lightning counts the steps of its own optimizers, in `training_step`. If a fit makes none of these for some time,
+    or until it ends, batches are counted instead (:meth:`step`), with a warning.
 
     Args:
         every_n_train_steps: optimizer steps between probes.
@@ -44,11 +44,11 @@ class Schedule:
         self.begin()
 
     def begin(self) -> None:
-        """Another run begins."""
-        self.last_step = 0  # the optimizer steps made when the last probe that was due was settled
-        self.owed = False  # whether one is due that is not settled
-        self.uncounted = 0  # batches that stand for steps that were not counted
-        self.batches = 0  # begun after those, as long as no step was counted
+        """Reset the schedule for a new run."""
+        self.last_step = 0  # optimizer steps when the last due probe was settled
+        self.owed = False  # whether a probe is due and not settled
+        self.uncounted = 0  # batches counted in place of steps
+        self.batches = 0  # started since then, while no step was counted
         self._first: int | None = 0  # counted steps when the fit began; `None` once there were more
 
     def step(self, trainer: Trainer) -> int:
@@ -56,19 +56,19 @@ class Schedule:
         return trainer.global_step + self.uncounted
 
     def settle(self, trainer: Trainer) -> None:
-        """A probe that was due has been made, put off or left out."""
+        """Record that the due probe was made, deferred or skipped."""
         self.last_step, self.owed = self.step(trainer), False
 
     def state(self) -> dict[str, Any]:
-        """What is kept in checkpoints."""
+        """The state for checkpoints."""
         counts = {"uncounted": self.uncounted, "batches": self.batches}
         return {"last_step": self.last_step, "owed": self.owed, **counts}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state` has given.
+        """Restore a state returned by :meth:`state`.
 
         Raises:
-            ValueError: if it is not that.
+            ValueError: if the state is invalid.
         """
         self.last_step = check_integer("last_step", state.get("last_step"), 0)
         self.owed = check_flag("owed", state.get("owed", False))
@@ -79,25 +79,25 @@ class Schedule:
         return f"{self.every_n_epochs} epochs" if self.every_n_epochs else f"{self.every_n_train_steps} steps"
 
     def due_at_first_batch(self, trainer: Trainer, begins: bool) -> bool:
-        """Before the first step of a run; where one is resumed, if the saved weights should have been probed."""
+        """Whether to probe before the first step of a run; after a resume, whether the saved weights missed a probe."""
         if begins:
             self.last_step = self.step(trainer)
             return self.at_start
         return self.owed or (self.every_n_epochs is None and self._passed(self.step(trainer)))
 
     def begin_fit(self, trainer: Trainer) -> None:
-        """Training begins, or goes on in another fit."""
+        """Start a fit, which may continue a run."""
         self._first = trainer.global_step
         if self.uncounted:  # a batch had begun when the checkpoint was saved
             self.count_uncounted()
 
     def begin_batch(self) -> None:
-        """A batch of training begins."""
+        """Start a training batch."""
         if self._first is not None:
             self.batches += 1
 
     def due_after_batch(self, trainer: Trainer, batch_idx: int) -> bool:
-        """After a batch of training: at an interval, or where the run is foreseen to end."""
+        """Whether to probe after a training batch: at an interval, or where the run is expected to end."""
         last_batch = trainer.is_last_batch or batch_idx + 1 == trainer.num_training_batches
         epoch = trainer.current_epoch + 1
         last_of_all = last_batch and epoch == trainer.max_epochs
@@ -113,7 +113,7 @@ class Schedule:
         return due or (ends and self.at_end)
 
     def due_at_end(self, trainer: Trainer) -> bool:
-        """When training has ended, for weights that were not probed after their last batch."""
+        """Whether to probe at the end of training, if the last weights were not probed after their batch."""
         if self.uncounted or (not trainer.global_step and self.batches >= trainer.accumulate_grad_batches):
             self.count_uncounted()
         return self.at_end and self.step(trainer) > self.last_step
@@ -127,12 +127,12 @@ class Schedule:
             self.count_uncounted()
 
     def count_uncounted(self) -> None:
-        """Batches without a counted step are steps from here on."""
+        """Count batches in place of steps from here on, including those so far without a counted step."""
         if self.batches and not self.uncounted:
             rank_zero_warn(
-                f"No optimizer step was counted in {self.batches} batches of training, and probes are made by batches "
-                "from here on. Lightning counts the steps of its own optimizers in `training_step`: step with "
-                "`self.optimizers().step()` there, in place of an optimizer kept elsewhere or another hook. "
+                f"No optimizer step was counted in {self.batches} training batches. From here on, the probe interval "
+                "counts batches. Lightning counts the steps of its own optimizers in `training_step`: step with "
+                "`self.optimizers().step()` there, rather than with a separate optimizer or in another hook. "
                 "`max_steps` and `ModelCheckpoint(every_n_train_steps=...)` depend on that count too."
             )
         self.uncounted, self.batches = self.uncounted + self.batches, 0

@@ -1,4 +1,4 @@
-"""Views that training steps give the encoder, where examples cannot be read again."""
+"""Collect the views that training steps feed to the encoder, for examples that cannot be read again."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from synbench_lightning.runtime.step_replay import NotReachedError, StepReplay
 from synbench_lightning.runtime.structures import Arguments, at, checksum, joined, mapped, replaced, taken, tensors_in
 
 PAIR_BYTES = 2**28
-"""Views of more examples than fit are not kept, but of 32 at least."""
+"""Memory for the views; at least 32 examples are stored in any case."""
 MOST_STEPS = 1000
 
 
 class StepViews:
-    """Collects what steps give the encoder: two views of about 1,024 examples, or one of 128; of texts one of 512.
+    """Collects encoder inputs in training steps: two views of about 1,024 examples, or one of 128; one of 512 texts.
 
-    Two views are those of two calls, of crops in a list, or of rows of one call that change together when examples of
-    the batch are exchanged. They are compared too: two views of an example are nearer to each other than to others.
+    Two views are two calls, two crops in a list, or rows of one call that change together when examples of the batch
+    are exchanged. As a check, two views of an example must be closer to each other than to those of other examples.
 
     Args:
         call: the encoder's.
-        seed: of what is random where a step is repeated.
+        seed: of the randomness in repeated steps.
     """
 
     def __init__(self, call: EncoderCall, seed: int) -> None:
@@ -45,7 +45,7 @@ class StepViews:
         self._calls: list[Arguments] = []
 
     def begin(self, pl_module: LightningModule) -> None:
-        """A step begins: its calls of the encoder are seen."""
+        """Start recording the encoder calls of a step."""
         self._calls = []
         key: Key = (self.call.path, self.call.method)
 
@@ -55,7 +55,7 @@ class StepViews:
         self._stop = watch_calls(pl_module, key, see)
 
     def end(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> bool:
-        """The step has ended; whether enough was seen. Every process makes this call.
+        """End the step; return whether enough was collected. Every process makes this call.
 
         Args:
             trainer: in a fit.
@@ -82,13 +82,13 @@ class StepViews:
         return self._rows >= enough or self.steps >= MOST_STEPS
 
     def abandon(self) -> None:
-        """See no further calls."""
+        """Stop recording calls."""
         if self._stop is not None:
             self._stop()
             self._stop = None
 
     def _traced(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> tuple[Layout, int] | None:
-        """In which order a call is given several rows for each example, and how many; ``None`` if that is not seen."""
+        """The order of a call's rows and their number per example; ``None`` if they cannot be determined."""
         examples = next((len(tensor) for tensor in tensors_in(batch) if tensor.ndim), 0)
         swapped, rows = exchanged(batch, examples), ExampleRows()
         if not trainer.strategy.reduce_boolean_decision(swapped is not None, all=True) or swapped is None:
@@ -104,7 +104,7 @@ class StepViews:
         return None if rows.layout is None or leaf is None else (rows.layout, leaf.rows // examples)
 
     def found(self, trainer: Trainer) -> ReadViews:
-        """What was seen on the first process: two views of each example, or one where there are no two."""
+        """The views collected on the first process: two of each example if available, else one."""
         views = self._pairs()
         number = self._most if len(views) == 2 else wanted(self.call).examples
         whole = [joined(view) for view in views] if views[0] else []
@@ -117,7 +117,7 @@ class StepViews:
         return result
 
     def _pairs(self) -> list[list[Any]]:
-        """Two views by step where they belong together: of two calls, or the halves or turns of one; else one view."""
+        """Two matching views by step, from two calls or from the blocked or interleaved rows of one; else one view."""
         first, second = self._views
         if len(first) == len(second) > 0:
             return [first, second] if _belong(first, second) else [first]
@@ -135,7 +135,7 @@ class StepViews:
 
 
 def views_of_calls(calls: list[Arguments]) -> list[Any]:
-    """What one step gave the encoder in its first two different calls of one shape, or as two crops; else in one."""
+    """The inputs of a step's first two distinct encoder calls of one shape, or two crops; else of one call."""
     leaves = [input_leaf(call) for call in calls]
     if not calls:
         return []
@@ -154,7 +154,7 @@ def views_of_calls(calls: list[Arguments]) -> list[Any]:
 
 
 def _belong(ones: list[Any], others: list[Any]) -> bool:
-    """Whether the rows of two views belong together, over all steps."""
+    """Whether the rows of two views match, over all steps."""
     pairs = []
     for one, other in zip(ones, others, strict=True):
         leaf = input_leaf(one)

@@ -1,4 +1,4 @@
-"""Views of the run's own examples: which source of them is used, and what is kept."""
+"""Collect views of the run's own examples: select their source, and save them in checkpoints."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from synbench_lightning.runtime.lightning_packages import LightningModule, Train
 from synbench_lightning.runtime.structures import Arguments, at, is_plain, tensors_in
 
 KEPT_BYTES = 2**25
-"""Views that were read are in checkpoints up to this size; larger ones are read again in a resumed run."""
+"""Checkpoints contain views up to this size; larger ones are read again in a resumed run."""
 LEAST_SECONDS = 1.0
 GIVE = "Give `inputs` and `views`, your augmentations."
 ONE_LENGTH = (
-    "Texts are encoded in four parts each, which are shorter than training's rows: where the encoder takes one length "
-    "only, let its `forward` pad them."
+    "Each text is encoded in four parts, which are shorter than the rows in training. If the encoder requires a fixed "
+    "length, pad them in its `forward`."
 )
 
 
 class ViewCollection:
-    """What information is measured on with ``inputs="auto"``: the best knowledge of nuisance that the run itself has.
+    """Views for measuring information with ``inputs="auto"``: the most realistic nuisance that the run itself offers.
 
-    In this order: training examples that are read several times; two views that a training step gives the encoder;
-    one view of each example, to which noise is added. The first process decides, and all have the same.
+    In this order of preference: training examples that are read several times; two views that a training step feeds to
+    the encoder; one view of each example, to which noise is added. The first process decides, and all use the same.
 
     Args:
-        seed: of the examples, and of all that is random.
+        seed: of the examples and all randomness.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.inputs: ViewedInputs | None = None
-        """What is given to a probe; ``None`` before it is complete, and where there is nothing."""
+        """The inputs of a probe; ``None`` until they are complete, and if there are none."""
         self.sentence = ""
-        """What it is, in the log; why there is none."""
+        """A description of them for the log, or the reason why there are none."""
         self.deferred = False
         self.least_seconds = LEAST_SECONDS
-        """Where less is allowed, examples are not read yet."""
+        """Seconds: if less is allowed, reading is deferred."""
         self._steps: StepViews | None = None
         self._reason = ""
         self._kept: dict[str, Any] | None = None
@@ -58,17 +58,17 @@ class ViewCollection:
 
     @property
     def collecting(self) -> bool:
-        """Whether views are still to come."""
+        """Whether collection is still in progress or deferred."""
         return self.deferred or self._steps is not None
 
     def release(self) -> None:
-        """See nothing further."""
+        """Stop collecting."""
         if self._steps is not None:
             self._steps.abandon()
         self._steps, self.deferred = None, False
 
     def discard(self, reason: str) -> str:
-        """Measure nothing on what was found, for a reason; the reason, with what can be done where texts are cut."""
+        """Discard the views for a reason; return the reason, with advice if texts were split."""
         if self._parts:
             reason = f"{reason.removesuffix('.')}. {ONE_LENGTH}"
         self.inputs, self._kept, self.sentence = None, None, f"it is not measured: {reason}"
@@ -82,14 +82,14 @@ class ViewCollection:
         shape: Sequence[int] | None,
         seconds: float | None = READ_SECONDS,
     ) -> None:
-        """Read examples, or begin to collect what steps give the encoder, where nothing was found yet in this run.
+        """Read examples, or start collecting the encoder's inputs in training steps, unless this run has views already.
 
         Args:
             trainer: in a fit.
             pl_module: that it trains.
             call: the encoder's; ``None`` where it was not observed.
             shape: of one input.
-            seconds: that reading may take; ``None`` to begin later.
+            seconds: time limit for reading; ``None`` to defer it.
         """
         self._device = trainer.strategy.root_device
         if self._restored is not None and "views" in self._restored:
@@ -105,7 +105,7 @@ class ViewCollection:
         try:
             own = None if shape is None else tuple(shape)
             read = read_views(trainer, pl_module, call, own, self.seed, seconds, plan)
-            self._reason = "nothing is random on the way that training reads an example"
+            self._reason = "training reads an example without any randomness"
             several = call is not None and (call.calls > 1 or (call.input is not None and call.input.listed))
             if len(read.views) > 1 or not several:
                 self._keep(read, "views" if len(read.views) > 1 else "noise")
@@ -115,7 +115,7 @@ class ViewCollection:
                 self.deferred, self._restored, self.least_seconds = True, restored, 2 * seconds
                 return
             self._reason = f"examples cannot be read again: {error}"
-        except Exception as error:  # whatever the user's data and steps may raise: it ends no run
+        except Exception as error:  # anything that the user's data and steps may raise: it must not end the run
             self._reason = f"examples cannot be read again: {error}"
         if call is not None:
             self._steps = StepViews(call, self.seed)
@@ -123,19 +123,19 @@ class ViewCollection:
             self.sentence = f"it is not measured: {self._reason}. {GIVE}"
 
     def begin_step(self, pl_module: LightningModule) -> None:
-        """A training step begins."""
+        """Start a training step."""
         if self._steps is not None:
             self._steps.begin(pl_module)
 
     def end_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> bool:
-        """A training step has ended; whether something was decided. Every process makes this call."""
+        """End a training step; return whether collection was completed. Every process makes this call."""
         if self._steps is None:
             return False
         enough: bool = trainer.strategy.broadcast(self._steps.end(trainer, pl_module, batch))
         return enough and self.end(trainer)
 
     def end(self, trainer: Trainer) -> bool:
-        """Fall back to what was found so far; whether something was decided."""
+        """Use the views collected so far; return whether collection was completed."""
         if self._steps is None:
             return False
         read = self._steps.found(trainer)
@@ -145,14 +145,14 @@ class ViewCollection:
         return True
 
     def state(self) -> dict[str, Any] | None:
-        """What is kept in checkpoints, in tensors and plain types."""
+        """The state for checkpoints, in tensors and plain types."""
         return self._kept or self._restored
 
     def restore(self, state: Any) -> None:
-        """Go on with the views of an earlier run.
+        """Restore the views of an earlier run.
 
         Raises:
-            ValueError: if it is not what :meth:`state` gives.
+            ValueError: if the state is invalid.
         """
         try:
             self._reason = str(state["reason"])
@@ -170,8 +170,8 @@ class ViewCollection:
             self.sentence = f"it is not measured: {number} examples were found, at least {FEWEST_INPUTS} are needed"
             self.sentence += f" ({self._reason})" if self._reason else ""
             return
-        # Masked, deleted or shuffled tokens leave others in both views, and information under them falls while a
-        # representation of texts improves: see `examples/text_study.py`.
+        # With masked, deleted or shuffled tokens, both views share the remaining ones, and information decreases while
+        # a text representation improves: see `examples/text_study.py`.
         texts = (kind == "noise" or read.random_in != "") and is_text(read.views[0][0])
         try:
             self._parts = texts
@@ -191,21 +191,21 @@ class ViewCollection:
         how = f", each read {views} times (random in {read.random_in})"
         if texts:
             number, how = self.inputs.num_inputs, f" in {self.inputs.draws} parts each, which share no token"
-            how += " (a row is taken for one text)"
+            how += " (assuming one text per row)"
             how += f", since {self._reason}" if kind == "noise" else ""
-            how += f". Fewer than {MOST_TEXTS} texts are too few to rely on it" if number < MOST_TEXTS else ""
+            how += f". With fewer than {MOST_TEXTS} texts the estimate is unreliable" if number < MOST_TEXTS else ""
         elif kind == "pairs":
-            how = f" in {views} views each, as training gave them to the encoder ({self._reason})"
+            how = f" in {views} views each, as training fed them to the encoder ({self._reason})"
         elif kind == "noise":
             how = (
-                f" with white noise, since {self._reason}. Noise approximates nuisance variation; it misleads where "
-                f"labels are not about what mostly varies. {GIVE}"
+                f" with white noise, since {self._reason}. Noise only approximates nuisance variation; "
+                f"information misleads if the labels do not depend on the main variation of the inputs. {GIVE}"
             )
         self.sentence = f"{number} training examples{how}"
         self._write(read, kind)
 
     def _with_noise(self, read: ReadViews) -> ViewedInputs | None:
-        """Inputs to which noise is added; ``None`` where it cannot be."""
+        """Inputs with noise added; ``None`` for inputs that cannot have any."""
         if len(read.views[0]) != 1 or (leaf := input_leaf(read.views[0][0])) is None or leaf.listed:
             return None
         value: Tensor = at(read.views[0][0], leaf.path)

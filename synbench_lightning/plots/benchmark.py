@@ -1,4 +1,4 @@
-"""Figures of a benchmark during training: curves, relatedness, the map of items, predictions (extra ``plots``)."""
+"""Figures of a benchmark during training: curves, correlations, a map of items, predictions (extra ``plots``)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from synbench_lightning.functional.benchmark.curve_correlation import Correlatio
 from synbench_lightning.plots.style import COLOURS, OPTIMUM, Axes, Figure, in_style, new_figure
 
 MARKS = ((0.01, "**"), (0.05, "*"))
-"""Marks of correlations whose p-value is below the level."""
+"""Significance levels of correlations and their marks."""
 
 
 @in_style
 def task_curves_figure(curves: Tensor, names: Sequence[str], steps: Sequence[int], warmup: int | None = None) -> Figure:
-    """How well each task is solved over training, as the mean log-likelihood of the right label.
+    """Plot the mean log-likelihood of the correct label of each task over training.
 
     Args:
         curves: ``(T, K)`` of :func:`~synbench_lightning.functional.benchmark.curve_correlation.task_curves`.
@@ -55,7 +55,7 @@ def task_curves_figure(curves: Tensor, names: Sequence[str], steps: Sequence[int
 
 @in_style
 def correlation_figure(correlation: Correlation, names: Sequence[str]) -> Figure:
-    """Correlations between tasks, marked ``*`` where p < .05 and ``**`` where p < .01.
+    """Plot the correlations between tasks, marked ``*`` where p < .05 and ``**`` where p < .01.
 
     Args:
         correlation: ``(K, K)`` of :func:`~synbench_lightning.functional.benchmark.curve_correlation.pearson`.
@@ -91,7 +91,7 @@ def correlation_figure(correlation: Correlation, names: Sequence[str]) -> Figure
 
 @in_style
 def point_map_figure(positions: Tensor, groups: Tensor, names: Sequence[str], chosen: Tensor | None = None) -> Figure:
-    """Where the items of a benchmark lie by their training dynamics: items that move alike lie together.
+    """Plot a map of benchmark items, in which items with similar training dynamics are close.
 
     Args:
         positions: ``(n, 2)`` of :func:`~synbench_lightning.functional.benchmark.cartography.multidimensional_scaling`.
@@ -125,14 +125,14 @@ def point_map_figure(positions: Tensor, groups: Tensor, names: Sequence[str], ch
         )
     axes.set(xlabel="first axis of the scaling", ylabel="second axis of the scaling")
     axes.set_aspect("equal", adjustable="datalim")
-    axes.set_title("Points by their training dynamics")
+    axes.set_title("Items by training dynamics")
     figure.legend(loc="outside right upper")
     return figure
 
 
 @in_style
 def prediction_figure(truth: Tensor, estimates: dict[str, Estimate], confidence: float = 0.95) -> Figure:
-    """The benchmark as predicted from few items against its true value, with intervals.
+    """Plot the benchmark predicted from a subset of its items against its true value, with intervals.
 
     Args:
         truth: ``(T,)`` true values at the checkpoints.
@@ -149,7 +149,9 @@ def prediction_figure(truth: Tensor, estimates: dict[str, Estimate], confidence:
         'true value, nats'
     """
     if not estimates or any(estimate.value.shape != truth.shape for estimate in estimates.values()):
-        raise ValueError(f"`estimates` must hold at least one, each of the shape of `truth`, {tuple(truth.shape)}.")
+        raise ValueError(
+            f"`estimates` must contain at least one, each with the shape of `truth`, {tuple(truth.shape)}."
+        )
     figure, (axes,) = new_figure()
     _identity(axes, truth)
     for index, (name, estimate) in enumerate(estimates.items()):
@@ -160,7 +162,7 @@ def prediction_figure(truth: Tensor, estimates: dict[str, Estimate], confidence:
             color=COLOURS[index % len(COLOURS)], label=name,
         )  # fmt: skip
     axes.set(xlabel="true value, nats", ylabel=f"predicted value with {confidence:.0%} interval, nats")
-    axes.set_title("Predicted benchmark against the true one")
+    axes.set_title("Predicted and true benchmark value")
     figure.legend(loc="outside lower center")
     return figure
 

@@ -1,4 +1,4 @@
-"""Figure of the layers of an encoder over a run (needs the extra ``plots``)."""
+"""Figure of the layers of an encoder over a run (extra ``plots``)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from synbench_lightning.plots.run import STEPS
 from synbench_lightning.plots.style import Figure, in_style, new_figure
 
 LONGEST, MOST_STEPS = 24, 6
-"""Letters in the name of a layer, and labels of steps, that fit."""
+"""Maximum characters in the name of a layer, and maximum number of step labels."""
 LABELS = {"information": "information (nats)", "readout": "readout of labels (R²)"}
 
 
 class DrawnLayer(Protocol):
-    """What the figure shows of one layer."""
+    """One layer, as the figure needs it."""
 
     @property
     def name(self) -> str: ...
@@ -29,14 +29,14 @@ class DrawnLayer(Protocol):
 
 
 class Best(Protocol):
-    """Where the best layer is."""
+    """The index of the best layer."""
 
     @property
     def place(self) -> int: ...
 
 
 class Layered(Protocol):
-    """What the figure shows of a :class:`synbench_lightning.ProbeResult`, which has all of it."""
+    """The part of :class:`synbench_lightning.ProbeResult` that the figure needs."""
 
     @property
     def step(self) -> int | None: ...
@@ -50,23 +50,23 @@ class Layered(Protocol):
 
 @in_style
 def layer_map_figure(history: Sequence[Layered]) -> Figure:
-    """What was found in every layer at every probe of a run as a heat map, with the best layer of each probe marked.
+    """Plot information or readout of every layer at every probe as a heat map, with the best layer per probe marked.
 
-    The last layer called, the encoder's output, is at the top; heads behind it are not shown. Where the layers are of
-    different width, each is shown as a fraction of its own maximum, since their values are not comparable; then only
-    those as wide as the output are candidates for the best.
+    The encoder's output, which is the last layer called, is at the top; heads behind it are omitted. If layers differ
+    in width, their values are not comparable: each is shown as a fraction of its own maximum, and only layers as wide
+    as the output can be marked as the best.
 
     Args:
-        history: results of one run; those since layers were changed for the last time are drawn.
+        history: results of one run; only those since the last change of the layers are drawn.
 
     Returns:
         A figure of its own, not known to ``pyplot``.
 
     Raises:
-        ValueError: if no layer was read in the last probe.
+        ValueError: if the last probe has no layers.
     """
     if not history or not history[-1].layers:
-        raise ValueError("`history` ends without layers: none were read.")
+        raise ValueError("The last result of `history` has no layers: probe with `layers`.")
     names = _named(history[-1])
     first = max((index for index, result in enumerate(history) if _named(result) != names), default=-1) + 1
     history, key = history[first:], history[-1].layer_key
@@ -74,7 +74,7 @@ def layer_map_figure(history: Sequence[Layered]) -> Figure:
     label = LABELS[key]
     if len({width for _, width in names}) > 1:
         values = values / np.maximum(np.nanmax(values, 1, keepdims=True), 1e-12)
-        label = "fraction of the layer's highest"
+        label = "fraction of the layer's maximum"
     figure, (axes,) = new_figure(height=1.2 + 0.28 * max(len(names), 5))
     axes.grid(False)
     image = axes.imshow(values, aspect="auto", cmap="viridis", origin="lower", interpolation="nearest")
@@ -87,9 +87,9 @@ def layer_map_figure(history: Sequence[Layered]) -> Figure:
     shown = range(0, len(history), math.ceil(len(history) / MOST_STEPS))
     axes.set_xticks(shown, [f"{history[index].step or 0:,}" for index in shown])
     axes.set(xlabel=STEPS)
-    # Over the whole figure: the axes may be narrower, beside long names.
+    # Centered on the figure, since long names may make the axes narrow.
     figure.suptitle(
-        f"Layers of the encoder (width){'; dots: the best one' * bool(marked)}", fontsize=9.5, fontweight="bold"
+        f"Layers of the encoder (width){'; dots: best layer' * bool(marked)}", fontsize=9.5, fontweight="bold"
     )
     figure.colorbar(image, ax=axes, label=label)
     return figure
@@ -104,7 +104,7 @@ def _named(result: Layered) -> list[tuple[str, int]]:
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """Names without what all of them begin with, and of long ones the last parts, where they still differ."""
+    """Remove the common prefix of names, and keep the last parts of long ones if they remain unique."""
     parts = [name.split(".") for name in names]
     alike = next((depth for depth, level in enumerate(zip(*parts, strict=False)) if len(set(level)) > 1), 0)
     cut = ["\N{HORIZONTAL ELLIPSIS}" * bool(alike) + ".".join(own[alike:]) for own in parts]
@@ -113,7 +113,7 @@ def _short(names: Sequence[str]) -> list[str]:
 
 
 def _end(name: str) -> str:
-    """The last parts of a name, as many as fit."""
+    """The last parts of a name that fit into ``LONGEST`` characters."""
     parts = name.split(".")
     kept = parts[-1:]
     for part in reversed(parts[:-1]):

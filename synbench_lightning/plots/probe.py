@@ -1,4 +1,4 @@
-"""Figures of one probe: what the representation keeps of the optimum (needs the extra ``plots``)."""
+"""Figures of one probe: the representation compared to the Bayes optimum in input space (extra ``plots``)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Table = tuple[tuple[tuple[float, ...], ...], ...]
 
 
 class Drawn(Protocol):
-    """What the figures show of a :class:`synbench_lightning.ProbeResult`, which has all of it."""
+    """The part of :class:`synbench_lightning.ProbeResult` that the figures need."""
 
     @property
     def tasks(self) -> tuple[str, ...]: ...
@@ -52,16 +52,16 @@ class Drawn(Protocol):
 
 @in_style
 def robustness_accuracy_figure(result: Drawn, task: str | None = None, threshold: float = 0.7) -> Figure:
-    """Robustness against accuracy: the optimum in input space and what the representation keeps of it.
+    """Plot the robustness-accuracy curve of the representation, and of the Bayes-optimal classifier in input space.
 
-    The robustness margin is the paper's expected bound: how far the points on the right side are from the decision
-    boundary in the mean, in units of the class mean's distance from it. It is integrated over the scales at which the
+    The robustness margin is the paper's expected bound: the mean distance of correctly classified examples from the
+    decision boundary, in units of the class mean's distance from it. It is integrated over the scales at which the
     accuracy exceeds the threshold.
 
     Args:
         result: a probe.
         task: one of its tasks; by default the first.
-        threshold: where the shaded area begins whose share of the optimum's is the score, in [0.5, 1).
+        threshold: where the shaded area begins, in [0.5, 1); the score is its fraction of the optimal area.
 
     Returns:
         A figure of its own, not known to ``pyplot``.
@@ -75,7 +75,7 @@ def robustness_accuracy_figure(result: Drawn, task: str | None = None, threshold
     name = result.tasks[0] if task is None else task
     if name in result.labelled:
         raise ValueError(
-            f"`task` must be a Gaussian task, {name!r} is made of real examples: no optimum is known for it."
+            f"`task` must be a Gaussian task, {name!r} consists of real examples, for which the optimum is unknown."
         )
     scores = [result.score(name, epsilon, threshold) for epsilon in result.epsilons]
     row = result.tasks.index(name)
@@ -101,7 +101,7 @@ def robustness_accuracy_figure(result: Drawn, task: str | None = None, threshold
 
 @in_style
 def scale_figure(result: Drawn, task: str | None = None) -> Figure:
-    """Accuracy and robustness margin over the scale: where in difficulty the representation loses what it loses.
+    """Plot accuracy and robustness margin over the scale, to show at which difficulty the representation falls short.
 
     Args:
         result: a probe.
@@ -120,7 +120,7 @@ def scale_figure(result: Drawn, task: str | None = None) -> Figure:
         ['accuracy', 'robustness margin']
     """
     name = result.tasks[0] if task is None else task
-    result.score(name)  # refuses a task that was not probed
+    result.score(name)  # raises for a task that was not probed
     row = result.tasks.index(name)
     scales = torch.tensor(result.scales, dtype=torch.float64)
     figure, both = new_figure(rows=2)
@@ -133,7 +133,9 @@ def scale_figure(result: Drawn, task: str | None = None) -> Figure:
     both[0].set(ylabel="accuracy", ylim=(0.48, 1.02))
     # At the smallest scales the bound of any classifier tends to infinity.
     both[1].set(ylabel=MARGIN, ylim=(0, 1.1 * float(optimal_bound(max(0.5, result.scales[0])))))
-    both[1].set_xlabel("scale: half the distance of the classes in input space, in standard deviations of their noise")
+    both[1].set_xlabel(
+        "scale: half the distance between class means in input space, in standard deviations of the noise"
+    )
     both[0].legend(loc="lower right")
     place = "" if result.step is None else f" after {result.step:,} steps"
     both[0].set_title(f"Accuracy and robustness margin over the scale, task {name}{place}")

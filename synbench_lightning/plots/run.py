@@ -1,4 +1,4 @@
-"""Figures of runs: what was probed over the steps of one, of several, and of each task (needs the extra ``plots``)."""
+"""Figures of runs: probed values over the steps of one run, of several runs, and of each task (extra ``plots``)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ Points = Mapping[int, Mapping[str, float]]
 
 @in_style
 def history_figure(history: Sequence[Drawn], threshold: float = 0.7) -> Figure:
-    """What was probed over the steps of a run: the information about inputs and the readout, where they were measured.
+    """Plot information, readout and scores over the steps of a run.
 
-    The one to monitor stands on top. Below them stand the scores of all tasks, with the worst one of each probe behind.
-    A dotted line marks where a run was resumed with other tasks, plan, inputs or seed: values do not compare across it.
+    The value to monitor is on top. Below are the scores of all tasks, with the worst task of each probe in the
+    background. A dotted line marks where a run was resumed with other tasks, plan, inputs or seed: values on its two
+    sides are not comparable.
 
     Args:
         history: results of one run, as in ``SynBenchCallback.history``.
@@ -50,31 +51,31 @@ def history_figure(history: Sequence[Drawn], threshold: float = 0.7) -> Figure:
 
 @in_style
 def logged_figure(points: Points, monitored: str = "information") -> Figure:
-    """As :func:`history_figure`, from logged values.
+    """Plot the same as :func:`history_figure` from logged values.
 
     Args:
         points: values by name (``"score_se"``, ``"task/dc"``, ``"worst"``, ``"information"``), by step.
-        monitored: what stands on top, where it was logged.
+        monitored: the value on top, if it was logged.
 
     Raises:
-        ValueError: if there is no point.
+        ValueError: if there are no values.
     """
     if not points:
-        raise ValueError("`points` holds no value: nothing has been probed yet.")
+        raise ValueError("`points` is empty: nothing has been probed yet.")
     last = points[max(points)]
     keys = [key for key in last if key.startswith("task/")]
-    keys.sort(key=lambda key: last[key] != last["score"])  # the first task is the one of the score
+    keys.sort(key=lambda key: last[key] != last["score"])  # the score is that of the first task
     return _run_figure(points, monitored, [key.removeprefix("task/") for key in keys])
 
 
 @in_style
 def comparison_figure(runs: Mapping[str, Points], monitored: str = "information") -> Figure:
-    """What was probed in several runs over their steps, each with a band of one standard error.
+    """Plot information, readout and score of several runs over their steps, with bands of one standard error.
 
     Args:
-        runs: for each name what was logged: values by name (``"score"``, ``"score_se"``, ``"information"``), by step.
-            Information and readout are drawn where all runs have measured them.
-        monitored: what stands on top, where all have it.
+        runs: the logged values of each run: values by name (``"score"``, ``"score_se"``, ``"information"``), by step.
+            Information and readout are drawn if all runs have them.
+        monitored: the value on top, if all runs have it.
 
     Raises:
         ValueError: if there is no run.
@@ -85,7 +86,7 @@ def comparison_figure(runs: Mapping[str, Points], monitored: str = "information"
         'optimizer steps'
     """
     if not runs:
-        raise ValueError("`runs` holds no run.")
+        raise ValueError("`runs` must contain at least one run.")
     shared = [key for key in _from(monitored) if all(_measured(points, key) for points in runs.values())]
     figure, rows = new_figure(rows=len(shared))
     for axes, key in zip(rows, shared, strict=True):
@@ -100,10 +101,10 @@ def comparison_figure(runs: Mapping[str, Points], monitored: str = "information"
 
 @in_style
 def task_map_figure(history: Sequence[Drawn], epsilon: float = 0.0, threshold: float = 0.7) -> Figure:
-    """The score of every task at every probe of a run as a heat map, with the worst task of each probe marked.
+    """Plot the score of every task at every probe of a run as a heat map, with the worst task of each probe marked.
 
-    The colours range over the scores that are there. Two lines across their bar are one standard error apart, the
-    median one, so that it is seen how much of a change is noise.
+    The color scale covers the observed scores. Two lines on the color bar are one median standard error apart, which
+    shows how much of a change may be noise.
 
     Args:
         history: results of one run, with the same tasks.
@@ -130,7 +131,7 @@ def task_map_figure(history: Sequence[Drawn], epsilon: float = 0.0, threshold: f
     scores = np.array([list(result.task_scores(epsilon, threshold).values()) for result in history]).T
     error = _typical_error(history, epsilon, threshold)
     low, high = float(scores.min()), float(scores.max())
-    if high - low < error:  # nothing but noise: no colour makes more of it
+    if high - low < error:  # pure noise, which the color scale must not exaggerate
         low, high = (low + high) / 2 - error, (low + high) / 2 + error
     image = axes.imshow(scores, aspect="auto", cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
     axes.scatter(range(len(history)), scores.argmin(0), s=10, color="white", edgecolors="black", label="worst task")
@@ -144,7 +145,7 @@ def task_map_figure(history: Sequence[Drawn], epsilon: float = 0.0, threshold: f
         middle = (low + high) / 2
         for level in (middle - error / 2, middle + error / 2):
             line = bar.ax.axhline(level, color="white", linewidth=1.2)
-        line.set_label("1 standard error, on the bar")
+        line.set_label("1 standard error (on the color bar)")
         handles.append(line)
     figure.legend(
         handles=handles, loc="outside lower right", ncols=2, frameon=True, facecolor=OPTIMUM, framealpha=0.6,
@@ -154,7 +155,7 @@ def task_map_figure(history: Sequence[Drawn], epsilon: float = 0.0, threshold: f
 
 
 def _typical_error(history: Sequence[Drawn], epsilon: float, threshold: float) -> float:
-    """The median standard error of a score in a history; 0 where there is none."""
+    """The median standard error of the scores in a history; 0 if there are none."""
     if any(result.standard_error() is None for result in history):
         return 0.0
     errors = [result.standard_error(task, epsilon, threshold) or 0.0 for result in history for task in result.tasks]
@@ -162,15 +163,15 @@ def _typical_error(history: Sequence[Drawn], epsilon: float, threshold: float) -
 
 
 def _same_tasks(history: Sequence[Drawn]) -> Sequence[Drawn]:
-    """The probes since the tasks were changed for the last time."""
+    """The probes since the last change of the tasks."""
     if not history:
-        raise ValueError("`history` holds no result: nothing has been probed yet.")
+        raise ValueError("`history` is empty: nothing has been probed yet.")
     first = max((place for place, result in enumerate(history) if result.tasks != history[-1].tasks), default=-1) + 1
     return history[first:]
 
 
 def _values(result: Drawn, threshold: float) -> dict[str, float]:
-    """What is drawn of a result, by name."""
+    """The plotted values of a result, by name."""
     given = {
         "information": result.information, "information_se": result.information_error, "readout": result.readout,
         "readout_se": result.readout_error, "score": result.score(threshold=threshold),
@@ -194,7 +195,7 @@ def _run_figure(points: Points, monitored: str, tasks: Sequence[str]) -> Figure:
 
 
 def _from(monitored: str) -> list[str]:
-    """Names of what is drawn, from top to bottom."""
+    """Names of the plotted values, from top to bottom."""
     return [monitored, *(key for key in LABELS if key != monitored)]
 
 
@@ -207,7 +208,7 @@ def _series(points: Points, key: str, missing: float = math.nan) -> list[float]:
 
 
 def _draw_tasks(axes: Axes, points: Points, tasks: Sequence[str]) -> None:
-    """The scores of tasks over the steps, the first one with its band, and the worst of them behind."""
+    """Plot the scores of tasks over the steps, the first with a band, and the worst in the background."""
     first, *others = tasks or ["score"]
     _draw(axes, points, "score", COLOURS[1], f"task {first}" if tasks else "score", band=BAND)
     for index, task in enumerate(others):

@@ -1,4 +1,4 @@
-"""One style for all figures, and what a figure becomes: an image, a file, or a part of a page (extra ``plots``)."""
+"""The common style of figures, and their export as image, file, or inline SVG (extra ``plots``)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ P = ParamSpec("P")
 
 RESOLUTION = 160
 WIDTH = 6.4
-"""In inches: the width of the text of a paper in one column, in which the letters below have nine points."""
-# Every colour stands out from white and from a dark page alike, by a contrast of at least 3.5.
+"""In inches: the text width of a single-column paper, so that the font sizes below are true to scale."""
+# Every color has a contrast of at least 3.5 on both white and dark pages.
 OPTIMUM, ENCODER, SHADE = "#808080", "#2a86b5", "#2a86b533"
 COLOURS = (ENCODER, "#d0642a", "#3f9a54", "#a066bd", "#b07a1e", "#d04a7a", "#7f8a2a", "#4d8f9f")
 STYLE: dict[Any, Any] = {
@@ -34,11 +34,11 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 8.5,
 }  # fmt: skip
 IN_FILES: dict[Any, Any] = {"svg.fonttype": "none", "pdf.fonttype": 42}
-"""Text stays text, in the fonts that journals ask for."""
+"""Keep text as text, in fonts that journals accept."""
 
 
 def in_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Let a function draw its figure in the style of this package, whatever style the caller has set."""
+    """Decorate a function to draw its figure in the style of this package, regardless of the caller's style."""
 
     @wraps(draw)
     def styled(*given: P.args, **named: P.kwargs) -> Figure:
@@ -49,35 +49,35 @@ def in_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def new_figure(rows: int = 1, height: float | None = None) -> tuple[Figure, list[Axes]]:
-    """A figure with axes below each other that share the horizontal one.
+    """Create a figure with stacked axes that share the x-axis.
 
     Args:
         rows: number of the axes.
-        height: of the figure in inches; by default one that suits curves.
+        height: of the figure in inches; by default suitable for curves.
     """
     figure = Figure(figsize=(WIDTH, height or (3.4 if rows == 1 else 2.2 * rows)), dpi=RESOLUTION, layout="constrained")
     return figure, list(figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0])
 
 
 def vector(figure: Figure) -> str:
-    """The figure as an SVG element for a page: transparent, in the page's font, black drawn in its text colour."""
+    """The figure as an SVG element for a page: transparent, with the page's font, and its text color for black."""
     file = StringIO()
     with rc_context(IN_FILES):
         figure.savefig(file, format="svg", transparent=True)
     text = file.getvalue()
     text = text[text.index("<svg") :].replace("#000000", "currentColor")
-    # Several figures in one page must not share ids; those that are referred to are unique already.
+    # Several figures on a page must not share ids. Ids that are referenced are unique already.
     return re.sub(r' id="(?![hmp][0-9a-f]{8,})[^"]*"', "", text)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure to a file, in the format that its name ends with, ready for a paper."""
+    """Write the figure to a file for publication, in the format given by its suffix."""
     with rc_context(IN_FILES):
         figure.savefig(path)
 
 
 def pixels(figure: Figure) -> np.ndarray[Any, Any]:
-    """The figure as an image ``(height, width, 3)`` of bytes."""
+    """The figure as an image ``(height, width, 3)`` of 8-bit values."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -171,7 +171,7 @@ class Unrepeatable(Autoencoder):
 
 
 def test_an_encoder_that_does_not_do_again_what_it_did():
-    message = "No encoder was found: training called `encoder`, and a repetition of these calls returned something else"
+    message = "No encoder was found: training called `encoder`, and repeating these calls returned different outputs"
     model = Unrepeatable()
     with pytest.raises(ValueError, match=message):
         trainer(SynBenchCallback(inputs=None)).fit(model)
@@ -206,7 +206,7 @@ def test_two_callbacks_with_one_prefix(second, names):
         ),
     }
     run = trainer(probing(prefix="mine"), others[second](), max_steps=1)
-    with pytest.raises(ValueError, match=f"{names}.* of one trainer have the same `prefix='mine'`.*another `prefix=`"):
+    with pytest.raises(ValueError, match=f"{names}.* of one trainer have the same `prefix='mine'`.*its own `prefix=`"):
         run.fit(Autoencoder())
 
 
@@ -227,7 +227,7 @@ def test_a_checkpoint_that_would_keep_the_worst_weights():
 @pytest.mark.skipif(not hasattr(lightning_callbacks, "EMAWeightAveraging"), reason="since Lightning 2.6")
 def test_averaged_weights_are_said_not_to_be_the_ones_that_are_probed():
     run = trainer(lightning_callbacks.EMAWeightAveraging(), probing(), max_steps=1)
-    with pytest.warns(UserWarning, match="probed are the weights in training, not the averages that EMAWeight"):
+    with pytest.warns(UserWarning, match="Probes measure the weights in training, not the averages that EMAWeight"):
         run.fit(Autoencoder())
 
 
@@ -235,4 +235,4 @@ def test_a_strategy_that_was_never_tried_is_told_before_the_first_step():
     assert list(setup_warnings(trainer(probing(), max_steps=1))) == []
     strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)  # its constructor asks for the package
     [advice] = setup_warnings(SimpleNamespace(strategy=strategy, callbacks=[]))
-    assert "was never tried with DeepSpeedStrategy" in advice
+    assert "is untested with DeepSpeedStrategy" in advice

@@ -56,20 +56,20 @@ def test_the_others_that_training_calls_are_named(caplog):
     with caplog.at_level("INFO"):
         fit(user_modules.BYOL, probing())
     [said] = [record.message for record in caplog.records if "training also calls" in record.message]
-    assert said.startswith("SynBench: training also calls `target_encoder`: `encoder=` names another")
+    assert said.startswith("SynBench: training also calls `target_encoder`. To probe another module")
 
 
 def test_where_two_parts_of_a_model_may_be_the_representation_both_are_named(caplog):
     with caplog.at_level("INFO"):
         fit(user_wrappers.UNet, probing())
     [said] = [record.message for record in caplog.records if "training also calls" in record.message]
-    assert "`unet` (for all that it returns), `unet.up`, `unet.down`: `encoder=`" in said
+    assert "`unet` (all outputs), `unet.up`, `unet.down`. To probe another module" in said
 
 
 def test_an_encoder_without_gradients_is_told(caplog):
     with caplog.at_level("INFO"):
         fit(user_pipelines.MethodOfACompiledInPlace, probing())
-    assert "`backbone` gets no gradients in training, and no other call that may be" in caplog.text
+    assert "`backbone` receives no gradients in training, and neither does any other candidate" in caplog.text
 
 
 @pytest.mark.parametrize("make", [user_pipelines.ReplacedBeforeTheStep, user_pipelines.WrappedInTheStep])

@@ -107,9 +107,9 @@ def test_a_chart_after_the_first_has_one_line_and_says_which():
             found[chart.title] = [tag for tag in tags if any(re.search(e, tag) for e in chart.multiline.tag)]
     assert found == {
         "SynBench score": ["synbench/score"],
-        "score of the worst task": ["synbench/worst"],
+        "worst-task score": ["synbench/worst"],
         "effective rank of the features": ["synbench_details/effective_rank"],
-        "time in probes, fraction of the run's": ["synbench_details/overhead"],
+        "fraction of training time in probes": ["synbench_details/overhead"],
         **{task: [f"synbench_tasks/{task}"] for task in ("dc", "cos_1", "cos_2")},
     }
 
@@ -260,7 +260,7 @@ def test_what_cannot_be_shown_is_said_once_and_costs_nothing_else(fault, monkeyp
     logger = Logger("runs")
     trainer(callback, max_steps=6, logger=logger).fit(Autoencoder())
     assert steps(callback) == steps(plain) == [0, 2, 4, 6]
-    told = [str(warning.message) for warning in recwarn if "could not be shown" in str(warning.message)]
+    told = [str(warning.message) for warning in recwarn if "could not be logged" in str(warning.message)]
     assert len(told) == 1
     assert all("ZeroDivisionError: broken" in text for text in told)
     assert [point.step for point in shown(logger).Scalars("synbench/score")] == [0, 2, 4, 6]

@@ -46,7 +46,7 @@ def test_without_a_validation_loader_or_labels_in_it_there_is_no_readout_and_the
             return DataLoader(TensorDataset(X, torch.arange(60)), batch_size=16)
 
     with caplog.at_level("INFO"):
-        for model, why in ((Autoencoder(), "there is no validation loader"), (Unlabelled(), "gives none")):
+        for model, why in ((Autoencoder(), "there is no validation loader"), (Unlabelled(), "has none")):
             callback = probing(labels="auto")
             trainer(callback, max_steps=1).fit(model)
             assert callback.history[0].readout is None

@@ -29,7 +29,7 @@ def test_labels_of_training_examples_are_warned_of_once():
     module = Autoencoder()
     (words,) = warned(module, (training_examples(module)[:40], torch.arange(40) % 2))
     assert "of the 40 inputs of `labels` are in the first batch of training" in words
-    assert "give labelled examples that are held out (their labels may be wrong)" in words
+    assert "give held-out labeled examples (their labels may be noisy)" in words
 
 
 def test_labels_of_inputs_that_are_trained_on_too():

@@ -134,7 +134,7 @@ def test_the_end_of_a_run_says_which_layer_of_which_step_to_read_and_how(caplog)
     (last,) = [record.message for record in caplog.records if "layers at 3 probes" in record.message]
     assert f"`{name}` at step {step:,} has the highest information" in last
     inner = name.removeprefix("encoder.")
-    assert f'To use it: `encoder="{name}"`, or outside of training `LayerEncoder(model.encoder, "{inner}")`' in last
+    assert f'To use it: `encoder="{name}"`, or after training `LayerEncoder(model.encoder, "{inner}")`' in last
     read = LayerEncoder(model.encoder, inner)
     offline = evaluate(read, (1, 8, 8), plan=SMALL, inputs=X, views=views)
     assert offline.information == next(of.information for of in callback.history[-1].layers if of.name == name)

@@ -92,7 +92,7 @@ def test_information_with_noise_gives_way_to_a_readout_and_says_where_it_went():
 
 @pytest.mark.parametrize("other", ["synbench_details", "synbench_tasks"])
 def test_prefixes_whose_keys_would_mix_are_refused(other):
-    with pytest.raises(ValueError, match=rf"have the prefixes \['synbench', '{other}'\].*another `prefix=`"):
+    with pytest.raises(ValueError, match=rf"have the prefixes \['synbench', '{other}'\].*its own `prefix=`"):
         trainer(probing(), probing(prefix=other)).fit(Autoencoder())
 
 

@@ -140,7 +140,7 @@ class Later(OwnOptimizer):
         return super(OwnOptimizer, self).configure_optimizers()
 
 
-UNCOUNTED = r"No optimizer step was counted in (\d+) batches.*`self.optimizers\(\).step\(\)`"
+UNCOUNTED = r"No optimizer step was counted in (\d+) training batches.*`self.optimizers\(\).step\(\)`"
 
 
 @pytest.mark.parametrize("where", ["step", "batch end"])

@@ -76,7 +76,7 @@ def reads(config, schedule, arguments):
 def test_a_scheduler_that_would_read_a_value_twice_is_told_of_settings_with_which_it_does_not(row):
     config, schedule, arguments = STALE[row]
     [text] = advice(Plateau(**config), probing(**schedule), **arguments)
-    assert "ReduceLROnPlateau(monitor='synbench/score') looks every" in text
+    assert "ReduceLROnPlateau(monitor='synbench/score') checks every" in text
     before, _ = reads(config, schedule, arguments)
     assert len(set(before)) < len(before)
     change = ast.literal_eval("{" + re.search(r'("interval".*?)}`', text).group(1) + "}")
@@ -117,9 +117,9 @@ class OwnCheckpoint(ModelCheckpoint):
 
 
 CONSUMERS = {
-    "a callback of the user's": (Best, {}, r"Best\(monitor='synbench/score'\) may look at the end.*on_probe_end"),
+    "a callback of the user's": (Best, {}, r"Best\(monitor='synbench/score'\) may check at the end.*on_probe_end"),
     "early stopping": (
-        lambda: EarlyStopping(KEY, mode="max"), {}, r"EarlyStopping\(monitor='synbench/score'\) looks at the end",
+        lambda: EarlyStopping(KEY, mode="max"), {}, r"EarlyStopping\(monitor='synbench/score'\) checks at the end",
     ),
     "a checkpoint at times": (
         lambda: OwnCheckpoint(monitor=KEY, mode="max", train_time_interval=timedelta(seconds=9)), {},
@@ -162,7 +162,7 @@ def test_an_average_that_is_kept_and_not_probed_is_warned_of_and_can_be_probed_a
     plan = ProbePlan(forwards=2048)
     model, callback = Autoencoder(), probing(every=5, tasks="dc", encoder="encoder", input_shape=(1, 8, 8), plan=plan)
     average = StochasticWeightAveraging(swa_lrs=0.5, swa_epoch_start=1)
-    with pytest.warns(UserWarning, match="not the averages that StochasticWeightAveraging makes.*`evaluate\\(\\)`"):
+    with pytest.warns(UserWarning, match="not the averages that StochasticWeightAveraging computes.*`evaluate\\(\\)`"):
         trainer(average, callback, max_steps=-1, max_epochs=4).fit(model)
     kept = evaluate(model.encoder, (1, 8, 8), plan=plan)
     trained, end = callback.history[-2:]  # the end is after an epoch in which the averages' BatchNorm is renewed

@@ -80,7 +80,7 @@ def test_a_resumed_run_goes_on_with_the_same_views(monkeypatch, make, kept):
 def test_views_of_steps_are_kept_over_a_resume(log):
     first, resumed = auto(), auto()
     trainer(first, SaveBefore(7), max_steps=10).fit(Pairs())
-    assert "60 training examples in 2 views each, as training gave them to the encoder" in log.text
+    assert "60 training examples in 2 views each, as training fed them to the encoder" in log.text
     assert [result.information_kind for result in first.history] == [None, "pairs", "pairs"]
     assert "other arguments" not in log.text
     examples = torch.stack([torch.stack(one[:2]) for one in Stream()][20:])  # of the first epoch, but its first step
@@ -214,13 +214,13 @@ class Texts(LightningModule):
 
 
 @pytest.mark.parametrize(
-    ("masked", "why"), [(0.3, ""), (0.0, ", since nothing is random on the way that training reads an example")]
+    ("masked", "why"), [(0.3, ""), (0.0, ", since training reads an example without any randomness")]
 )
 def test_what_is_said_of_texts_gives_a_reason_only_where_nothing_is_random(log, masked, why):
     callback = auto(encoder="encoder")
     trainer(callback, max_steps=2).fit(type("Masked", (Texts,), {"masked": masked})())
-    said = "96 training examples in 4 parts each, which share no token (a row is taken for one text)"
-    assert f"{said}{why}. Fewer than 512 texts are too few to rely on it." in log.text
+    said = "96 training examples in 4 parts each, which share no token (assuming one text per row)"
+    assert f"{said}{why}. With fewer than 512 texts the estimate is unreliable." in log.text
     assert callback.history[0].information is not None
 
 
@@ -258,7 +258,7 @@ def test_an_encoder_that_takes_one_length_only_has_no_parts_of_texts_and_what_to
     assert (callback.history[-1].information is not None) == pads
     refused = [str(one.message) for one in recwarn if "The encoder failed on" in str(one.message)]
     assert bool(refused) != pads
-    assert all("where the encoder takes one length only, let its `forward` pad them" in text for text in refused)
+    assert all("If the encoder requires a fixed length, pad them in its `forward`" in text for text in refused)
 
 
 class Recolored(Dataset):

@@ -28,7 +28,7 @@ def tasks() -> dict[str, Dataset]:
     return {"sign": TensorDataset(x, (x[:, 0] > 0).long()), "random": Random()}
 
 
-@pytest.mark.filterwarnings("ignore:What is probed are the weights in training")
+@pytest.mark.filterwarnings("ignore:Probes measure the weights in training")
 @pytest.mark.parametrize("row", ROWS)
 def test_training_is_the_same_to_the_bit(row):
     make, arguments = ROWS[row]

@@ -58,7 +58,7 @@ def left(make: type[modules.Plain], callbacks: list[Any], **arguments: Any) -> d
     return {**found, "device": torch.cuda.get_rng_state()}
 
 
-@pytest.mark.filterwarnings("ignore:What is probed are the weights in training")
+@pytest.mark.filterwarnings("ignore:Probes measure the weights in training")
 @pytest.mark.parametrize("row", HERE)
 def test_training_is_the_same_to_the_bit(row):
     make, arguments = HERE[row]

@@ -22,9 +22,9 @@ from tests.integration.test_training_unchanged import assert_identical
 DATA, STEP = "the dataset or the collate function", "the transfer hooks or the training step"
 STREAM = "examples cannot be read again: {} is a stream"
 READ = "128 training examples, each read 16 times (random in {})"
-PAIRS = "{} training examples in 2 views each, as training gave them to the encoder ({})"
+PAIRS = "{} training examples in 2 views each, as training fed them to the encoder ({})"
 NOISE = "{} training examples with white noise, since {}"
-FIXED = "nothing is random on the way that training reads an example"
+FIXED = "training reads an example without any randomness"
 
 KINDS: dict[type[pipelines.Pipeline], str] = {
     pipelines.InDataset: READ.format(DATA),

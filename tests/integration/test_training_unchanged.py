@@ -77,7 +77,7 @@ ROWS: dict[str, tuple[type[modules.Plain], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:What is probed are the weights in training")
+@pytest.mark.filterwarnings("ignore:Probes measure the weights in training")
 @pytest.mark.parametrize("row", ROWS)
 def test_training_is_the_same_to_the_bit(row):
     make, arguments = ROWS[row]
@@ -102,7 +102,7 @@ def test_training_is_the_same_to_the_bit_where_the_first_probe_is_made_in_a_back
 INPUTS = torch.randn(40, 12, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.filterwarnings("ignore:What is probed are the weights in training")
+@pytest.mark.filterwarnings("ignore:Probes measure the weights in training")
 @pytest.mark.parametrize("row", ROWS)
 def test_training_is_the_same_to_the_bit_where_layers_are_read(row):
     make, arguments = ROWS[row]

@@ -76,5 +76,5 @@ def test_what_does_not_fit_is_refused():
         correlation_figure(pearson(CURVES), NAMES[:2])
     with pytest.raises(ValueError, match="`positions` must have shape"):
         point_map_figure(torch.randn(5, 3), torch.zeros(5, dtype=torch.long), NAMES)
-    with pytest.raises(ValueError, match="`estimates` must hold at least one"):
+    with pytest.raises(ValueError, match="`estimates` must contain at least one"):
         prediction_figure(torch.ones(3), {})

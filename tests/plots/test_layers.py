@@ -55,7 +55,7 @@ def test_probes_before_the_layers_were_changed_are_left_out():
 
 
 def test_a_history_without_layers_is_refused():
-    with pytest.raises(ValueError, match="ends without layers"):
+    with pytest.raises(ValueError, match="has no layers"):
         plots.layer_map_figure([Probed(0, ())])
 
 

@@ -96,9 +96,9 @@ def test_pixels_are_an_image():
 
 
 def test_an_empty_history_and_an_unknown_task_are_refused():
-    with pytest.raises(ValueError, match="`history` holds no result"):
+    with pytest.raises(ValueError, match="`history` is empty"):
         history_figure([])
-    with pytest.raises(ValueError, match="`history` holds no result"):
+    with pytest.raises(ValueError, match="`history` is empty"):
         task_map_figure([])
     with pytest.raises(ValueError, match="`task` must be one that was probed"):
         robustness_accuracy_figure(result(0.5), "x")
