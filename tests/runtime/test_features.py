@@ -143,7 +143,7 @@ def test_what_is_ambiguous_is_told_once_with_both_readings_and_the_way_to_the_ot
 
 def test_one_of_several_outputs_is_told(told):
     read([torch.zeros(4, 3, 8, 8), MAPS])
-    assert "a list of Tensor(4, 3, 8, 8), Tensor(4, 5, 2, 2): 1 is taken" in told()
+    assert "a list of Tensor(4, 3, 8, 8), Tensor(4, 5, 2, 2): 1 is used as the representation" in told()
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_run_keeps_its_first_reading_though_another_batch_looks_otherwise():
 
 def test_one_or_two_features_of_a_wide_encoder_are_warned_of():
     wide = nn.Sequential(nn.Conv2d(3, 64, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 2))
-    with pytest.warns(UserWarning, match="layers of up to 64 channels, but its output .* is read as 2 features: is"):
+    with pytest.warns(UserWarning, match="layers of up to 64 channels, but its output .* is read as 2 features: does"):
         read(wide(torch.ones(4, 3, 8, 8)), module=wide)
     read(torch.ones(4, 2), module=nn.Linear(3, 2))  # has never had more
 
