@@ -105,6 +105,7 @@ def _example(path: Path) -> tuple[Any, Any]:
 CLIENTS = [
     Client(f"lightly {path.stem}", partial(_example, path), EXPECTED.get(path.stem, "backbone"), ...)
     for path in sorted(FOLDER.glob("*.py"))
+    if "Trainer(" in path.read_text()  # ijepa.py refers to another folder
 ]
 
 

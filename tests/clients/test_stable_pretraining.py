@@ -16,6 +16,8 @@ import stable_pretraining as spt  # noqa: E402
 from stable_pretraining import forward, losses, methods  # noqa: E402
 
 VIT: dict[str, Any] = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}
+WIDE = {"img_size": 224, "patch_size": 32}
+"""Where a method's constructor finds the width of the representation with a picture of 224 pixels."""
 
 
 def _vit(**given: Any) -> nn.Module:
@@ -121,13 +123,14 @@ CLIENTS = [
         "backbone.forward_student", (3, 16, 16),
     ),
     Client(
-        "methods.SimCLR", lambda: (Method(methods.SimCLR(_vit()), _pair), _plain(64)),
-        "model.backbone", (3, 64, 64),
+        "methods.SimCLR", lambda: (Method(methods.SimCLR(_vit(**WIDE)), _pair), _plain(224)),
+        "model.backbone", (3, 224, 224),
     ),
     Client(
         "methods.BYOL",
-        lambda: (Method(methods.BYOL(_vit(), projector_dims=(32, 16), predictor_dims=(32, 16)), _pair), _plain(64)),
-        "model.backbone.forward_student", (3, 64, 64),
+        lambda: (Method(methods.BYOL(_vit(**WIDE), projector_dims=(32, 16), predictor_dims=(32, 16)), _pair),
+                 _plain(224)),
+        "model.backbone.forward_student", (3, 224, 224),
     ),
     Client(
         "methods.DINO",
