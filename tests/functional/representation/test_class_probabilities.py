@@ -143,7 +143,7 @@ def test_more_dimensions_than_examples_are_no_obstacle():
             torch.ones(4, 1),
             torch.tensor([-1, 0, 1, 1]),
             torch.ones(2, 1),
-            "`support_labels` must be integers from 0",
+            "`support_labels` must be integers of at least 0",
         ),
         (torch.ones(4, 1), torch.tensor([0, 0, 0, 1]), torch.ones(2, 1), r"two examples of each.* are \[3, 1\]"),
         (torch.ones(4, 1), torch.tensor([0, 0, 2, 2]), torch.ones(2, 1), r"without gaps.* are \[2, 0, 2\]"),

@@ -86,7 +86,7 @@ def test_statistics_accept_half_precision_and_refuse_what_has_no_spectrum(statis
     for wrong in (torch.ones(4), torch.ones(4, 3, dtype=torch.int64), torch.ones(0, 3), torch.ones(4, 0)):
         with pytest.raises(ValueError, match=r"`features` must be a floating-point tensor \(at least"):
             statistic(wrong)
-    with pytest.raises(ValueError, match="NaN or infinity in 1 of 8 places"):
+    with pytest.raises(ValueError, match="NaN or infinity in 1 of 8 values"):
         statistic(torch.tensor([[1.0, 2.0], [3.0, float("nan")], [1.0, 2.0], [1.0, 3.0]]))
 
 
