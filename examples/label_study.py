@@ -13,15 +13,13 @@ labels. What was found is in ``README.md`` beside this file.
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
-import torch
-
 try:
     from validity.answers import Array, Row, Study, read_table, write_table
+    from validity.command import one_thread
     from validity.label_measure import LABELS, PREDICTORS, REGIME, rows_of
 except ImportError as error:
     raise SystemExit(
@@ -34,8 +32,7 @@ SOURCES = ("digits", "patches", "glyphs")
 def main() -> None:
     args = arguments()
     if args.table is None:
-        torch.set_num_threads(1)  # tensors this small are not worth sharing among threads
-        warnings.filterwarnings("ignore", message=".*lbfgs failed to converge")
+        one_thread()
         args.dir.mkdir(parents=True, exist_ok=True)
         rows: list[Row] = []
         for name, seed in product(args.images, range(args.seeds)):

@@ -15,15 +15,13 @@ from __future__ import annotations
 
 import argparse
 import time
-import warnings
 from functools import cache
 from itertools import product
 from pathlib import Path
 
-import torch
-
 try:
     from validity.answers import Row
+    from validity.command import one_thread
     from validity.encoders import LAYERS
     from validity.inputs import SOURCES
     from validity.layer_answers import read_layers, report, write_layers
@@ -48,8 +46,7 @@ def main() -> None:
 
 def study_rows(args: argparse.Namespace) -> list[Row]:
     """Pretrain, and measure each checkpoint; what an earlier call has done is taken from the folder."""
-    torch.set_num_threads(1)  # tensors this small are not worth sharing among threads
-    warnings.filterwarnings("ignore", message=".*lbfgs failed to converge")
+    one_thread()
     args.dir.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     start = time.monotonic()

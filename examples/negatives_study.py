@@ -13,7 +13,6 @@ in ``README.md`` beside this file.
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import torch
 
 try:
     from validity.answers import TARGET_PREFIX, correlation, regret
+    from validity.command import one_thread
     from validity.encoders import LAYERS, build_encoder
     from validity.layer_measure import LayerMeasurement
     from validity.measure import INPUTS
@@ -39,8 +39,7 @@ SOURCES, ENCODER = ("digits", "patches", "glyphs", "recoloured"), "conv-6"
 
 def main() -> None:
     args = arguments()
-    torch.set_num_threads(1)  # tensors this small are not worth sharing among threads
-    warnings.filterwarnings("ignore", message=".*lbfgs failed to converge")
+    one_thread()
     args.dir.mkdir(parents=True, exist_ok=True)
     for images in args.images:
         measurement = LayerMeasurement(images)

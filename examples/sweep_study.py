@@ -17,15 +17,13 @@ was found is in ``README.md`` beside this file.
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-import torch
-
 try:
     from validity.answers import Row, read_table, write_table
+    from validity.command import one_thread
     from validity.sweep_answers import report
     from validity.sweep_measure import SweepMeasurement, SweepRun
     from validity.sweep_settings import METHODS, settings_of
@@ -51,8 +49,7 @@ def main() -> None:
 
 def sweep_rows(args: argparse.Namespace) -> Iterator[Row]:
     """Train and measure; what an earlier call has done is taken from the folder."""
-    torch.set_num_threads(1)  # tensors this small are not worth sharing among threads
-    warnings.filterwarnings("ignore", message=".*lbfgs failed to converge")
+    one_thread()
     args.dir.mkdir(parents=True, exist_ok=True)
     measurement = SweepMeasurement(args.images)
     every = {method: settings_of(method, args.settings, args.any_width) for method in args.methods}

@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from synbench_lightning.runtime.batchnorm_statistics import RunningStatistics
 from synbench_lightning.runtime.call_check import Rehearsal
-from synbench_lightning.runtime.call_recorder import Call, CallRecorder, Key
+from synbench_lightning.runtime.call_recorder import Call, CallRecorder, Key, name_of
 from synbench_lightning.runtime.call_tree import CallTree, Readout
 from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, find_encoder, walk
 from synbench_lightning.runtime.encoder_call import EncoderCall
@@ -230,7 +230,7 @@ class EncoderDiscovery:
                         f"step is repeated{why}: is it in use there as it stands? It is probed as it was named."
                     )
                 elif differs:
-                    tried.append(f"`{_name(key)}`{why}")
+                    tried.append(f"`{name_of(key)}`{why}")
                     continue
                 found = None
                 if trainer.is_global_zero and rehearsal is not None:
@@ -240,13 +240,13 @@ class EncoderDiscovery:
                     found = replace(found, part=part) if part else found
                     if not (found.head or found.part):
                         found = replace(found, heads=heads_behind(own[key], calls))
-                    within = [f"`{_name(key)}` (all outputs)"] if found.head or found.part else []
+                    within = [f"`{name_of(key)}` (all outputs)"] if found.head or found.part else []
                     within += [f"`{_within(key, other)}`" for other in reading.readout.parts[1 : 1 + MOST_PARTS]]
-                    others = [f"`{_name(other)}`" for other in keys[position + 1 :]]
+                    others = [f"`{name_of(other)}`" for other in keys[position + 1 :]]
                     self._name_others([one for one in within + others if one != f"`{_within(key, found.part)}`"])
                     if not own[key].trained and not isinstance(self.named, str):
                         rank_zero_info(
-                            f"SynBench: `{_name(key)}` receives no gradients in training, and neither does any "
+                            f"SynBench: `{name_of(key)}` receives no gradients in training, and neither does any "
                             "other candidate. To probe another module, name it with `encoder=`."
                         )
                 return strategy.broadcast(found)
@@ -279,10 +279,6 @@ def _rehearsal(trainer: Trainer, pl_module: LightningModule, call: Call, flags: 
     function = getattr(module, call.method) if call.method else module
     precision = trainer.precision_plugin
     return Rehearsal(function, module, call, precision.train_step_context, precision.val_step_context, flags)
-
-
-def _name(key: Key) -> str:
-    return ".".join(filter(None, key)) or "forward"
 
 
 def _within(key: Key, part: str) -> str:

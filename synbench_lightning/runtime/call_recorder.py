@@ -28,6 +28,11 @@ Key = tuple[str, str]
 """A dotted attribute of the LightningModule, and its method that was called; ``""`` for the module itself."""
 
 
+def name_of(key: Key) -> str:
+    """The name of a call in messages: a dotted attribute."""
+    return ".".join(filter(None, key)) or "forward"
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """A recorded call of a module, or of a method of a module, in training.
@@ -82,7 +87,7 @@ class Call:
     @property
     def name(self) -> str:
         """Name in messages: a dotted attribute."""
-        return ".".join(filter(None, self.key)) or "forward"
+        return name_of(self.key)
 
     @property
     def features(self) -> bool:

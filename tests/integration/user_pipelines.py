@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from tests.integration.user_modules import Foreign, Of, conv, mlp, patches, transformer
+from tests.integration.user_wrappers import Wrapper
 
 
 class MaskedAutoencoder(Foreign):
@@ -135,21 +135,6 @@ class EncodesByAMethod(Foreign):
 
     def output(self, x: Tensor) -> Any:
         return self.model(x) - self.model(x.flip(3)).detach()
-
-
-class Wrapper(nn.Module):
-    """Its own forward is that of the frozen copy."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.student = conv()
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-
-    def forward_student(self, x: Tensor) -> Any:
-        return self.student(x)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.teacher(x)
 
 
 class MethodOfACompiled(Foreign):

@@ -12,6 +12,21 @@ from torch.nn.functional import cross_entropy, mse_loss
 from tests.integration.user_modules import Foreign, Of, conv, mlp
 
 
+class Wrapper(nn.Module):
+    """Its own forward is that of the frozen copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.student = conv()
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+
+    def forward_student(self, x: Tensor) -> Any:
+        return self.student(x)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.teacher(x)
+
+
 class ForwardIsTheTeacher(Foreign):
     """Training calls a method of the wrapper; its own forward is the frozen teacher."""
 
@@ -19,19 +34,6 @@ class ForwardIsTheTeacher(Foreign):
 
     def __init__(self) -> None:
         super().__init__()
-
-        class Wrapper(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.student = conv()
-                self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-
-            def forward_student(self, x: Tensor) -> Any:
-                return self.student(x)
-
-            def forward(self, x: Tensor) -> Any:
-                return self.teacher(x)
-
         self.backbone, self.head = Wrapper(), nn.Linear(16, 8)
 
     def loss(self, x: Tensor) -> Tensor:
