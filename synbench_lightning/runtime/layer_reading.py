@@ -146,21 +146,25 @@ class LayerReader:
             Layer(name, module, FeatureReader(readers[name], announce=False)) for name, module in modules.items()
         ]
         self._heads = needed_heads(self._heads, modules)
-        with self.attached(read, input_shape) as layered:
+        with self.attached(read, input_shape, size) as layered:
             *layers, own = layered.split(layered(forward(), size, input_shape))
         last = layers[self._inner - 1] if self._inner else own[:0]
         self._repeats_output = processes.broadcast(last.shape == own.shape and torch.allclose(last, own, rtol=1e-4))
 
     @contextmanager
-    def attached(self, read: FeatureReader, input_shape: Sequence[int] = ()) -> Iterator[LayeredFeatures]:
+    def attached(
+        self, read: FeatureReader, input_shape: Sequence[int] = (), size: int | None = None
+    ) -> Iterator[LayeredFeatures]:
         """Read the layers in each forward inside the context.
 
         Args:
             read: reader of the encoder's own output.
             input_shape: shape of one example, if known.
+            size: number of examples of each forward, if it is the same for all: of several outputs of a layer, the
+                first call uses the one with as many rows, and later calls the same one.
         """
         repeated = self._inner - 1 if self._repeats_output else None
-        found = LayeredFeatures(read, self._chosen or [], repeated, input_shape, self._run_heads)
+        found = LayeredFeatures(read, self._chosen or [], repeated, input_shape, self._run_heads, size)
         with ExitStack() as stack:
             for index, layer in enumerate(self._chosen or ()):
                 handle = layer.module.register_forward_hook(partial(found.see, index))
@@ -225,6 +229,7 @@ class LayeredFeatures:
         repeated: index of the layer that equals the output, if any.
         input_shape: shape of one example, if known.
         run_heads: runs the heads on the output.
+        size: number of examples of each forward, if known.
     """
 
     def __init__(
@@ -234,17 +239,17 @@ class LayeredFeatures:
         repeated: int | None,
         input_shape: Sequence[int] = (),
         run_heads: Callable[[Any], None] = lambda output: None,
+        size: int | None = None,
     ) -> None:
         self._read, self._repeated, self._run_heads = read, repeated, run_heads
-        self._layers, self._input_shape = layers, input_shape
+        self._layers, self._input_shape, self._size = layers, input_shape, size
         self._seen: dict[int, Tensor] = {}
         self.widths: tuple[int, ...] = ()
         """Widths of the layers and, last, of the encoder's output; known after the first batch."""
 
     def see(self, index: int, _module: nn.Module, _args: Any, output: Any) -> None:
         """Forward hook of a layer; its last call in a forward is used."""
-        size = len(next(x for x in tensors_in(output) if x.is_floating_point()))
-        self._seen[index] = self._layers[index].read(masked(output), size, self._input_shape)
+        self._seen[index] = self._layers[index].read(masked(output), self._size, self._input_shape)
 
     def __call__(self, output: Any, batch_size: int | None, input_shape: Sequence[int] = ()) -> Tensor:
         """Concatenated features ``(N, D)`` of a batch."""

@@ -67,6 +67,37 @@ def test_of_tokens_the_mean_is_taken_and_of_tuples_the_features():
         torch.testing.assert_close(found["second"], network.second(tokens).mean(1))
 
 
+def test_of_several_outputs_of_a_layer_the_one_with_a_row_for_each_example_is_read():
+    class Block(nn.Module):
+        """As in a transformer in a transformer: pixels of all patches of all examples, and patches."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner, self.outer = nn.Linear(2, 2), nn.Linear(8, 8)
+
+        def forward(self, pixels, patches):
+            pixels = self.inner(pixels)
+            return pixels, self.outer(patches + pixels.reshape(patches.shape))
+
+    class Nested(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList(Block() for _ in range(3))
+
+        def forward(self, x):
+            pixels, patches = x.reshape(-1, 4, 2), x
+            for part in self.blocks:
+                pixels, patches = part(pixels, patches)
+            return patches.amax(1)
+
+    torch.manual_seed(0)
+    network, x = Nested().eval(), torch.randn(7, 5, 8)
+    found = features(network, "auto", x, batch=4)
+    assert list(found) == ["blocks.0", "blocks.1", "blocks.2", "output"]
+    with torch.no_grad():
+        torch.testing.assert_close(found["blocks.0"], network.blocks[0](x.reshape(-1, 4, 2), x)[1].mean(1))
+
+
 def test_a_last_layer_that_is_the_output_is_not_read_twice():
     network = nn.Sequential(block(3, 4), block(4, 4), block(4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     reader, _ = chosen(network, "auto", torch.randn(3, 3, 8, 8))
