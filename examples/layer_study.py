@@ -20,11 +20,11 @@ from itertools import product
 from pathlib import Path
 
 try:
-    from validity.answers import Row
+    from validity.answers import Row, read_table, write_table
     from validity.command import one_thread
     from validity.encoders import LAYERS
     from validity.inputs import SOURCES
-    from validity.layer_answers import read_layers, report, write_layers
+    from validity.layer_answers import report
     from validity.layer_measure import LayerMeasurement
     from validity.regimes import DEVELOPMENT, HELD_OUT, REGIMES
     from validity.runs import Run, pretrain
@@ -36,7 +36,7 @@ except ImportError as error:
 
 def main() -> None:
     args = arguments()
-    rows = [row for path in args.table for row in read_layers(path)] if args.table else study_rows(args)
+    rows = [row for path in args.table for row in read_table(path)] if args.table else study_rows(args)
     for half, regimes in (("Development", DEVELOPMENT), ("Held-out", HELD_OUT)):
         chosen = [row for row in rows if row["regime"] in regimes]
         if chosen and half.lower() in args.halves:
@@ -58,7 +58,7 @@ def study_rows(args: argparse.Namespace) -> list[Row]:
         rows += measurement(images).rows(run, args.dir)
         print(f"{time.monotonic() - start:6.0f} s: {images}, {regime}, {encoder}, seed {seed}", flush=True)
     for images in args.images:
-        write_layers([row for row in rows if row["images"] == images], args.dir / f"layers_{images}.csv.gz")
+        write_table([row for row in rows if row["images"] == images], args.dir / f"layers_{images}.csv.gz")
     return rows
 
 

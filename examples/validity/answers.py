@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,17 +22,23 @@ Array = np.ndarray
 
 
 def write_table(rows: Sequence[Row], path: Path) -> None:
-    """One row for each checkpoint; what identifies it first. The same rows give the same bytes."""
-    ordered = sorted(rows, key=lambda row: tuple(row[key] for key in KEYS))
+    """One row for each checkpoint, or each of its layers. The same rows give the same bytes.
+
+    What some rows lack is written as NaN.
+    """
+    ordered = sorted(rows, key=lambda row: tuple(row[key] for key in (*KEYS, "layer") if key in row))
+    columns = max((list(row) for row in ordered), key=len)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(ordered[0])
+    writer.writerow(columns)
     for row in ordered:
-        writer.writerow(f"{value:.5g}" if isinstance(value, float) else value for value in row.values())
+        values = [row.get(name, math.nan) for name in columns]
+        writer.writerow(f"{value:.5g}" if isinstance(value, float) else value for value in values)
     path.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
 
 
 def read_table(path: Path) -> list[Row]:
+    """The rows that were written."""
     with gzip.open(path, "rt") as file:
         return [
             {key: value if key in KEYS[:3] else float(value) for key, value in row.items()}

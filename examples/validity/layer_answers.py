@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import groupby, product
-from pathlib import Path
 
 import numpy as np
 
-from validity.answers import PREDICTOR_PREFIX, TARGET_PREFIX, Array, Row, correlation
+from validity.answers import KEYS, PREDICTOR_PREFIX, TARGET_PREFIX, Array, Row, correlation
 
-KEYS = ("images", "regime", "encoder", "seed", "step", "layer", "width")
 LATER = 3
 """Checkpoints at the end of a run that count where nothing else is said."""
 CLEAR = 2.0
 """Standard errors by which a layer must have more information than the last one to be read by the careful rules."""
 EXAMPLES = {"digits": 599, "patches": 694, "pictures": 700}
 """Test images; of all other sources 700."""
-
-
-def write_layers(rows: Sequence[Row], path: Path) -> None:
-    """One row for each checkpoint and layer, with what was measured of any. The same rows give the same bytes."""
-    ordered = sorted(rows, key=lambda row: tuple(row[key] for key in KEYS))
-    text = io.StringIO()
-    columns = max((list(row) for row in ordered), key=len)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for row in ordered:
-        values = [row.get(name, math.nan) for name in columns]
-        writer.writerow(f"{value:.5g}" if isinstance(value, float) else value for value in values)
-    path.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
-
-
-def read_layers(path: Path) -> list[Row]:
-    """The rows that were written."""
-    with gzip.open(path, "rt") as file:
-        return [
-            {key: value if key in KEYS[:3] else float(value) for key, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
 
 
 class LayerRun:

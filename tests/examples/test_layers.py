@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
+from validity.answers import read_table, write_table
 from validity.encoders import DIMENSIONS, LAYERS, build_encoder
-from validity.layer_answers import LayerRun, read_layers, report, runs_of, write_layers
+from validity.layer_answers import LayerRun, report, runs_of
 from validity.layer_measure import PREDICTORS, LayerMeasurement, margin, measured_steps, outputs_of, pooled
 from validity.layer_widths import WIDTH_CANDIDATES
 from validity.runs import Run, pretrain
@@ -62,10 +63,10 @@ def test_the_margin_of_a_layer_is_in_standard_errors_of_the_difference():
 
 
 def test_a_table_comes_back_as_it_was_written_and_is_reported(tmp_path):
-    write_layers(table()[::-1], tmp_path / "one.csv.gz")
-    write_layers(table(), tmp_path / "two.csv.gz")
+    write_table(table()[::-1], tmp_path / "one.csv.gz")
+    write_table(table(), tmp_path / "two.csv.gz")
     assert (tmp_path / "one.csv.gz").read_bytes() == (tmp_path / "two.csv.gz").read_bytes()
-    rows = read_layers(tmp_path / "one.csv.gz")
+    rows = read_table(tmp_path / "one.csv.gz")
     assert rows == table()
     assert [run.seed for run in runs_of(rows)] == [0, 1]
     assert "| digits | rotation | 3, 3 | 2, 2 | 0.100 | 0.050 |" in "\n".join(report(rows))
