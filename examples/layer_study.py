@@ -25,6 +25,7 @@ try:
     from validity.encoders import LAYERS
     from validity.inputs import SOURCES
     from validity.layer_answers import report
+    from validity.layer_figure import layers_figure
     from validity.layer_measure import LayerMeasurement
     from validity.regimes import DEVELOPMENT, HELD_OUT, REGIMES
     from validity.runs import Run, pretrain
@@ -37,6 +38,8 @@ except ImportError as error:
 def main() -> None:
     args = arguments()
     rows = [row for path in args.table for row in read_table(path)] if args.table else study_rows(args)
+    if args.figure:
+        layers_figure(rows).savefig(args.figure)
     for half, regimes in (("Development", DEVELOPMENT), ("Held-out", HELD_OUT)):
         chosen = [row for row in rows if row["regime"] in regimes]
         if chosen and half.lower() in args.halves:
@@ -85,6 +88,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=500, help="optimizer steps of a run (default: 500)")
     parser.add_argument("--dir", type=Path, default=Path("runs/layers"), help="where checkpoints and results go")
     parser.add_argument("--table", nargs="+", type=Path, default=(), help="only answer from these results")
+    parser.add_argument("--figure", type=Path, help="also draw the layers of one run into this file")
     parser.add_argument("--halves", nargs="+", choices=("development", "held-out"), default=("development", "held-out"))
     args = parser.parse_args()
     if args.small:

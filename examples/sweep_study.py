@@ -10,7 +10,7 @@ was found is in ``README.md`` beside this file.
     pip install 'synbench-lightning[examples]'
     python examples/sweep_study.py --small                                       # minutes on a CPU, into runs/sweeps
     python examples/sweep_study.py --images patches                              # a quarter of an hour
-    python examples/sweep_study.py --images patches --any-width --settings 12    # with four widths
+    python examples/sweep_study.py --images patches --sweep "any width"          # with four widths
     python examples/sweep_study.py --table examples/validity/sweep_*.csv.gz      # answers from the kept results
 """
 
@@ -26,20 +26,22 @@ try:
     from validity.command import one_thread
     from validity.sweep_answers import report
     from validity.sweep_measure import SweepMeasurement, SweepRun
-    from validity.sweep_settings import METHODS, settings_of
+    from validity.sweep_settings import METHODS, SWEEPS, settings_of
 except ImportError as error:
     raise SystemExit(
         "This study needs scikit-learn and matplotlib: pip install 'synbench-lightning[examples]'"
     ) from error
 
 SOURCES = ("digits", "patches", "recoloured", "fashion")
+TABLES = dict(zip(SWEEPS, ("", "_widths", "_augmented"), strict=True))
+"""Ends of the names of their tables."""
 
 
 def main() -> None:
     args = arguments()
     if args.table is None:
         rows = list(sweep_rows(args))
-        table = args.dir / f"sweep_{args.images}{'_widths' if args.any_width else ''}.csv.gz"
+        table = args.dir / f"sweep_{args.images}{TABLES[args.sweep]}.csv.gz"
         write_table(rows, table)
         print(f"Results: {table}")
     else:
@@ -52,9 +54,9 @@ def sweep_rows(args: argparse.Namespace) -> Iterator[Row]:
     one_thread()
     args.dir.mkdir(parents=True, exist_ok=True)
     measurement = SweepMeasurement(args.images)
-    every = {method: settings_of(method, args.settings, args.any_width) for method in args.methods}
+    every = {method: settings_of(method, args.settings, args.sweep) for method in args.methods}
     for index, method in product(range(args.settings), args.methods):
-        run = SweepRun(args.images, "any width" if args.any_width else "one width", every[method][index], args.steps)
+        run = SweepRun(args.images, args.sweep, every[method][index], args.steps)
         yield measurement.row(run, args.dir)
         print(f"{method}, setting {index}", flush=True)
 
@@ -65,7 +67,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", choices=SOURCES, default="digits", help="the data (default: digits)")
     parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=tuple(METHODS), metavar="METHOD")
     parser.add_argument("--settings", type=int, help="of each method (default: 24)")
-    parser.add_argument("--any-width", action="store_true", help="vary the width of the encoder too")
+    parser.add_argument("--sweep", choices=SWEEPS, default=SWEEPS[0], help="what varies (default: all but the width)")
     parser.add_argument("--steps", type=int, help="optimizer steps of a run (default: 300)")
     parser.add_argument("--dir", type=Path, default=Path("runs/sweeps"), help="where results go")
     parser.add_argument("--table", type=Path, nargs="+", help="only answer from these results")

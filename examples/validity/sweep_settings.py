@@ -17,6 +17,8 @@ WIDTH = 48
 WIDTHS = (12, 24, 48, 72)
 """Of the sweep in which the width varies too."""
 BATCH_SIZES = (32, 64, 128, 256)
+SWEEPS = ("one width", "any width", "one augmentation")
+"""What varies: all but the width, all, or all but the width and the strength of augmentation, which is 1."""
 
 
 class Setting(NamedTuple):
@@ -53,13 +55,13 @@ WITH_PROJECTOR = ("simclr", "vicreg")
 """Methods whose head is a projector: RankMe and LiDAR are published for its output."""
 
 
-def settings_of(method: str, number: int, any_width: bool = False) -> list[Setting]:
+def settings_of(method: str, number: int, sweep: str = SWEEPS[0]) -> list[Setting]:
     """So many, the same for every source: each is drawn alone, so that fewer are the first of more."""
-    return [_drawn(method, index, any_width) for index in range(number)]
+    return [_drawn(method, index, sweep) for index in range(number)]
 
 
-def _drawn(method: str, number: int, any_width: bool) -> Setting:
-    rng = np.random.default_rng([number, sorted(METHODS).index(method), int(any_width)])
+def _drawn(method: str, number: int, sweep: str) -> Setting:
+    rng = np.random.default_rng([number, sorted(METHODS).index(method), SWEEPS.index(sweep)])
 
     def between(low: float, high: float) -> float:
         return float(np.exp(rng.uniform(np.log(low), np.log(high))))
@@ -69,8 +71,8 @@ def _drawn(method: str, number: int, any_width: bool) -> Setting:
         learning_rate=between(1e-4, 1e-2),
         weight_decay=between(1e-5, 1e-1),
         batch_size=int(rng.choice(BATCH_SIZES)),
-        strength=float(rng.uniform(0, 1.5)),
-        width=int(rng.choice(WIDTHS)) if any_width else WIDTH,
+        strength=1.0 if sweep == "one augmentation" else float(rng.uniform(0, 1.5)),
+        width=int(rng.choice(WIDTHS)) if sweep == "any width" else WIDTH,
     )  # fmt: skip
     if method == "simclr":
         return setting._replace(temperature=between(0.05, 2))

@@ -7,6 +7,7 @@ from scipy.stats import spearmanr
 from validity.answers import read_table, write_table
 from validity.encoders import DIMENSIONS, LAYERS, build_encoder
 from validity.layer_answers import LayerRun, report, runs_of
+from validity.layer_figure import layers_figure
 from validity.layer_measure import PREDICTORS, LayerMeasurement, margin, measured_steps, outputs_of, pooled
 from validity.layer_widths import WIDTH_CANDIDATES
 from validity.runs import Run, pretrain
@@ -70,6 +71,16 @@ def test_a_table_comes_back_as_it_was_written_and_is_reported(tmp_path):
     assert rows == table()
     assert [run.seed for run in runs_of(rows)] == [0, 1]
     assert "| digits | rotation | 3, 3 | 2, 2 | 0.100 | 0.050 |" in "\n".join(report(rows))
+
+
+def test_the_picture_marks_the_best_layer_of_each_checkpoint_by_information_and_by_labels():
+    information, accuracy, *_ = layers_figure(table()).axes
+    for axes, values in ((information, INFORMATION), (accuracy, ACCURACY)):
+        np.testing.assert_allclose(axes.images[0].get_array(), values.T, rtol=1e-4)
+        marked = axes.collections[0].get_offsets().data
+        assert [values[int(step), int(layer)] for step, layer in marked] == values.max(1).tolist()
+    with pytest.raises(ValueError, match="no run"):
+        layers_figure([row | {"encoder": "other"} for row in table()])
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -35,7 +35,10 @@ def rows(values, accuracy, method="simclr"):
 def test_fewer_settings_are_the_first_of_more_and_only_their_own_knobs_have_values(method):
     assert repr(settings_of(method, 12)) == repr(settings_of(method, 24)[:12])
     assert {setting.width for setting in settings_of(method, 24)} == {WIDTH}
-    assert {setting.width for setting in settings_of(method, 24, any_width=True)} == set(WIDTHS)
+    assert {setting.width for setting in settings_of(method, 24, "any width")} == set(WIDTHS)
+    alike = settings_of(method, 24, "one augmentation")
+    assert {(setting.width, setting.strength) for setting in alike} == {(WIDTH, 1)}
+    assert len({setting.learning_rate for setting in alike}) == 24
     knobs = {name for name in Setting._fields[7:] if not math.isnan(getattr(settings_of(method, 1)[0], name))}
     expected = {"simclr": {"temperature"}, "vicreg": {"invariance", "covariance"}, "masked": {"hidden"}}
     assert knobs == expected.get(method, {"wrong"})
