@@ -228,7 +228,8 @@ def _is_foreign(value: Any) -> bool:
 def _is_plain_object(value: Any) -> bool:
     if _is_foreign(value) or isinstance(value, io.IOBase):
         return False
-    return hasattr(value, "__dict__") or any(True for _ in _slots(value))
+    # That of a generic alias is of the class behind it, and cannot be written.
+    return isinstance(getattr(value, "__dict__", None), dict) or any(True for _ in _slots(value))
 
 
 def _noted_tensor(value: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, bool, Tensor | None]:

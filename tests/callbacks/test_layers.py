@@ -5,6 +5,8 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from synbench_lightning import LayerEncoder, evaluate
@@ -187,8 +189,53 @@ class InPlace(Deep):
         self.encoder.compile(backend="eager")
 
 
-@pytest.mark.parametrize("make", [Compiled, InPlace])
-def test_a_layer_of_a_compiled_encoder_is_read_in_it_and_training_is_the_same(make):
+class CompiledBlocks(Deep):
+    """Each block by itself."""
+
+    def __init__(self):
+        super().__init__()
+        for index, block in enumerate(self.encoder):
+            self.encoder[index] = torch.compile(block, backend="eager")
+
+
+class Checkpointed(Deep):
+    """The activations within each block are computed again in the backward pass."""
+
+    reentrant = False
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = CheckpointedBlocks(self.encoder, self.reentrant)
+
+
+class CheckpointedBlocks(nn.Sequential):
+    def __init__(self, blocks, reentrant):
+        super().__init__(*blocks)
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        first, *blocks = self
+        x = first(x).requires_grad_()
+        for block in blocks:
+            x = checkpoint(block, x, use_reentrant=self.reentrant)
+        return x
+
+
+class Reentrant(Checkpointed):
+    reentrant = True
+
+
+class CheckpointWrapped(Deep):
+    """As FSDP users do it."""
+
+    def __init__(self):
+        super().__init__()
+        for index, block in enumerate(self.encoder):
+            self.encoder[index] = checkpoint_wrapper(block)
+
+
+@pytest.mark.parametrize("make", [Compiled, InPlace, CompiledBlocks, Checkpointed, Reentrant, CheckpointWrapped])
+def test_a_layer_of_a_compiled_or_checkpointed_encoder_is_read_in_it_and_training_is_the_same(make):
     states = []
     for callback in (layered(encoder="encoder.3"), layered(layers=("encoder.3",)), None):
         seed_everything(0)
