@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, ClassVar, Literal
@@ -346,7 +345,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         if not isinstance(self.inputs, str):
             return self.inputs
         seconds = READ_SECONDS if self.max_overhead is None else None
-        with self._counted():
+        with self._budget.counted():
             self._view_collection.begin(trainer, pl_module, self._discovery.call, shape, seconds)
         return self._view_collection.inputs
 
@@ -354,7 +353,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         """The labels for the readout, the same on every process; ``None`` where there are none."""
         if not isinstance(self.labels, str):
             return self.labels
-        with self._counted():
+        with self._budget.counted():
             found = held_out_labels(trainer, pl_module, self._discovery.call, shape, self.seed)
         measured = "is measured on" if found.pair else "is not measured:"
         rank_zero_info(f"SynBench: `{self.prefix}/readout` {measured} {found.sentence}.")
@@ -405,7 +404,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     def _look_for_labels(self, overlap: LabelOverlap, batch: Any) -> None:
         """Warn where training is given the labelled inputs; whatever a batch is, it ends no run."""
         try:
-            with self._counted():
+            with self._budget.counted():
                 words = overlap.see(batch)
         except Exception:
             self._label_overlap = None
@@ -415,14 +414,13 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
 
     def _read_deferred(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read views, put off by `max_overhead`, once they take no more than what is allowed by now."""
-        if not self._view_collection.deferred or self.max_overhead is None:
+        if not self._view_collection.deferred or (left := self._budget.left) is None:
             return
-        elapsed = time.perf_counter() - self._train_start
-        allowed = trainer.strategy.broadcast(self.max_overhead * elapsed - self._probe_seconds)
+        allowed = trainer.strategy.broadcast(left)
         if allowed < self._view_collection.least_seconds:
             return
         call, shape = self._discovery.call, None if self._shown is None else self._shown.given_shape
-        with self._counted():
+        with self._budget.counted():
             self._view_collection.begin(trainer, pl_module, call, shape, min(allowed, READ_SECONDS))
         self._use_views()
 
