@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -29,6 +29,7 @@ from synbench_lightning.runtime.lightning_packages import (
     rank_zero_info,
     rank_zero_warn,
 )
+from synbench_lightning.runtime.named_calls import calls_of_name, recorded_path
 from synbench_lightning.runtime.sharding import is_sharded
 
 MOST_NAMES = 4
@@ -118,16 +119,12 @@ class EncoderDiscovery:
         if self.call is None:  # else it was probed before the step
             part = ""
             if isinstance(self.named, str):
-                candidates = _named(pl_module, self.named, calls, paths)
-                if candidates:
-                    candidates, part = _outer(candidates, CallTree(calls, pl_module), input_shape)
-                else:
-                    candidates, part = _compiled(pl_module, self.named, calls, paths)
+                candidates, part = calls_of_name(pl_module, self.named, calls, paths, input_shape)
             else:
                 candidates = rank_encoders(calls, pl_module)
             self.call = self._chosen(trainer, pl_module, calls, candidates, part)
             missed = isinstance(self.named, str) and calls and not candidates
-            if missed and _seen_as(pl_module, str(self.named), paths):
+            if missed and recorded_path(pl_module, str(self.named), paths):
                 called = ", ".join(f"`{call.name}`" for call in rank_encoders(calls, pl_module)[:MOST_NAMES])
                 rank_zero_warn(
                     f"The first training step did not call `encoder={self.named!r}`. It called {called}. Name a module "
@@ -216,14 +213,7 @@ class EncoderDiscovery:
         with isolated(pl_module) if keys else nullcontext():
             for position, key in enumerate(keys):
                 rehearsal = None if key not in own else _rehearsal(trainer, pl_module, own[key], flags)
-                differs, why = False, ""
-                if strategy.reduce_boolean_decision(rehearsal is not None, all=True):
-                    assert rehearsal is not None
-                    differs, why = _attempt(rehearsal.differs)
-                    differs = strategy.reduce_boolean_decision(differs, all=False)
-                    if differs and not strategy.reduce_boolean_decision(why != "", all=False):
-                        varies, why = _attempt(rehearsal.varies)
-                        differs = strategy.reduce_boolean_decision(why != "" or not varies, all=False)
+                differs, why = _repeated(trainer, rehearsal)
                 if differs and isinstance(self.named, str):
                     rank_zero_warn(
                         f"`encoder={self.named!r}` does not return the same when the call of it in the first training "
@@ -234,21 +224,7 @@ class EncoderDiscovery:
                     continue
                 found = None
                 if trainer.is_global_zero and rehearsal is not None:
-                    readout = None if isinstance(self.named, str) else CallTree(calls, pl_module).readout(own[key])
-                    reading = rehearsal.reading(readout or Readout())
-                    found = reading.encoder_call()
-                    found = replace(found, part=part) if part else found
-                    if not (found.head or found.part):
-                        found = replace(found, heads=heads_behind(own[key], calls))
-                    within = [f"`{name_of(key)}` (all outputs)"] if found.head or found.part else []
-                    within += [f"`{_within(key, other)}`" for other in reading.readout.parts[1 : 1 + MOST_PARTS]]
-                    others = [f"`{name_of(other)}`" for other in keys[position + 1 :]]
-                    self._name_others([one for one in within + others if one != f"`{_within(key, found.part)}`"])
-                    if not own[key].trained and not isinstance(self.named, str):
-                        rank_zero_info(
-                            f"SynBench: `{name_of(key)}` receives no gradients in training, and neither does any "
-                            "other candidate. To probe another module, name it with `encoder=`."
-                        )
+                    found = self._reading(rehearsal, CallTree(calls, pl_module), part, keys[position + 1 :])
                 return strategy.broadcast(found)
         if tried:
             raise ValueError(
@@ -258,10 +234,50 @@ class EncoderDiscovery:
             )
         return None
 
-    def _name_others(self, others: list[str]) -> None:
-        if others and not isinstance(self.named, str):
-            named = ", ".join(list(dict.fromkeys(others))[:MOST_NAMES])
-            rank_zero_info(f"SynBench: training also calls {named}. To probe another module, name it with `encoder=`.")
+    def _reading(self, rehearsal: Rehearsal, tree: CallTree, part: str, others: Sequence[Key]) -> EncoderCall:
+        """How a probe makes a call that was repeated, and where it reads the representation; names the alternatives."""
+        call = rehearsal.call
+        readout = None if isinstance(self.named, str) else tree.readout(call)
+        reading = rehearsal.reading(readout or Readout())
+        found = reading.encoder_call()
+        found = replace(found, part=part) if part else found
+        if not (found.head or found.part):
+            found = replace(found, heads=heads_behind(call, tree.calls))
+        if not isinstance(self.named, str):
+            names = [f"`{name_of(call.key)}` (all outputs)"] if found.head or found.part else []
+            names += [f"`{_within(call.key, other)}`" for other in reading.readout.parts[1 : 1 + MOST_PARTS]]
+            names += [f"`{name_of(other)}`" for other in others]
+            _name_others([name for name in names if name != f"`{_within(call.key, found.part)}`"])
+            if not call.trained:
+                rank_zero_info(
+                    f"SynBench: `{name_of(call.key)}` receives no gradients in training, and neither does any other "
+                    "candidate. To probe another module, name it with `encoder=`."
+                )
+        return found
+
+
+def _repeated(trainer: Trainer, rehearsal: Rehearsal | None) -> tuple[bool, str]:
+    """Whether a repeated call returns something else than in training, on any process, and what it raises on this one.
+
+    Every process makes this call; ``rehearsal`` is ``None`` on those that have not recorded the call, and then nothing
+    is repeated.
+    """
+    strategy = trainer.strategy
+    if not strategy.reduce_boolean_decision(rehearsal is not None, all=True):
+        return False, ""
+    assert rehearsal is not None
+    differs, why = _attempt(rehearsal.differs)
+    differs = strategy.reduce_boolean_decision(differs, all=False)
+    if differs and not strategy.reduce_boolean_decision(why != "", all=False):
+        varies, why = _attempt(rehearsal.varies)
+        differs = strategy.reduce_boolean_decision(why != "" or not varies, all=False)
+    return differs, why
+
+
+def _name_others(others: list[str]) -> None:
+    if others:
+        named = ", ".join(list(dict.fromkeys(others))[:MOST_NAMES])
+        rank_zero_info(f"SynBench: training also calls {named}. To probe another module, name it with `encoder=`.")
 
 
 def _writings(module: nn.Module) -> list[tuple[int, torch.Tensor]]:
@@ -283,45 +299,6 @@ def _rehearsal(trainer: Trainer, pl_module: LightningModule, call: Call, flags: 
 
 def _within(key: Key, part: str) -> str:
     return ".".join(filter(None, (key[0], part)))
-
-
-def _seen_as(pl_module: LightningModule, path: str, paths: Mapping[int, str]) -> str | None:
-    """The path under which a named module, or the owner of a named method, was recorded; ``None`` if it was not."""
-    *_, owner, found = walk(pl_module, path)
-    module = found if isinstance(found, nn.Module) else owner
-    return paths.get(id(module)) or None
-
-
-def _named(pl_module: LightningModule, path: str, calls: Mapping[Key, Call], paths: Mapping[int, str]) -> list[Call]:
-    """How training calls a named method, or a named module: directly or through its methods."""
-    seen = _seen_as(pl_module, path, paths)
-    if seen is None:
-        return []
-    is_module = isinstance(walk(pl_module, path)[-1], nn.Module)
-    method = "" if is_module else path.rsplit(".", 1)[-1]
-    own = [call for (where, name), call in calls.items() if where == seen and (name == method or is_module)]
-    return [call for call in own if call.features]
-
-
-def _outer(named: list[Call], tree: CallTree, input_shape: tuple[int, ...] | None) -> tuple[list[Call], str]:
-    """The calls to repeat for a named module, and the part to read if it is an inner layer of the called module."""
-    if named[0].input is not None and named[0].input.shape == input_shape:
-        return named, ""
-    outer = tree.outer(named[0])
-    return ([outer], named[0].path.removeprefix(f"{outer.path}.")) if outer is not named[0] else (named, "")
-
-
-def _compiled(
-    pl_module: LightningModule, path: str, calls: Mapping[Key, Call], paths: Mapping[int, str]
-) -> tuple[list[Call], str]:
-    """The calls to repeat, and the part to read, for a layer of a compiled module, which hides inner calls."""
-    names, layer = path.split("."), walk(pl_module, path)[-1]
-    if not isinstance(layer, nn.Module) or id(layer) in paths:
-        return [], ""
-    for depth in range(len(names) - 1, 0, -1):
-        if own := _named(pl_module, ".".join(names[:depth]), calls, paths):
-            return own, ".".join(names[depth:])
-    return [], ""
 
 
 def _attempt(function: Any) -> tuple[bool, str]:

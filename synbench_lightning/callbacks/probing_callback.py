@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -20,10 +18,10 @@ from synbench_lightning.callbacks.config_warnings import (
 from synbench_lightning.callbacks.encoder_discovery import EncoderDiscovery
 from synbench_lightning.callbacks.metric_keys import details_key, sections
 from synbench_lightning.callbacks.metric_logging import ProbeListener, log_metrics_once, logger_step, notify_listeners
-from synbench_lightning.callbacks.process_handover import ProcessHandover
+from synbench_lightning.callbacks.probe_history import HistoryCallback, R
 from synbench_lightning.callbacks.progress import probe_progress
-from synbench_lightning.callbacks.run_state import FORMAT, RunStateCallback
 from synbench_lightning.callbacks.schedule import Schedule
+from synbench_lightning.callbacks.time_budget import TimeBudget
 from synbench_lightning.checks import check_choice, check_integer, check_name, check_number
 from synbench_lightning.runtime.collectives import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, check_encoder, find_encoder
@@ -36,20 +34,7 @@ MAX_FAILURES = 3
 """Consecutive failures after which no more probes are made."""
 
 
-class Found(Protocol):
-    """The result of a probe."""
-
-    @property
-    def step(self) -> int | None: ...
-
-    @property
-    def seconds(self) -> float: ...
-
-
-R = TypeVar("R", bound=Found)
-
-
-class ProbingCallback(RunStateCallback, Generic[R]):
+class ProbingCallback(HistoryCallback[R]):
     """Probes the module in training on a schedule, publishes the results, and saves them in checkpoints.
 
     A subclass defines what a probe is (:meth:`_probe`), what it is prepared with (:meth:`_prepare`), which values are
@@ -78,7 +63,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
     title: str
     """What a probe is called in messages."""
 
-    _fit_scoped: ClassVar[dict[str, Any]] = {**RunStateCallback._fit_scoped, "_encoder": None, "_prepared": False}
+    _fit_scoped: ClassVar[dict[str, Any]] = {**HistoryCallback._fit_scoped, "_encoder": None, "_prepared": False}
 
     def __init__(
         self,
@@ -95,7 +80,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         on_error: Literal["warn", "raise"],
     ) -> None:
         check_encoder(encoder)
-        self.schedule = Schedule(every_n_train_steps, every_n_epochs, probe_at_start, probe_at_end)
+        schedule = Schedule(every_n_train_steps, every_n_epochs, probe_at_start, probe_at_end)
         if max_overhead is not None:
             check_number("max_overhead", max_overhead, "a fraction in (0, 1] or None", 0, 1, low_in=False)
         check_choice("on_error", on_error, ("warn", "raise"))
@@ -103,29 +88,17 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         self.max_overhead = max_overhead
         self.batch_size = check_integer("batch_size", batch_size, 1)
         self.seed = check_integer("seed", seed, 0)
-        self.prefix = check_name("prefix", prefix)
         self.on_error = on_error
         self._encoder: Encoder | None = None
         self._prepared = False
-        self._train_start = 0.0
-        self._probe_seconds = 0.0
-        self._handover = ProcessHandover()
-        self._begin()
+        self._budget = TimeBudget(max_overhead)
+        super().__init__(schedule, check_name("prefix", prefix))
 
     def _begin(self) -> None:
-        self._handover.discard()
-        self._history: list[R] = []
-        self.schedule.begin()
+        super()._begin()
         self._discovery = EncoderDiscovery(self.encoder)
         self._fresh = True  # no probe or restored state precedes the first batch
         self._failures = 0  # in a row
-
-    @property
-    def history(self) -> list[R]:
-        """The results of the run's probes, including those from processes that the trainer has started and ended."""
-        if (left := self._handover.take()) is not None:
-            self._history = self._history_of({"history": left})
-        return self._history
 
     @abstractmethod
     def metrics(self, result: R) -> dict[str, float]:
@@ -150,23 +123,6 @@ class ProbingCallback(RunStateCallback, Generic[R]):
     ) -> R:
         """Make one probe; the module is isolated. Raises on every process or on none."""
 
-    @abstractmethod
-    def _state(self) -> dict[str, Any]:
-        """The state for checkpoints without the schedule, as tensors and plain types, with ``history``."""
-
-    @classmethod
-    @abstractmethod
-    def _history_of(cls, state: Any) -> list[R]:
-        """The results in a state.
-
-        Raises:
-            ValueError: if they cannot be read.
-        """
-
-    def _keep(self, result: R) -> None:
-        """Add the result of a probe to the history."""
-        self.history.append(result)
-
     @property
     def pending(self) -> tuple[str, ...]:
         """Keys that will be logged later."""
@@ -175,24 +131,8 @@ class ProbingCallback(RunStateCallback, Generic[R]):
     def _after_logging(self, trainer: Trainer, result: R, metrics: Mapping[str, float], position: int) -> None:
         """Hook for further work after a result was published."""
 
-    @property
-    def state_key(self) -> str:
-        """The key of this callback's state in a checkpoint."""
-        return f"{type(self).__qualname__}{{'prefix': {self.prefix!r}}}"
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put the state into a checkpoint.
-
-        Not in ``state_dict``: the trainer would then reject two callbacks with one prefix, in an error that does not
-        name the prefix.
-        """
-        state = {"format": FORMAT, **self._state(), **self.schedule.state()}
-        checkpoint.setdefault("callbacks", {})[self.state_key] = state
-        super().on_save_checkpoint(trainer, pl_module, checkpoint)
-
     def _restore_state(self, state: Mapping[str, Any]) -> None:
-        self._history = self._history_of(state)
-        self.schedule.restore(state)
+        super()._restore_state(state)
         self._fresh = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -231,7 +171,8 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         """Continue a restored history, and warn about incompatible intervals."""
         super().on_train_start(trainer, pl_module)
         self.schedule.begin_fit(trainer)
-        self._train_start, self._probe_seconds, self._failures = time.perf_counter(), 0.0, 0
+        self._budget.begin()
+        self._failures = 0
         if self.history:
             self._leave_history(trainer)
             last = self.history[-1]
@@ -358,7 +299,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
                 return forward(precision.convert_input(x))
 
         try:
-            with self._counted(), isolated(pl_module), probe_progress(trainer, self.title) as progress:
+            with self._budget.counted(), isolated(pl_module), probe_progress(trainer, self.title) as progress:
                 result = self._probe(trainer, pl_module, encoder, processes, progress)
         except Exception as error:
             if self.on_error == "raise" or not self.history:
@@ -370,28 +311,15 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         self._keep(result)
         self._leave_history(trainer)
         self.schedule.settle(trainer)
-        overhead = processes.broadcast(self._probe_seconds / (time.perf_counter() - self._train_start))
+        overhead = processes.broadcast(self._budget.fraction())
         metrics = {**self.metrics(result), details_key(self.prefix, "overhead"): overhead}
         self._publish(trainer, result, metrics, position)
         if len(self.history) == 1:
             for advice in unknown_key_warnings(trainer, self.prefix, [*metrics, *self.pending], ProbeListener):
                 rank_zero_warn(advice)
-        with self._counted():
+        with self._budget.counted():
             self._after_logging(trainer, result, metrics, position)
         notify_listeners(trainer, pl_module, metrics)
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """Count the time inside towards `max_overhead`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._probe_seconds += time.perf_counter() - start
-
-    def _leave_history(self, trainer: Trainer) -> None:
-        if self._handover.is_started and trainer.is_global_zero:
-            self._handover.leave(self._state()["history"])
 
     def _skip_probe(self, trainer: Trainer, error: Exception) -> None:
         self._failures += 1
@@ -409,9 +337,7 @@ class ProbingCallback(RunStateCallback, Generic[R]):
         """Whether a probe as long as the last one would exceed `max_overhead`."""
         if self.max_overhead is None or not self.history:
             return False
-        elapsed = time.perf_counter() - self._train_start
-        last = self.history[-1].seconds
-        fraction = processes.broadcast((self._probe_seconds + last) / (elapsed + last))
+        fraction = processes.broadcast(self._budget.fraction(self.history[-1].seconds))
         if fraction > self.max_overhead:
             rank_zero_info(
                 f"The {self.title} after step {self.schedule.step(trainer)} is deferred; with it, probes would take "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, ClassVar, Literal
@@ -12,16 +11,15 @@ from torch import Tensor
 
 from synbench_lightning.callbacks.config_warnings import best_key_warnings
 from synbench_lightning.callbacks.figure_logging import FigureLogger
+from synbench_lightning.callbacks.information_inputs import InformationInputs, check_inputs
 from synbench_lightning.callbacks.label_collection import held_out_labels
 from synbench_lightning.callbacks.label_overlap import LabelOverlap
 from synbench_lightning.callbacks.layer_advice import LayerAdvice
 from synbench_lightning.callbacks.metric_keys import keys_of, logged_values, watched_names
 from synbench_lightning.callbacks.probe_warnings import ProbeWarnings
 from synbench_lightning.callbacks.probing_callback import ProbingCallback
-from synbench_lightning.callbacks.reread_views import READ_SECONDS
 from synbench_lightning.callbacks.run_state import history_of
-from synbench_lightning.callbacks.view_collection import ViewCollection
-from synbench_lightning.checks import check_flag, check_input_shape, check_number, shown
+from synbench_lightning.checks import check_flag, check_input_shape, check_number
 from synbench_lightning.functional.gaussian.bayes_optimal import optimal_accuracy
 from synbench_lightning.functional.gaussian.discriminant import check_epsilons
 from synbench_lightning.functional.gaussian.score import check_thresholds
@@ -36,8 +34,7 @@ from synbench_lightning.probe.view_sampling import Views
 from synbench_lightning.runtime.collectives import Progress, StrategyProcesses
 from synbench_lightning.runtime.encoder import EncoderSpec
 from synbench_lightning.runtime.features import module_behind
-from synbench_lightning.runtime.input_leaf import num_examples
-from synbench_lightning.runtime.input_shape import example_shape
+from synbench_lightning.runtime.input_shape import agreed_shape
 from synbench_lightning.runtime.layer_reading import LayerReader, check_layers
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer, rank_zero_info, rank_zero_warn
 from synbench_lightning.runtime.sharding import is_sharded
@@ -138,6 +135,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         self.threshold = check_number("threshold", threshold, "an accuracy in [0.5, 1)", 0.5, math.nextafter(1, 0))
+        self.inputs, self.views = from_files(inputs, views)
+        check_inputs(self.inputs, self.views)
         super().__init__(
             encoder=encoder, every_n_train_steps=every_n_train_steps, every_n_epochs=every_n_epochs,
             probe_at_start=probe_at_start, probe_at_end=probe_at_end, max_overhead=max_overhead, batch_size=batch_size,
@@ -155,12 +154,10 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             )
         check_thresholds((self.threshold,), self.plan.lowest_threshold)
         self.normalize = normalize
-        inputs, random_views = from_files(inputs, views)
-        _check_inputs(inputs, random_views)
         if labels is not None and not (isinstance(labels, str) and labels == "auto"):
-            check_labels(labels, inputs)
-        self.inputs, self.views, self.labels = inputs, random_views, labels
-        if isinstance(check_layers(layers), tuple) and inputs is None and labels is None:
+            check_labels(labels, self.inputs)
+        self.labels = labels
+        if isinstance(check_layers(layers), tuple) and self.inputs is None and labels is None:
             raise ValueError("`layers` needs `inputs`, with `views`, or `labels` to compare them by, got neither.")
         self.layers = layers
         self.log_figures = check_flag("log_figures", log_figures)
@@ -172,13 +169,13 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         super()._begin()
         self._probe_warnings = ProbeWarnings(self.threshold)
         self._shape: tuple[int, ...] | None = None  # of an input, likewise
-        self._view_collection = ViewCollection(self.seed)
+        self._information_inputs = InformationInputs(self.inputs, self.seed, self.prefix, self._budget)
         self._layer_advice = LayerAdvice(self.prefix)
 
     def _state(self) -> dict[str, Any]:
         return {
             "history": [result.to_dict() for result in self.history],
-            "views": self._view_collection.state(),
+            "views": self._information_inputs.collection.state(),
             "input_shape": None if self._shape is None else list(self._shape),
             "call": self._discovery.state(),
         }
@@ -189,8 +186,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
 
     def _restore_state(self, state: Mapping[str, Any]) -> None:
         super()._restore_state(state)
-        if isinstance(self.inputs, str) and state.get("views") is not None:
-            self._view_collection.restore(state["views"])
+        self._information_inputs.restore(state)
         shape = state.get("input_shape")
         self._shape = None if shape is None else check_input_shape(shape)
         self._discovery.restore(state.get("call"))
@@ -210,12 +206,12 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         Raises:
             ValueError: where there are no views, or the encoder takes more than one tensor.
         """
-        if self._view_collection.inputs is None:
+        if self._information_inputs.collection.inputs is None:
             raise ValueError(
                 "No views of training examples have been read: `inputs='auto'` reads them before the first probe. For "
                 "`inputs` and `views` of your own there is `synbench_lightning.save_views(path, inputs, views)`."
             )
-        return write_views(path, self._view_collection.inputs)
+        return write_views(path, self._information_inputs.collection.inputs)
 
     def metrics(self, result: ProbeResult) -> dict[str, float]:
         """The logged values of a result by key, but for the overhead."""
@@ -234,21 +230,21 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
     @property
     def pending(self) -> tuple[str, ...]:
         """The information, while views are still taken from batches."""
-        keys = ("information", "information_se") if self._view_collection.collecting else ()
+        keys = ("information", "information_se") if self._information_inputs.collection.collecting else ()
         return tuple(f"{self.prefix}/{key}" for key in keys)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Probe where the first probe is due, and see what the step gives the encoder where views are still needed."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        self._view_collection.begin_step(pl_module)
+        self._information_inputs.collection.begin_step(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fall back to the views of one epoch: in the next one the examples come again."""
-        if self._view_collection.end(trainer):
-            self._use_views()
+        if self._information_inputs.collection.end(trainer):
+            self._information_inputs.use(self._shown)
 
     def _release(self) -> None:
-        self._view_collection.release()
+        self._information_inputs.collection.release()
         super()._release()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -266,14 +262,15 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         thresholds = sorted({self.threshold, *(t for t in OFFICIAL_THRESHOLDS if t < best)})
         self._shown = probe = Probe(
             self.tasks, self.plan, shape, epsilons=self.epsilons, thresholds=thresholds, batch_size=self.batch_size,
-            normalize=self.normalize, inputs=self._inputs(trainer, pl_module, shape), views=self.views,
+            normalize=self.normalize,
+            inputs=self._information_inputs.begin(trainer, pl_module, self._discovery.call, shape), views=self.views,
             labels=self._labels(trainer, pl_module, shape), seed=self.seed, device=trainer.strategy.root_device,
             module=self._discovery.read_module(module_behind(self._encoder.forward)), call=self._discovery.call,
             layers=self._layer_reader(trainer, pl_module),
         )  # fmt: skip
         if probe.with_labels is not None and trainer.is_global_zero:
             self._label_overlap = LabelOverlap(probe.with_labels.inputs)
-        if not self._ready() and not self._view_collection.collecting:
+        if not self._ready() and not self._information_inputs.collection.collecting:
             rank_zero_warn(
                 f"SynBench: training calls {self._encoder.name}, and nothing in it takes real vectors of one shape, so "
                 "there is no score; without inputs or labels nothing else is measured, and no probes are made in this "
@@ -285,15 +282,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             f"SynBench probes {self._encoder.name}, with inputs of shape {shape}, every {self.schedule}: "
             f"{probe.num_forwards} forwards for the tasks {', '.join(task.name for task in probe.tasks)}{about}."
         )
-        if isinstance(self.inputs, str):
-            self._use_views()
-        elif probe.shown is not None:
-            self._tell(probe)
-        elif self.inputs is None:
-            rank_zero_info(
-                "SynBench: the tasks do not depend on your data. `inputs='auto'`, or `labels=` of a few held-out "
-                "inputs, rank checkpoints better."
-            )
+        self._information_inputs.attach(probe)
 
     def _ready(self) -> bool:
         return self._shown is not None and self._shown.num_forwards > 0
@@ -329,66 +318,17 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         if self._discovery.call is not None:
             placement = self._discovery.call.placement
             return None if placement is None else placement.shape
-        found: tuple[int, ...] | str
-        try:  # the other processes must hear of it before anybody leaves
-            example = pl_module.example_input_array
-            source = "the first training batch" if example is None else "`example_input_array`"
-            found = example_shape(batch if example is None else example, source)
-        except ValueError as error:
-            found = str(error)
-        found = trainer.strategy.broadcast(found)
-        if isinstance(found, str):
-            raise ValueError(found)
-        return found
-
-    def _inputs(self, trainer: Trainer, pl_module: LightningModule, shape: tuple[int, ...] | None) -> Any:
-        """The inputs for the information, the same on every process; ``None`` where there are none yet."""
-        if not isinstance(self.inputs, str):
-            return self.inputs
-        seconds = READ_SECONDS if self.max_overhead is None else None
-        with self._counted():
-            self._view_collection.begin(trainer, pl_module, self._discovery.call, shape, seconds)
-        return self._view_collection.inputs
+        return agreed_shape(trainer.strategy, pl_module.example_input_array, batch)
 
     def _labels(self, trainer: Trainer, pl_module: LightningModule, shape: tuple[int, ...] | None) -> Labels | None:
         """The labels for the readout, the same on every process; ``None`` where there are none."""
         if not isinstance(self.labels, str):
             return self.labels
-        with self._counted():
+        with self._budget.counted():
             found = held_out_labels(trainer, pl_module, self._discovery.call, shape, self.seed)
         measured = "is measured on" if found.pair else "is not measured:"
         rank_zero_info(f"SynBench: `{self.prefix}/readout` {measured} {found.sentence}.")
         return found.pair
-
-    def _use_views(self) -> None:
-        """Measure information on the views that were found, from the next probe on."""
-        probe, found = self._shown, self._view_collection.inputs
-        if probe is None or self._view_collection.collecting:
-            return
-        probe.shown = found
-        if found is not None:
-            self._tell(probe)
-        elif self._view_collection.sentence:
-            rank_zero_info(
-                f"SynBench: `{self.prefix}/information`: {self._view_collection.sentence.removesuffix('.')}."
-            )
-
-    def _tell(self, probe: Probe) -> None:
-        """Say what information is measured on, and where that may mislead."""
-        shown = probe.shown
-        assert shown is not None
-        what = self._view_collection.sentence
-        if not isinstance(self.inputs, str):
-            what = {
-                "views": f"{shown.num_inputs} inputs in {shown.draws} random views each, from `views`",
-                "pairs": f"{shown.num_inputs} inputs in {shown.draws} views each, which were given",
-                "noise": f"{shown.num_inputs} inputs with white noise in {shown.draws} draws each. Noise approximates "
-                "nuisance variation; it misleads where labels are not about what mostly varies: give `views`, your "
-                "augmentations",
-            }[shown.kind]
-        rank_zero_info(f"SynBench: `{self.prefix}/information` is measured on {what.removesuffix('.')}.")
-        for warning in probe.warnings:
-            rank_zero_warn(warning)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -398,14 +338,14 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             self._probe_warnings.trained(outputs["loss"])
         if self._label_overlap is not None:
             self._look_for_labels(self._label_overlap, batch)
-        if self._view_collection.end_step(trainer, pl_module, batch):
-            self._use_views()
+        if self._information_inputs.collection.end_step(trainer, pl_module, batch):
+            self._information_inputs.use(self._shown)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def _look_for_labels(self, overlap: LabelOverlap, batch: Any) -> None:
         """Warn where training is given the labelled inputs; whatever a batch is, it ends no run."""
         try:
-            with self._counted():
+            with self._budget.counted():
                 words = overlap.see(batch)
         except Exception:
             self._label_overlap = None
@@ -414,17 +354,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
                 rank_zero_warn(words)
 
     def _read_deferred(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read views, put off by `max_overhead`, once they take no more than what is allowed by now."""
-        if not self._view_collection.deferred or self.max_overhead is None:
-            return
-        elapsed = time.perf_counter() - self._train_start
-        allowed = trainer.strategy.broadcast(self.max_overhead * elapsed - self._probe_seconds)
-        if allowed < self._view_collection.least_seconds:
-            return
-        call, shape = self._discovery.call, None if self._shown is None else self._shown.given_shape
-        with self._counted():
-            self._view_collection.begin(trainer, pl_module, call, shape, min(allowed, READ_SECONDS))
-        self._use_views()
+        self._information_inputs.read_deferred(trainer, pl_module, self._discovery.call, self._shown)
 
     def _probe(
         self,
@@ -442,12 +372,8 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             known = any(result.information is not None for result in self.history)
             if not isinstance(self.inputs, str) or probe.shown is None or known:
                 raise
-            reason = self._view_collection.discard(str(error))
-            probe.shown = None
-            if not probe.num_forwards:
-                raise
+            self._information_inputs.discard(probe, error)
             result = probe(encoder, processes, progress)
-            rank_zero_warn(f"`{self.prefix}/information` is not measured on training examples: {reason}")
         return result.at(step=processes.broadcast(self.schedule.step(trainer)))
 
     def _after_logging(
@@ -462,25 +388,3 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
                 rank_zero_info(advice)
         if self._figure_logger is not None:
             self._figure_logger.update(trainer, self.history, metrics, self.monitored(result), position)
-
-
-def _check_inputs(inputs: Any, views: Any) -> None:
-    """What can be said of inputs and views before the encoder is known."""
-    if isinstance(inputs, str) and inputs != "auto":
-        raise ValueError(
-            f"`inputs` must be 'auto', inputs as the encoder takes them, or None, got {inputs!r}"
-            f"{': ' + repr('auto') + ' takes views from training steps too' if inputs == 'first_batch' else ''}."
-        )
-    usable = inputs is None or isinstance(inputs, (str, Tensor)) or num_examples(inputs) is not None
-    if not usable and not (isinstance(inputs, (list, tuple)) and inputs):
-        raise ValueError(
-            f"`inputs` must be 'auto', a tensor (N, *input_shape), a structure of tensors, or None, got "
-            f"{shown(inputs)}: `torch.as_tensor` makes a tensor of an array."
-        )
-    if views is not None and (inputs is None or isinstance(inputs, str) or not callable(views)):
-        needed = "needs `inputs` of which views are drawn, a tensor or a structure of tensors"
-        kind = (
-            "must be a function from a batch of inputs to views of them, a tensor (N, V, *input_shape), a .pt or .npy "
-            f"file of one, or None, got {shown(views)}"
-        )
-        raise ValueError(f"`views` {needed if callable(views) else kind}.")

@@ -14,8 +14,8 @@ from torch import Tensor
 from synbench_lightning.probe.proxy_samples import Block, Examples, as_it_is
 from synbench_lightning.runtime.collectives import Processes, Progress, agreed, gather_rows
 from synbench_lightning.runtime.devices import free_memory, is_memory_error, statistics_device
-from synbench_lightning.runtime.encoder_call import Proxy
 from synbench_lightning.runtime.input_leaf import num_examples
+from synbench_lightning.runtime.placements import Proxy
 from synbench_lightning.runtime.structures import described, mapped, moved, taken
 
 Reader = Callable[[Any, int | None, Sequence[int]], Tensor]

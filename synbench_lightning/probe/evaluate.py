@@ -20,11 +20,12 @@ from synbench_lightning.probe.view_files import from_files
 from synbench_lightning.probe.view_sampling import Views
 from synbench_lightning.runtime.call_check import call_of_inputs
 from synbench_lightning.runtime.collectives import Progress
-from synbench_lightning.runtime.encoder_call import Proxy, plain_call
+from synbench_lightning.runtime.encoder_call import plain_call
 from synbench_lightning.runtime.features import module_behind
 from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.layer_reading import LayerReader, LayerSpec, check_layers
+from synbench_lightning.runtime.placements import Proxy
 from synbench_lightning.runtime.structures import mapped, moved, taken
 
 

@@ -32,10 +32,11 @@ from synbench_lightning.probe.tasks import GaussianTask, LabelledTask
 from synbench_lightning.probe.view_sampling import Views
 from synbench_lightning.probe.views import ViewedInputs, viewed_inputs
 from synbench_lightning.runtime.collectives import Processes, Progress, SingleProcess
-from synbench_lightning.runtime.encoder_call import EncoderCall, Proxy
+from synbench_lightning.runtime.encoder_call import EncoderCall
 from synbench_lightning.runtime.features import FeatureReader
 from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.layer_reading import LayerReader
+from synbench_lightning.runtime.placements import Proxy
 
 FEW = 3
 """Number of examples in the forward in which layers are selected."""

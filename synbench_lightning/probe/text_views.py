@@ -10,9 +10,9 @@ from torch import Tensor
 
 from synbench_lightning.probe.chunked_views import ChunkedViews
 from synbench_lightning.probe.view_sampling import INPUT_FORWARDS, check_enough
-from synbench_lightning.runtime.encoder_call import token_mask
 from synbench_lightning.runtime.input_leaf import InputLeaf, input_leaf
 from synbench_lightning.runtime.structures import Arguments, at, leaves, mapped, replaced, taken
+from synbench_lightning.runtime.token_masks import token_mask
 
 PARTS = 4
 """Number of parts per text; chosen in ``examples/text_study.py``."""

@@ -13,16 +13,10 @@ from torch import Tensor, nn
 
 from synbench_lightning.runtime.call_recorder import Call
 from synbench_lightning.runtime.call_tree import Readout
-from synbench_lightning.runtime.encoder_call import (
-    EncoderCall,
-    Placement,
-    as_arguments,
-    examples_first,
-    seen_at,
-    template,
-)
+from synbench_lightning.runtime.encoder_call import EncoderCall, as_arguments, examples_first, seen_at, template
 from synbench_lightning.runtime.input_leaf import InputLeaf, input_leaf
 from synbench_lightning.runtime.isolation import isolated, seed_generators
+from synbench_lightning.runtime.placements import Placement
 from synbench_lightning.runtime.structures import Arguments, at, replaced, taken, tensors_in
 
 TOLERANCE = 0.02

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from synbench_lightning.runtime.call_hooks import (
+    around_method,
+    around_methods_of_compiled,
+    around_module,
+    methods,
+    nothing,
+    open_modules,
+)
 from synbench_lightning.runtime.data_flow import DataFlow
 from synbench_lightning.runtime.input_leaf import InputLeaf, input_leaf
 from synbench_lightning.runtime.lightning_packages import LightningModule
@@ -132,7 +137,7 @@ class CallRecorder:
         self._open: list[tuple[Key, Arguments, InputLeaf | None, Tensor | None, Tensor | None, int]] = []
         self._flow, self._consumers = DataFlow(), dict[Key, set[Key]]()
         self._count = 0
-        seen = list(_open_modules(root))
+        seen = list(open_modules(root))
         self.paths = {id(part): path for path, part in seen}
         """Paths of the recorded modules by ``id``."""
         self._modules = dict(seen)
@@ -140,10 +145,10 @@ class CallRecorder:
         self._ends: list[Callable[[], None]] = []
         for path, part in seen:
             self._ends.append(self._watch(path, part))
-        for kind, name in _methods(root, [part for _, part in seen]):
+        for kind, name in methods(root, [part for _, part in seen]):
             self._ends.append(self._wrap(kind, name))
         if any(isinstance(part, torch._dynamo.OptimizedModule) for _, part in seen):
-            self._ends.append(_around_methods_of_compiled(self._begin_method, self._finish_method))
+            self._ends.append(around_methods_of_compiled(self._begin_method, self._finish_method))
 
     @property
     def replaced(self) -> bool:
@@ -176,10 +181,10 @@ class CallRecorder:
         return 2 * sum(size for one, size in trained.items() if one in seen) > sum(trained.values())
 
     def _watch(self, path: str, part: nn.Module) -> Callable[[], None]:
-        return _around_module(part, partial(self._begin, path, ""), partial(self._finish, path, ""), self._copies)
+        return around_module(part, partial(self._begin, path, ""), partial(self._finish, path, ""), self._copies)
 
     def _wrap(self, kind: type, name: str) -> Callable[[], None]:
-        return _around_method(kind, name, partial(self._begin_method, name), partial(self._finish_method, name))
+        return around_method(kind, name, partial(self._begin_method, name), partial(self._finish_method, name))
 
     def _begin_method(self, name: str, module: Any, args: Any, kwargs: Any) -> None:
         if (path := self.paths.get(id(module))) is not None:
@@ -253,58 +258,8 @@ def watch_calls(root: nn.Module, key: Key, see: Callable[[Arguments], None]) -> 
 
     if method:
         kind = next(kind for kind in type(module).__mro__ if method in vars(kind))
-        return _around_method(kind, method, begin, _nothing)
-    return _around_module(module, begin, _nothing, [])
-
-
-def _around_module(
-    part: nn.Module, begin: Callable[..., None], finish: Callable[..., None], copies: list[dict[int, Any]]
-) -> Callable[[], None]:
-    """Run ``begin(part, args, kwargs)`` before and ``finish(part, args, kwargs, output)`` after each call of a module.
-
-    Returns:
-        A function that removes them.
-    """
-    compiled = part._compiled_call_impl
-    if compiled is None:
-        handles = (
-            part.register_forward_pre_hook(_Hook(begin, copies), with_kwargs=True),
-            part.register_forward_hook(_Hook(finish, copies), with_kwargs=True),
-        )
-
-        def remove() -> None:
-            for handle in handles:
-                _remove_hook(part, handle, copies)
-
-        return remove
-
-    def call(*args: Any, **kwargs: Any) -> Any:  # after `module.compile()`, hooks would be compiled
-        begin(part, args, kwargs)
-        output = compiled(*args, **kwargs)
-        finish(part, args, kwargs, output)
-        return output
-
-    part._compiled_call_impl = call
-    return partial(setattr, part, "_compiled_call_impl", compiled)
-
-
-def _around_method(
-    kind: type, name: str, begin: Callable[..., None], finish: Callable[..., None]
-) -> Callable[[], None]:
-    """The same around a method of a class, for all of its instances."""
-    original = vars(kind)[name]
-
-    @functools.wraps(original)
-    def method(module: Any, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return original(module, *args, **kwargs)
-        begin(module, args, kwargs)
-        output = original(module, *args, **kwargs)
-        finish(module, args, kwargs, output)
-        return output
-
-    setattr(kind, name, method)
-    return partial(setattr, kind, name, original)
+        return around_method(kind, method, begin, nothing)
+    return around_module(module, begin, nothing, [])
 
 
 def _vectors(arguments: Arguments) -> Tensor | None:
@@ -314,115 +269,9 @@ def _vectors(arguments: Arguments) -> Tensor | None:
     return rows.clone() if rows is not None and rows.is_floating_point() and rows.numel() <= MOST_VECTORS else None
 
 
-def _around_methods_of_compiled(begin: Callable[..., None], finish: Callable[..., None]) -> Callable[[], None]:
-    """The same around methods that are called on the result of `torch.compile(module)`, which forwards them.
-
-    These methods run uncompiled, and compiled code does not look them up there.
-    """
-    kind = torch._dynamo.OptimizedModule
-    original = vars(kind)["__getattr__"]
-
-    def look_up(module: Any, name: str) -> Any:
-        found = original(module, name)
-        owner = type(getattr(found, "__self__", None))
-        if not (isinstance(found, MethodType) and issubclass(owner, nn.Module) and _is_watched(owner, name)):
-            return found
-
-        @functools.wraps(found)
-        def method(*args: Any, **kwargs: Any) -> Any:
-            begin(name, module, args, kwargs)
-            output = found(*args, **kwargs)
-            finish(name, module, args, kwargs, output)
-            return output
-
-        return method
-
-    kind.__getattr__ = look_up  # type: ignore[method-assign]
-    return partial(setattr, kind, "__getattr__", original)
-
-
-def _is_watched(kind: type, name: str) -> bool:
-    """Whether a method is defined by the user's class."""
-    known = hasattr(LightningModule, name) or name.startswith(("_", "on_"))
-    owner = next((one for one in kind.__mro__ if name in vars(one)), kind)
-    return not known and not f"{owner.__module__}.".startswith(PACKAGES)
-
-
-def _remove_hook(part: nn.Module, handle: RemovableHandle, copies: list[dict[int, Any]]) -> None:
-    handle.remove()
-    for memo in copies:
-        for name in HOOK_DICTS:
-            memo.get(id(getattr(part, name)), {}).pop(handle.id, None)
-
-
-class _Hook:
-    """A hook that is dropped from copies and pickles of its module."""
-
-    def __init__(self, function: Callable[..., Any], copies: list[dict[int, Any]]) -> None:
-        self.function, self.copies = function, copies
-
-    def __call__(self, *args: Any) -> None:
-        self.function(*args)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
-        if not any(memo is other for other in self.copies):
-            self.copies.append(memo)  # what has been copied, by the identity of the original
-        return _nothing
-
-    def __reduce__(self) -> Any:
-        return _no_hook, ()
-
-
-def _nothing(*args: Any) -> None:
-    """What a copy of a module has in the place of a hook until the recorder ends; where nothing is to be called."""
-
-
-def _no_hook() -> Callable[..., None]:
-    return _nothing
-
-
-HOOK_DICTS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
-
-
 def _versions(module: nn.Module, arguments: Arguments | None) -> tuple[int, ...]:
     tensors = [*module.parameters(), *(leaf for _, leaf in leaves(arguments))]
     return tuple(tensor._version for tensor in tensors if not tensor.is_inference())
-
-
-def _open_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules by path, each once, without those inside compiled ones."""
-    closed: list[str] = []
-    for path, part in root.named_modules():
-        if any(path.startswith(prefix) for prefix in closed):
-            continue
-        yield path, part
-        if _is_compiled(part):
-            closed.append(f"{path}." if path else "")
-
-
-def _is_compiled(part: nn.Module) -> bool:
-    kinds = (torch._dynamo.OptimizedModule, torch.jit.ScriptModule)
-    return isinstance(part, kinds) or part._compiled_call_impl is not None
-
-
-def _methods(root: nn.Module, parts: list[nn.Module]) -> Iterator[tuple[type, str]]:
-    """Methods besides ``forward`` that the classes of modules define, by class and name.
-
-    Those of torch and Lightning are left out, and those of classes of which a module is compiled.
-    """
-    open_parts = {id(part) for part in parts if not _is_compiled(part)}
-    closed = {kind for part in root.modules() if id(part) not in open_parts for kind in type(part).__mro__}
-    kinds = dict.fromkeys(kind for part in parts if id(part) in open_parts for kind in type(part).__mro__)
-    for kind in kinds:
-        if kind in closed or not issubclass(kind, nn.Module):
-            continue
-        for name, value in list(vars(kind).items()):
-            if isinstance(value, FunctionType) and _is_watched(kind, name):
-                yield kind, name
-
-
-PACKAGES = ("torch.", "lightning.", "pytorch_lightning.", "torchmetrics.")
-"""Where the classes come from whose own methods are no encoders."""
 
 
 def _same_tensor(arguments: Arguments, of_parent: Arguments) -> bool:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from synbench_lightning.runtime.input_leaf import InputLeaf, num_examples
+from synbench_lightning.runtime.placements import Placement, Proxy, as_input, embedding_gives
 from synbench_lightning.runtime.structures import (
     Arguments,
     Path,
@@ -24,19 +23,7 @@ from synbench_lightning.runtime.structures import (
     moved,
     replaced,
 )
-
-
-class Proxy(NamedTuple):
-    """Gaussian examples ``(N, *shape)``, to be inserted where the encoder takes real-valued vectors."""
-
-    values: Tensor
-
-
-class Masked(NamedTuple):
-    """An output of tokens ``(N, T, D)`` with a mask ``(N, T)`` that is true for valid tokens."""
-
-    output: Any
-    mask: Tensor
+from synbench_lightning.runtime.token_masks import Masked, counting_tokens, marks_padding, token_mask
 
 
 class Head(NamedTuple):
@@ -53,27 +40,6 @@ class Head(NamedTuple):
     behind: str
     position: int
     way: str
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where real-valued examples enter an encoder.
-
-    Args:
-        kind: ``"input"``: they are the input. ``"complex"``: they are real and imaginary parts of the input.
-            ``"integers"``: the input is ``offset + factor * x``, rounded. ``"embedding"``: times ``factor``, they
-            replace the output of the first embedding of token ids.
-        shape: shape of one real-valued example.
-        factor: scale of the examples.
-        offset: offset of integer inputs.
-        module: path of the embedding in the encoder's module.
-    """
-
-    kind: Literal["input", "complex", "integers", "embedding"]
-    shape: tuple[int, ...]
-    factor: float = 1.0
-    offset: float = 0.0
-    module: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,9 +144,9 @@ class EncoderCall:
         if placement.kind == "embedding":
             assert module is not None
             vectors = (values * placement.factor).movedim(0, self.input.axis)
-            with _embedding_gives(module.get_submodule(placement.module), vectors):
+            with embedding_gives(module.get_submodule(placement.module), vectors):
                 return self._output(function, module, self._as_called(rest))
-        given = _as_input(values, placement, self.input.dtype)
+        given = as_input(values, placement, self.input.dtype)
         filled = replaced(rest, self.input.path, [given] if self.input.listed else given)
         return self._output(function, module, self._as_called(filled))
 
@@ -274,7 +240,7 @@ def template(
     for path, one in per_example:
         if one.ndim == 2 and not one.is_floating_point():
             filled = (one != 0).sum(1).cpu()
-            counts += -filled if _marks_padding(path) else filled
+            counts += -filled if marks_padding(path) else filled
     row = counts.argmax().reshape(1)
     kept = arguments
     for path, one in beside:
@@ -320,43 +286,6 @@ def _takes(function: Callable[..., Any], names: list[str]) -> bool:
     return True
 
 
-_tokens_that_count: ContextVar[Tensor | None] = ContextVar("tokens_that_count", default=None)
-
-
-@contextmanager
-def counting_tokens(mask: Tensor | None) -> Iterator[Tensor | None]:
-    """Set the mask of valid tokens for the context; :func:`masked` attaches it to the outputs of layers."""
-    token = _tokens_that_count.set(mask)
-    try:
-        yield mask
-    finally:
-        _tokens_that_count.reset(token)
-
-
-def masked(output: Any) -> Any:
-    """Attach the current token mask to the output of a layer, if there is one."""
-    mask = _tokens_that_count.get()
-    return output if mask is None else Masked(output, mask)
-
-
-def token_mask(arguments: Arguments) -> Tensor | None:
-    """Find the mask ``(N, T)`` of valid tokens among arguments by its name; ``None`` without one.
-
-    ``attention_mask`` is true for valid tokens, as in transformers; ``..._padding_mask`` for padding, as in torch.
-    """
-    for path, leaf in leaves(arguments, within_objects=False):
-        name = str(path[-1]).lower()
-        if leaf.ndim == 2 and name in ("attention_mask", "pad_mask"):
-            return leaf != 0
-        if leaf.ndim == 2 and name.endswith("padding_mask"):
-            return leaf == 0
-    return None
-
-
-def _marks_padding(path: Path) -> bool:
-    return "padding" in str(path[-1]).lower()
-
-
 def _defaults(function: Callable[..., Any], paths: list[Path]) -> list[tuple[Path, Any]]:
     """Paths of optional arguments, and their default values."""
     target = function.forward if isinstance(function, nn.Module) else function
@@ -374,34 +303,6 @@ def _defaults(function: Callable[..., Any], paths: list[Path]) -> list[tuple[Pat
         if parameter is not None and parameter.default is not inspect.Parameter.empty and is_plain(parameter.default):
             found.append((path, parameter.default))
     return found
-
-
-def _as_input(values: Tensor, placement: Placement, dtype: torch.dtype) -> Tensor:
-    if placement.kind == "complex":
-        return torch.view_as_complex(values.contiguous()).to(dtype)
-    if placement.kind == "integers":
-        limits = torch.iinfo(dtype)
-        return (placement.offset + placement.factor * values).round().clamp(limits.min, limits.max).to(dtype)
-    return values.to(dtype) if values.dtype == torch.float32 else values  # else set by the precision plugin
-
-
-class _embedding_gives:  # noqa: N801 (a context manager)
-    """Context in which the first call of an embedding returns the given vectors."""
-
-    def __init__(self, embedding: nn.Module, vectors: Tensor) -> None:
-        self.embedding, self.vectors, self.done = embedding, vectors, False
-
-    def __enter__(self) -> None:
-        self.handle = self.embedding.register_forward_hook(self._replace)
-
-    def __exit__(self, *_: Any) -> None:
-        self.handle.remove()
-
-    def _replace(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        if self.done or output.shape != self.vectors.shape:
-            return None
-        self.done = True
-        return self.vectors.to(output.dtype)
 
 
 def seen_at(part: nn.Module, before: bool, function: Callable[..., Any], arguments: Arguments) -> Any:

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, float64, nn, strided, view_as_real
 
 from synbench_lightning.runtime.channel_layout import Layout, Widths, channel_axis
-from synbench_lightning.runtime.encoder_call import Masked
 from synbench_lightning.runtime.lightning_packages import rank_zero_info, rank_zero_warn
+from synbench_lightning.runtime.token_masks import Masked
 
 NAMES = (
     "pooler_output",

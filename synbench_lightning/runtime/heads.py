@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from synbench_lightning.runtime.call_recorder import Call, Key
-from synbench_lightning.runtime.encoder_call import Head, Masked
+from synbench_lightning.runtime.encoder_call import Head
 from synbench_lightning.runtime.encoder_ranking import MAKERS
 from synbench_lightning.runtime.module_names import is_head, words
 from synbench_lightning.runtime.structures import tensors_in
+from synbench_lightning.runtime.token_masks import Masked
 
 WAYS: dict[str, Callable[[Tensor], Tensor]] = {
     "same": lambda x: x,

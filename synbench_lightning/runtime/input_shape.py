@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from synbench_lightning.runtime.lightning_packages import Strategy
+
 
 def example_shape(batch: Any, source: str) -> tuple[int, ...]:
     """Infer the shape of one example: that of the floating-point tensor with the most elements per example.
@@ -45,6 +47,29 @@ def example_shape(batch: Any, source: str) -> tuple[int, ...]:
             "pl_module.model(inputs_embeds=x)`."
         )
     return tuple(max(candidates, key=lambda tensor: tensor[0].numel()).shape[1:])
+
+
+def agreed_shape(strategy: Strategy, example: Any, batch: Any) -> tuple[int, ...]:
+    """The shape of one example on the first process, for all of them.
+
+    Args:
+        strategy: of the trainer.
+        example: ``example_input_array`` of the module; ``None`` to infer the shape from the batch.
+        batch: the first training batch.
+
+    Raises:
+        ValueError: on every process, as :func:`example_shape` does on the first.
+    """
+    found: tuple[int, ...] | str
+    try:  # the other processes must hear of it before anybody leaves
+        source = "the first training batch" if example is None else "`example_input_array`"
+        found = example_shape(batch if example is None else example, source)
+    except ValueError as error:
+        found = str(error)
+    found = strategy.broadcast(found)
+    if isinstance(found, str):
+        raise ValueError(found)
+    return found
 
 
 def inputs_of_shape(batch: Any, shape: Sequence[int]) -> Tensor | None:

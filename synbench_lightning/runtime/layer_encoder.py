@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from synbench_lightning.checks import shown
-from synbench_lightning.runtime.encoder_call import Masked, token_mask
 from synbench_lightning.runtime.features import FeatureReader
 from synbench_lightning.runtime.input_shape import tensors_in
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.structures import Arguments
+from synbench_lightning.runtime.token_masks import Masked, token_mask
 
 
 class LayerEncoder(nn.Module):

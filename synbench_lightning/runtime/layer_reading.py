@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from synbench_lightning.runtime.collectives import Processes
-from synbench_lightning.runtime.encoder_call import Head, masked
+from synbench_lightning.runtime.encoder_call import Head
 from synbench_lightning.runtime.features import FeatureReader
 from synbench_lightning.runtime.heads import heads_to_show, is_within, needed_heads, run_heads
 from synbench_lightning.runtime.input_shape import tensors_in
 from synbench_lightning.runtime.layer_selection import CalledModule, select_layers
 from synbench_lightning.runtime.sharding import has_shards
+from synbench_lightning.runtime.token_masks import masked
 
 LayerSpec = str | Sequence[str] | None
 """``"auto"``: the stages or blocks of the encoder · dotted names · ``None``: none."""

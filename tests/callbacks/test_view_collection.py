@@ -84,7 +84,7 @@ def test_views_of_steps_are_kept_over_a_resume(log):
     assert [result.information_kind for result in first.history] == [None, "pairs", "pairs"]
     assert "other arguments" not in log.text
     examples = torch.stack([torch.stack(one[:2]) for one in Stream()][20:])  # of the first epoch, but its first step
-    pairs = torch.stack([view[0].args[0] for view in first._view_collection.inputs.views], 1)
+    pairs = torch.stack([view[0].args[0] for view in first._information_inputs.collection.inputs.views], 1)
     assert torch.equal(pairs, examples.half())
     seed_everything(0)
     trainer(resumed, max_steps=20).fit(Pairs(), ckpt_path="saved.ckpt")
@@ -231,7 +231,7 @@ def test_512_texts_are_read_and_as_many_are_collected_from_a_stream(log, stream)
     assert "on 512 training examples in 4 parts each" in log.text
     assert "Fewer than" not in log.text
     assert callback.history[-1].information is not None
-    views = callback._view_collection.inputs.views
+    views = callback._information_inputs.collection.inputs.views
     distinct = {tuple(row) for part in views for row in part[0].args[0].tolist()}
     assert len(distinct) == 4 * 512
 
@@ -337,7 +337,7 @@ class InStep(Autoencoder):
 def test_examples_are_read_once_where_the_step_augments_and_sixteen_times_where_the_dataset_does(tmp_path, random):
     callback = auto()
     trainer(callback, max_steps=1).fit(InStep(Written(tmp_path / "readings", random)))
-    views = callback._view_collection.inputs.views
+    views = callback._information_inputs.collection.inputs.views
     assert len({tuple(view[0].args[0].flatten().tolist()) for view in views}) == len(views) == 16
     readings = (tmp_path / "readings").stat().st_size / 128
     assert readings >= 16 if random else readings < 8  # the first two, and those that were read ahead

@@ -159,7 +159,7 @@ def test_slow_and_large_examples_are_read_less_often(monkeypatch, caplog, limit,
 
     make = type("Limited", (pipelines.InDataset,), {"dataset": staticmethod(Slow)})
     monkeypatch.setattr(reread_views, limit, value)
-    monkeypatch.setattr("synbench_lightning.callbacks.synbench.READ_SECONDS", reread_views.READ_SECONDS)
+    monkeypatch.setattr("synbench_lightning.callbacks.information_inputs.READ_SECONDS", reread_views.READ_SECONDS)
     callback, said = both(make, caplog, callback=probing(every=20, inputs="auto", tasks="dc"))
     fewer = "8" if limit == "VIEW_BYTES" else "[48]"  # by how long it takes
     assert re.search(f"training examples, each read {fewer} times", said)
@@ -173,7 +173,7 @@ def test_examples_that_take_too_long_are_not_read_and_the_log_says_so(monkeypatc
             return super().__getitem__(index)
 
     make = type("TooSlow", (pipelines.InDataset,), {"dataset": staticmethod(Slow)})
-    monkeypatch.setattr("synbench_lightning.callbacks.synbench.READ_SECONDS", 0.05)
+    monkeypatch.setattr("synbench_lightning.callbacks.information_inputs.READ_SECONDS", 0.05)
     monkeypatch.setattr("synbench_lightning.callbacks.view_collection.READ_SECONDS", 0.05)
     _, said = both(make, caplog)
     assert "with white noise, since examples cannot be read again: a batch of 32 examples takes" in said

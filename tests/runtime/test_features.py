@@ -9,8 +9,8 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from synbench_lightning import ProbePlan, SynBenchCallback, evaluate
-from synbench_lightning.runtime.encoder_call import Masked
 from synbench_lightning.runtime.features import FeatureReader, module_behind
+from synbench_lightning.runtime.token_masks import Masked
 from tests.encoders import Autoencoder
 
 VECTORS = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
