@@ -95,6 +95,11 @@ class EncoderDiscovery:
 
         self._release_optimizers = register_optimizer_step_pre_hook(updating).remove
 
+    def in_backward(self, now: bool) -> None:
+        """A backward pass of the step begins or has ended."""
+        if self._recorder is not None:
+            self._recorder.in_backward = now
+
     def is_updated(self, pl_module: LightningModule) -> bool:
         """Whether parameters have changed since the step began, by any means."""
         pairs = zip(self._written, _writings(pl_module), strict=False)

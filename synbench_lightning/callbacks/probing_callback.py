@@ -197,6 +197,14 @@ class ProbingCallback(HistoryCallback[R]):
         if unseen:
             self._discovery.begin(pl_module, batch, lambda: self._end_discovery(trainer, pl_module))
 
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
+        """What activation checkpointing runs again is no call of training's own."""
+        self._discovery.in_backward(True)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record calls again."""
+        self._discovery.in_backward(False)
+
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Probe before the first update, once the inputs of the encoder in training are known."""
         self._end_discovery(trainer, pl_module)

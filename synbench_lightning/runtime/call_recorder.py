@@ -137,6 +137,9 @@ class CallRecorder:
         self._open: list[tuple[Key, Arguments, InputLeaf | None, Tensor | None, Tensor | None, int]] = []
         self._flow, self._consumers = DataFlow(), dict[Key, set[Key]]()
         self._count = 0
+        self.in_backward = False
+        """Whether a backward pass is under way: activation checkpointing repeats calls in it."""
+        self._trained_again = set[Key]()  # by calls that were repeated with gradients
         seen = list(open_modules(root))
         self.paths = {id(part): path for path, part in seen}
         """Paths of the recorded modules by ``id``."""
@@ -171,7 +174,14 @@ class CallRecorder:
             other = found.get(call.key)
             found[call.key] = call if other is None else _joined(other, call)
         self._calls = []
-        return {key: replace(call, consumers=frozenset(self._consumers.get(key, ()))) for key, call in found.items()}
+        return {
+            key: replace(
+                call,
+                consumers=frozenset(self._consumers.get(key, ())),
+                trained=call.trained or key in self._trained_again,
+            )
+            for key, call in found.items()
+        }
 
     def has_called_most(self) -> bool:
         """Whether the called modules have more than half of the trainable parameters."""
@@ -179,6 +189,10 @@ class CallRecorder:
         called = [self._root.get_submodule(path) for path in {call.path for call in self._calls}]
         seen = {id(one) for module in called for one in module.parameters()}
         return 2 * sum(size for one, size in trained.items() if one in seen) > sum(trained.values())
+
+    def _is_left_out(self) -> bool:
+        """Whether a call is not one of training's own; without training mode it is that of another callback's probe."""
+        return torch.compiler.is_compiling() or not self._root.training
 
     def _watch(self, path: str, part: nn.Module) -> Callable[[], None]:
         return around_module(part, partial(self._begin, path, ""), partial(self._finish, path, ""), self._copies)
@@ -195,7 +209,7 @@ class CallRecorder:
             self._finish(path, name, module, args, kwargs, output)
 
     def _begin(self, path: str, method: str, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if torch.compiler.is_compiling() or not self._root.training:  # in a probe, of another callback
+        if self._is_left_out():
             return
         arguments = Arguments(tuple(args), dict(kwargs))
         for source in self._flow.sources(tensors_in(arguments)):
@@ -205,7 +219,7 @@ class CallRecorder:
         self._count += 1
 
     def _finish(self, path: str, method: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if torch.compiler.is_compiling() or not self._root.training:
+        if self._is_left_out():
             return
         while self._open and self._open[-1][0] != (path, method):  # calls that have raised
             self._open.pop()
@@ -217,6 +231,10 @@ class CallRecorder:
         shares = given or parent is None or parent[0][0] == "" or _same_shape(leaf, parent[2])
         real = [x for x in tensors_in(output) if x.is_floating_point() or x.is_complex()]
         made_by = frozenset(self._flow.sources([x for x in real if x.ndim >= 2][:1]))
+        trained = any(x.requires_grad for x in real) and any(p.requires_grad for p in module.parameters())
+        if self.in_backward:
+            self._trained_again |= {(path, method)} if trained else set()
+            return
         self._flow.mark((path, method), real)
         kept = shares or named_like_encoder(path)
         self._calls.append(
@@ -228,7 +246,7 @@ class CallRecorder:
                 vectors=None if vectors is None or len(real) != 1 or real[0].ndim != 2 else (
                     vectors, real[0].detach()[:SAMPLE_ROWS].clone()
                 ),
-                trained=any(x.requires_grad for x in real) and any(p.requires_grad for p in module.parameters()),
+                trained=trained,
                 parent=None if parent is None else parent[0],
                 shares_input=shares,
                 given=given,

@@ -481,11 +481,11 @@ class TwoTowers(Foreign):
         return mse_loss(self.text_encoder(batch[1]), self.image_encoder(batch[0]))
 
 
-class Recomputed(Prepared):
+class Recomputed(Crops):
     """Activations are computed again; in the first forward there are no gradients."""
 
     def prepare(self, x: Tensor) -> Tensor:
-        return x.requires_grad_()
+        return super().prepare(x).requires_grad_()
 
     def output(self, x: Tensor) -> Any:
         return self.head(checkpoint(self.encoder, self.prepare(x), use_reentrant=True))
