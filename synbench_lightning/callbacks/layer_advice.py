@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from synbench_lightning.functional.representation.information import WIDTH_RATIO, comparable_widths
 from synbench_lightning.probe.layers import BestLayer, output_layer
 from synbench_lightning.probe.result import ProbeResult
 
@@ -74,14 +75,14 @@ class LayerAdvice:
             ", ".join(f"`{layer.name}` ({layer.width})" for layer in result.layers if layer.head == head)
             for head in (False, True)
         )
-        width, alike = output.width, sum(layer.width == output.width for layer in layers)
+        ranked = sum(comparable_widths(layer.width, output.width) for layer in layers)
         sentence = f"SynBench compares {len(layers)} layers (width): {names}, the last of which is the output."
         if heads:
             sentence += f" Heads are evaluated but not ranked: {heads}."
-        if alike == len(layers):
+        if ranked == len(layers):
             return sentence
-        ranked = f"only those of width {width} are ranked" if alike > 1 else "none is ranked"
-        return f"{sentence} Layers of different widths are not comparable: {ranked}."
+        left = "the others are not ranked" if ranked > 1 else "none is ranked"
+        return f"{sentence} Only layers at most {WIDTH_RATIO} times as wide or narrow are comparable to it: {left}."
 
 
 def _how(layer: str, encoder: str | None) -> str:

@@ -83,7 +83,7 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             batches contain, as they are, trigger a warning; augmented ones are not recognized.
         layers: layers to compare from the same forwards. ``"auto"``: the stages or blocks of the encoder, and the head
             that training puts on it; or dotted names, as ``("backbone.layer2", "projector.0")``; ``None``: none. Heads
-            and layers of different width are not ranked.
+            are not ranked, nor layers more than four times as wide or narrow as the encoder's output.
         seed: of the examples, which are the same in every probe of a run.
         prefix: of the logged keys; two callbacks in one trainer need two.
         log_figures: add figures of the probes to TensorBoard, Wandb and MLflow, where matplotlib is installed, and a

@@ -22,6 +22,7 @@ from synbench_lightning.cli.tables import aligned, wrapped
 from synbench_lightning.functional.gaussian.bayes_optimal import optimal_accuracy
 from synbench_lightning.functional.gaussian.discriminant import check_epsilons
 from synbench_lightning.functional.gaussian.score import check_thresholds
+from synbench_lightning.functional.representation.information import WIDTH_RATIO, comparable_widths
 from synbench_lightning.probe.evaluate import evaluate
 from synbench_lightning.probe.labelled_inputs import check_labels
 from synbench_lightning.probe.layers import output_layer
@@ -245,8 +246,8 @@ def _layers_as_text(found: Evaluated) -> list[str]:
         mark = "best" if best is not None and best.place == index else ""
         if best is not None and mark:
             mark += f", by {best.margin:.2g} ± {best.error:.1g}"
-        elif layer.width != output_layer(result.layers).width:
-            mark = "not ranked: its width differs from that of the output"
+        elif not comparable_widths(layer.width, output_layer(result.layers).width):
+            mark = f"not ranked: more than {WIDTH_RATIO} times as wide or narrow as the output"
         rows.append([layer.name, str(layer.width), f"{layer.value(key):.3f} ± {error:.3f}", mark])
     return ["", f"Layers of {found.name}:", *aligned(rows, left={0, 3})]
 

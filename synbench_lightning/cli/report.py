@@ -157,7 +157,9 @@ def _section(run: Run) -> Iterator[str]:
 def _layers(history: Sequence[ProbeResult]) -> str:
     """Which layer to read, as a line of HTML."""
     sentence = LayerAdvice("synbench").ended(history)
-    sentence = sentence or "Layers of different width are not comparable: compare each with itself over time."
+    sentence = (
+        sentence or "The widths of the layers differ too much to compare them: compare each with itself over time."
+    )
     return f"<p>{escape(sentence.removeprefix('SynBench: ').replace('`', ''))}</p>"
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from synbench_lightning.functional.representation.information import comparable_widths
 from synbench_lightning.plots.run import STEPS
 from synbench_lightning.plots.style import Figure, in_style, new_figure
 
@@ -53,8 +54,8 @@ def layer_map_figure(history: Sequence[Layered]) -> Figure:
     """Plot information or readout of every layer at every probe as a heat map, with the best layer per probe marked.
 
     The encoder's output, which is the last layer called, is at the top; heads behind it are omitted. If layers differ
-    in width, their values are not comparable: each is shown as a fraction of its own maximum, and only layers as wide
-    as the output can be marked as the best.
+    in width by more than a factor of four, their values are not comparable: each is shown as a fraction of its own
+    maximum, and only layers whose width is comparable to that of the output can be marked as the best.
 
     Args:
         history: results of one run; only those since the last change of the layers are drawn.
@@ -72,7 +73,7 @@ def layer_map_figure(history: Sequence[Layered]) -> Figure:
     history, key = history[first:], history[-1].layer_key
     values = np.array([[layer.value(key) for layer in _drawn(result)] for result in history], dtype=float).T
     label = LABELS[key]
-    if len({width for _, width in names}) > 1:
+    if not all(comparable_widths(width, names[-1][1]) for _, width in names):
         values = values / np.maximum(np.nanmax(values, 1, keepdims=True), 1e-12)
         label = "fraction of the layer's maximum"
     figure, (axes,) = new_figure(height=1.2 + 0.28 * max(len(names), 5))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from synbench_lightning.functional.representation.information import (
+    comparable_widths,
     information_replicates,
     instance_information,
     replicates_error,
@@ -65,7 +66,7 @@ class LayerResult:
 
 
 class BestLayer(NamedTuple):
-    """The layer with the highest value among those of the encoder that are as wide as its output.
+    """The layer with the highest value among those of the encoder whose width is comparable to that of its output.
 
     ``place`` is its index. ``margin`` is the difference between its value and that of the encoder's output; if it is
     the output, between its value and the second best. ``error`` is the standard error of the margin.
@@ -132,7 +133,7 @@ def best_layer(layers: Sequence[LayerResult], key: str) -> BestLayer | None:
     ranked = [
         (value, index, layer)
         for index, layer in enumerate(layers)
-        if not layer.head and layer.width == output.width and (value := layer.value(key)) is not None
+        if not layer.head and comparable_widths(layer.width, output.width) and (value := layer.value(key)) is not None
     ]
     if len(ranked) < 2:
         return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from synbench_lightning.checks import shown
-from synbench_lightning.functional.representation.information import replicates_error
+from synbench_lightning.functional.representation.information import WIDTH_RATIO, comparable_widths, replicates_error
 from synbench_lightning.probe.result import ProbeResult
 
 WIDTH = 80
@@ -225,7 +225,13 @@ def _has(result: ProbeResult, key: str, holds: bool) -> bool:
 
 
 def _comparable(one: ProbeResult, other: ProbeResult, key: str) -> bool:
-    return one.feature_dim == other.feature_dim and not _differences(one, other, key)
+    return _compares_widths(one, other, key) and not _differences(one, other, key)
+
+
+def _compares_widths(one: ProbeResult, other: ProbeResult, key: str) -> bool:
+    """Whether a criterion compares encoders of these widths: nothing is known of the score."""
+    alike = one.feature_dim == other.feature_dim
+    return alike or (key != "score" and comparable_widths(one.feature_dim, other.feature_dim))
 
 
 def _differences(one: ProbeResult, other: ProbeResult, key: str) -> list[str]:
@@ -265,10 +271,10 @@ def _reason(result: ProbeResult, reference: ProbeResult, key: str, holds: bool) 
         noisy = key == "information" and result.information is not None
         return "information with white noise, not under views" if noisy else f"no {key}"
     reasons = [REASONS[name] for name in _differences(result, reference, key)]
-    if result.feature_dim != reference.feature_dim:
+    if not _compares_widths(result, reference, key):
+        most = "of different width" if key == "score" else f"whose widths differ by more than a factor of {WIDTH_RATIO}"
         reasons.append(
-            f"{result.feature_dim} features, not {reference.feature_dim}: encoders of different width are not "
-            "comparable"
+            f"{result.feature_dim} features, not {reference.feature_dim}: encoders {most} are not comparable"
         )
     return ", ".join(reasons)
 

@@ -296,12 +296,13 @@ def test_a_layer_with_the_shape_of_its_own_input_is_called_as_it_stands():
     assert callback.history[-1].scores == alone.scores
 
 
-def test_layers_of_other_widths_are_listed_as_not_comparable(caplog):
+@pytest.mark.parametrize(("last", "ranked"), [(4, True), (3, False)])
+def test_widths_that_are_not_comparable_are_named(last, ranked, caplog):
     with caplog.at_level("INFO"):
-        trainer(layered(), max_steps=1).fit(Deep(last=8))
+        trainer(layered(), max_steps=1).fit(Deep(last=last))
     (said,) = [record.message for record in caplog.records if "SynBench compares" in record.message]
-    assert "`encoder.3` (16), `encoder.4` (16), `encoder.5` (8)" in said
-    assert "not comparable: none is ranked" in said
+    assert f"`encoder.3` (16), `encoder.4` (16), `encoder.5` ({last})" in said
+    assert ("none is ranked" in said) is not ranked
 
 
 def test_a_change_of_the_best_layer_is_said_where_it_is_clear_only():

@@ -104,9 +104,9 @@ def layer(name, width, information, replicates=((0.0, 0.0, 0.0, 0.0),)):
     return LayerResult(name, width, information, 0.1, tuple(tuple(v + information for v in row) for row in replicates))
 
 
-def test_the_best_layer_is_among_those_as_wide_as_the_output_with_its_margin_above_it():
+def test_the_best_layer_is_among_those_of_comparable_width_with_its_margin_above_the_output():
     noise = ((0.1, -0.1, 0.2, -0.2),)
-    layers = [layer("a", 8, 3.0), layer("b", 8, 5.0, noise), layer("c", 64, 50.0), layer("d", 8, 4.0)]
+    layers = [layer("a", 2, 3.0), layer("b", 32, 5.0, noise), layer("c", 33, 50.0), layer("d", 8, 4.0)]
     best = best_layer(layers, "information")
     assert (best.place, best.layer.name, best.margin) == (1, "b", 1.0)
     assert best.error == pytest.approx(math.sqrt(3 * np.var(noise[0])))
@@ -124,8 +124,9 @@ def test_where_the_output_is_the_best_the_margin_is_above_the_second():
     assert (best.place, best.margin) == (2, 0.5)
 
 
-def test_no_layer_is_the_best_where_none_is_as_wide_as_the_output():
-    assert best_layer([layer("a", 8, 3.0), layer("b", 16, 2.0)], "information") is None
+def test_no_layer_is_the_best_where_none_is_comparable_to_the_output():
+    assert best_layer([layer("a", 8, 3.0), layer("b", 33, 2.0)], "information") is None
+    assert best_layer([layer("a", 8, 3.0), layer("b", 32, 2.0)], "information").place == 0
     assert best_layer([], "information") is None
 
 

@@ -87,7 +87,10 @@ def test_probes_of_a_run_with_other_arguments_than_its_last_are_not_among_its_be
         (result(9.0, 0.1, kind="noise", inputs="128"), "information with white noise, not under views"),
         (result(9.0, 0.1, plan=ProbePlan(num_scales=2, forwards=512)), "a different plan"),
         (result(9.0, 0.1, tasks=("cos_1",), seed=3), "different tasks, a different seed"),
-        (result(9.0, 0.1, feature_dim=8), "8 features, not 4: encoders of different width are"),
+        (
+            result(9.0, 0.1, feature_dim=17),
+            "17 features, not 4: encoders whose widths differ by more than a factor of 4 are not comparable",
+        ),
         (result(), "no information"),
     ],
 )
@@ -96,6 +99,14 @@ def test_what_is_not_comparable_is_not_ranked_and_the_reason_is_given(other, rea
     assert [one.name for one in found.ranked] == ["one", "two"]
     assert found.excluded["other"].startswith(reason)
     assert f"Not comparable: other ({reason}" in said(found)
+
+
+def test_widths_are_compared_up_to_a_factor_of_four_by_information_and_not_at_all_by_the_score():
+    runs = {"narrow": result(4.0, 0.1, feature_dim=4), "wide": result(5.0, 0.1, feature_dim=16)}
+    assert (rank(runs).key, rank(runs).best, rank(runs).excluded) == ("information", "wide", {})
+    runs = {"narrow": result(feature_dim=4), "wide": result(feature_dim=16)}
+    assert list(rank(runs).excluded) == ["wide"]
+    assert "encoders of different width are not comparable" in rank(runs).excluded["wide"]
 
 
 def test_where_views_differ_the_readout_of_the_same_labels_ranks():

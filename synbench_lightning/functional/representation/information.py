@@ -16,6 +16,8 @@ Chosen in ``examples/validity_study.py``.
 """
 COLUMNS = 2048
 """Number of columns of the features that are converted to float64 at once."""
+WIDTH_RATIO = 4
+"""Features are compared if their widths differ by at most this factor; more was not measured."""
 
 
 def instance_information(features: Tensor, floor: float = FLOOR) -> Tensor:
@@ -111,6 +113,19 @@ def replicates_error(replicates: Tensor) -> Tensor:
     """Compute the standard error from replicates ``(1 or 2, groups)``, or from the difference of two sets of them."""
     combined: Tensor = jackknife_error(replicates.mean(1), replicates.T).norm()
     return combined
+
+
+def comparable_widths(one: int, other: int) -> bool:
+    """Whether information, or the readout of labels, may be compared between features of these widths.
+
+    Both were compared for widths of 12 to 96, between the layers of a network and between the runs of a sweep: "Which
+    layer to read" and "Which run of a sweep" in ``examples/README.md``.
+
+    Example:
+        >>> comparable_widths(64, 256), comparable_widths(64, 512)
+        (True, False)
+    """
+    return max(one, other) <= WIDTH_RATIO * min(one, other)
 
 
 def _regularization(features: Tensor, floor: float) -> Tensor:
