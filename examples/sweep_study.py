@@ -1,15 +1,16 @@
 """Which run of a sweep? Numbers without labels, and with few, against the linear probe over runs with other settings.
 
-Four methods (SimCLR, VICReg, masked reconstruction, supervised with noisy labels) are trained with 24 settings each, of
-which the kept results have 8 to 18: learning rate, weight decay, batch size, strength of augmentation, and temperature,
-weights of the loss, hidden fraction or fraction of wrong labels. At the end of each run information under one set of
-views, the same for all runs, stands beside RankMe, LiDAR, alpha-ReQ, the score, the training loss, readouts of 100 and
-300 labels, and the accuracy of a linear probe with all labels. A second sweep varies the width of the encoder too. What
-was found is in ``README.md`` beside this file.
+Four methods (SimCLR, VICReg, masked reconstruction, supervised with noisy labels) are trained with 24 settings each:
+learning rate, weight decay, batch size, strength of augmentation, and temperature, weights of the loss, hidden fraction
+or fraction of wrong labels. At the end of each run information under one set of views, the same for all runs, is
+compared to RankMe, LiDAR, alpha-ReQ, the score, the training loss, readouts of 100 and 300 labels, and the accuracy of a
+linear probe with all labels. Other sweeps use one augmentation for all runs, or vary the width of the encoder (the kept
+results have 12 settings of it). What was found is in ``README.md`` beside this file.
 
     pip install 'synbench-lightning[examples]'
     python examples/sweep_study.py --small                                       # minutes on a CPU, into runs/sweeps
     python examples/sweep_study.py --images patches                              # a quarter of an hour
+    python examples/sweep_study.py --images patches --sweep "one augmentation"   # the same in all runs
     python examples/sweep_study.py --images patches --sweep "any width"          # with four widths
     python examples/sweep_study.py --table examples/validity/sweep_*.csv.gz      # answers from the kept results
 """
