@@ -19,7 +19,7 @@ PAGES = {
 """Documents of the repository that a page includes; links to them lead to the page."""
 
 
-IMAGES = ("examples/task_robust.png",)
+IMAGES = ("examples/task_robust.png", "examples/layers.png")
 """Images of included documents."""
 
 

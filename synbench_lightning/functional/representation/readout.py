@@ -19,7 +19,7 @@ GROUPS = 16
 class Readout(NamedTuple):
     """Leave-one-out R² of a ridge regression of labels on features.
 
-    Args:
+    Attributes:
         value: R², the fraction of the labels' variance that is explained.
         error: its standard error over the examples.
         right: ``(n,)``, whether the class with the largest prediction is that of the held-out example.
