@@ -138,11 +138,6 @@ def evaluate(
         x = x._replace(values=x.values.to(dtype)) if isinstance(x, Proxy) else _in_precision(x, dtype)
         return plain_call(encoder, x) if call is None else call(encoder, module, x)
 
-    if not probe.num_forwards:
-        raise ValueError(
-            "The encoder does not accept the real-valued examples of Gaussian tasks, so it has no score: pass `inputs` "
-            "with `views`, or `labels`."
-        )
     for warning in probe.warnings:
         warnings.warn(warning, stacklevel=2)
     with isolated(module):
