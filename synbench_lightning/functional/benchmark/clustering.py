@@ -45,7 +45,7 @@ def k_medoids(vectors: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
         order = order[torch.argsort(cluster[order], stable=True)]  # by cluster, the most central first
         starts = torch.cat([order.new_zeros(1), torch.bincount(cluster, minlength=count).cumsum(0)[:-1]])
         moved = order[starts]
-        better = closeness[moved] > closeness[medoids] + 1e-9
+        better = closeness[moved] > closeness[medoids] + 1e-9  # mutants: any tiny number
         if not bool(better.any()):
             break
         medoids = torch.where(better, moved, medoids)
@@ -101,7 +101,7 @@ def _spread(distance_to: Callable[[int], Tensor], points: int, count: int, gener
     chosen = [int(generator.integers(points))]
     distance = distance_to(chosen[0])
     for _ in range(count - 1):
-        weights = distance.double().clamp_min(0) + 1e-12
+        weights = distance.double().clamp_min(0) + 1e-12  # mutants: any tiny number
         weights[chosen] = 0
         chosen.append(int(generator.choice(points, p=(weights / weights.sum()).numpy())))
         distance = torch.minimum(distance, distance_to(chosen[-1]))

@@ -149,3 +149,26 @@ def test_rounding_is_no_change():
     assert (row_changes(torch.arange(4)[:, None], torch.tensor([[0], [1], [9], [3]])) > 0).tolist() == [
         False, False, True, False
     ]  # fmt: skip
+
+
+def test_a_layout_shows_where_rows_change_by_more_than_five_standard_errors_of_both_groups():
+    exchanged = torch.arange(20) < 10
+
+    def changes(difference, own, other):
+        """Rows of one view whose groups have these deviations and this difference of their means."""
+        spread = torch.tensor([1.0, -1.0]).repeat(5)
+        return torch.cat([10 + difference + own * spread, 10 + other * spread])
+
+    error = (1.0 / 10 + 0.81 / 10) ** 0.5
+    assert layout_of(exchanged, changes(5.1 * error, 1.0, 0.9)) == "blocks"
+    assert layout_of(exchanged, changes(4.9 * error, 1.0, 0.9)) is None
+    error = (0.01 / 10) ** 0.5
+    assert layout_of(exchanged, changes(5.1 * error, 0.1, 0.0)) == "blocks"
+    assert layout_of(exchanged, changes(4.9 * error, 0.0, 0.1)) is None
+
+
+@pytest.mark.parametrize(("changed", "layout"), [(9, "blocks"), (8, None)])
+def test_of_exchanged_examples_nine_in_ten_change_where_others_stay(changed, layout):
+    changes = torch.zeros(20)
+    changes[:changed] = torch.tensor([1e-3, 50.0]).repeat(5)[:changed]
+    assert layout_of(torch.arange(20) < 10, changes) == layout
