@@ -36,7 +36,7 @@ def evaluate(
     plan: ProbePlan | str = "fast",
     epsilons: Sequence[float] = (0.0, 0.2),
     thresholds: Sequence[float] = OFFICIAL_THRESHOLDS,
-    batch_size: int = 256,
+    batch_size: int = 256,  # mutants: memory and time alone
     normalize: Normalize | None = None,
     inputs: Any = None,
     views: Views | Tensor | str | None = None,

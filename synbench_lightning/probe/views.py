@@ -193,7 +193,8 @@ class SampledViews:
     @property
     def examples(self) -> Examples:
         """All views, as blocks to encode."""
-        blocks = [Block(draw * self.num_inputs, 0, 0, draw, self.num_inputs) for draw in range(self.draws)]
+        number = self.num_inputs
+        blocks = [Block(draw * number, 0, 0, draw, number) for draw in range(self.draws)]  # mutants: no task, no scale
         return Examples(blocks, self.draws * self.num_inputs, 1, self.write)
 
     def write(self, block: Block, out: Tensor) -> None:

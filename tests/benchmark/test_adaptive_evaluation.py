@@ -136,6 +136,12 @@ def test_evaluations_before_another_warm_up_do_not_count():
     assert history[-1].task_noises == pytest.approx(fresh[-1].task_noises)
 
 
+def test_in_a_long_warm_up_too():
+    before, _, _ = run(made(), 6)
+    history, _, _ = run(made(warmup=9), 7, history=before)
+    assert [result.signal is None for result in history[6:]] == [True] * 4 + [False] * 3
+
+
 def test_decisions_are_those_of_the_complete_evaluations():
     history, climbed, _ = run(made(), 4)
     right, of_tasks = decisions(torch.stack(climbed.curves), climbed.selection, made().benchmark.tasks)
@@ -208,3 +214,23 @@ def test_a_result_cannot_be_changed():
     (result,), _, _ = run(made(), 1)
     with pytest.raises(AttributeError):
         result.value = 0.0
+
+
+@pytest.mark.parametrize(("low", "high", "silent"), [(0.03, 0.049, ()), (0.051, 0.08, ("one",))])
+def test_a_task_is_silent_where_its_values_may_be_in_random_order_at_five_percent(low, high, silent):
+    for seed in range(2000):
+        series = -1 - torch.rand(6, generator=torch.Generator().manual_seed(seed)).double()
+        if low < float(signal_and_noise(series)[2]) < high:
+            break
+    climb, climbed, history = made(benchmark=benchmark(one=5), warmup=9), Climbed(), []
+    for turn in range(6):
+        result, climbed = climb.evaluate(climbed, history, lambda places, turn=turn: series[turn].repeat(5), turn)
+        history.append(result)
+    assert history[-1].silent_tasks == silent
+
+
+def test_two_other_items_of_a_task_are_enough_for_an_audit():
+    few = benchmark(easy=294, hard=6)
+    history, climbed, _ = run(made(benchmark=few, audit_every=1, budget=8 / 300), 4)
+    assert torch.bincount(climbed.selection.indices // 294).tolist() == [4, 4]
+    assert history[3].audit_error is not None

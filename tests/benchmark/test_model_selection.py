@@ -1,3 +1,4 @@
+import inspect
 import json
 import math
 
@@ -346,3 +347,14 @@ def test_the_readout_is_compared_on_the_features_of_each_candidate():
         select_best({"all": Keeps(0)}, tasks, support=3)
     with pytest.raises(ValueError, match="`seed` must be an integer of at least 0, got -1"):
         select_best({"all": Keeps(0)}, tasks, seed=-1)
+
+
+def test_for_a_folder_the_defaults_are_those_for_candidates():
+    of_folder, of_candidates = (
+        {name: one.default for name, one in inspect.signature(call).parameters.items()}
+        for call in (select_best_checkpoint, select_best)
+    )
+    shared = of_folder.keys() & of_candidates.keys()
+    assert shared == {"tasks", "budget", "encoder", "support", "complete", "method", "batch_size", "seed", "device"}
+    assert {name: of_folder[name] for name in shared} == {name: of_candidates[name] for name in shared}
+    assert (of_folder["budget"], of_folder["support"], of_folder["complete"], of_folder["seed"]) == (0.1, 100, 5, 0)
