@@ -151,3 +151,48 @@ print(RobustLinearProbe(0.1).fit(x, x[:, 0] > 0).score(x, x[:, 0] > 0))
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert float(found.stdout) > 0.9, found.stderr
+
+
+def test_margins_of_several_classes_are_the_smallest_over_the_others():
+    features, labels = gaussians(4, n=200)
+    probe = RobustLinearProbe(0.2).fit(features, labels)
+    assert probe.pairs_.tolist() == [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]
+    assert (probe.coef_.shape, probe.intercept_.shape, probe.n_features_in_) == ((6, 6), (6,), 6)
+    found = probe.decision_function(features[:5])
+    of_pairs = features[:5] @ probe.coef_.T + probe.intercept_
+    for label in range(4):
+        own = [
+            of_pairs[:, row] * (1 if second == label else -1)
+            for row, (first, second) in enumerate(probe.pairs_.tolist())
+            if label in (first, second)
+        ]
+        np.testing.assert_allclose(found[:, label], np.min(own, axis=0))
+    means = np.stack([features[labels == label].mean(0) for label in range(4)])
+    for row, (first, second) in enumerate(probe.pairs_.tolist()):
+        margins = means[[first, second]] @ probe.coef_[row] + probe.intercept_[row]
+        np.testing.assert_allclose(margins, [-1, 1], atol=1e-9)
+
+
+def test_a_point_on_the_boundary_is_of_the_first_class():
+    probe = RobustLinearProbe().fit([[-1.5], [-0.5], [0.5], [1.5]], ["a", "a", "b", "b"])
+    assert probe.predict([[0.0], [1e-9], [-1e-9]]).tolist() == ["a", "b", "a"]
+
+
+def test_parameters_are_read_and_set():
+    probe = RobustLinearProbe(0.3)
+    assert probe.get_params() == {"epsilon": 0.3}
+    assert probe.set_params() is probe
+    assert probe.set_params(epsilon=0.4).epsilon == 0.4
+    assert RobustLinearProbe().epsilon == 0.0
+
+
+def test_one_sample_more_than_classes_is_enough_and_labels_of_two_kinds_are_refused():
+    probe = RobustLinearProbe().fit([[0.0, 0.0], [1.0, 0.5], [5.0, 5.0]], [0, 0, 1])
+    assert probe.predict([[5.0, 5.0], [0.0, 0.0]]).tolist() == [1, 0]
+    for labels in ([0, None, 1], [[0], [1, 2], [3]]):
+        with pytest.raises(ValueError, match="`y` must hold one label for each of the 3 rows of `X`"):
+            RobustLinearProbe().fit([[0.0], [1.0], [5.0]], labels)
+    with pytest.raises(ValueError, match=r"`X` must be features of shape \(samples, dimensions\), got \(0, 2\)"):
+        RobustLinearProbe().fit(np.ones((0, 2)), [])
+    with pytest.raises(ValueError, match="got NaN or infinity in 1 of 3 rows"):
+        RobustLinearProbe().fit([[0.0, np.nan], [1.0, 1.0], [5.0, 2.0]], [0, 0, 1])

@@ -298,3 +298,38 @@ def test_names_that_do_not_fit_are_refused(names):
 def test_counts_that_are_no_numbers_of_examples_are_refused(count):
     with pytest.raises(ValueError, match=r"`counts` must be numbers of examples, 0 or more for each task, got \[1.0, "):
         TaskRobustLoss(2)(torch.ones(2), torch.tensor([1.0, count]))
+
+
+def test_defaults_are_those_that_are_documented():
+    loss = TaskRobustLoss(3)
+    assert (loss.mode, loss.temperature, loss.step_size, loss.relative) == ("softmax", 0.1, 0.01, True)
+    assert (loss.floor, loss.momentum) == (0.0, 0.9)
+    assert loss.reference.tolist() == [0, 0, 0]
+    assert loss.trivial is None
+    assert loss.extra_repr() == "num_tasks=3, mode='softmax', temperature=0.1, floor=0.0"
+    slow = TaskRobustLoss(2, "exponentiated_gradient", floor=0.5, step_size=0.2)
+    assert slow.extra_repr() == "num_tasks=2, mode='exponentiated_gradient', step_size=0.2, floor=0.5"
+    TaskRobustLoss(1, floor=1, momentum=0)
+
+
+@pytest.mark.parametrize(("learnable", "counts"), [(0.02, True), (0.005, False)])
+def test_a_task_of_which_less_than_a_hundredth_can_be_learned_is_ignored(learnable, counts):
+    loss = exact(k=2, reference=[2.0 * (1 - learnable), 0.0], trivial=[2.0, 1.0])
+    loss(torch.tensor([5.0, 0.5]))
+    assert (loss.weights[0] > 0).item() == counts
+    assert loss.worst_task == (0 if counts else 1)
+
+
+def test_the_worst_task_is_that_with_the_largest_excess_over_its_reference():
+    loss = TaskRobustLoss(3, reference=[0.0, 2.0, 0.5], momentum=0.0)
+    loss(torch.tensor([1.0, 2.5, 2.0]))
+    assert loss.worst_task == 2
+    loss(torch.tensor([1.0, 2.5, 2.0]), reference=torch.tensor([0.5, 0.2, 1.9]))
+    assert loss.worst_task == 1
+    assert loss.metrics()["robust/worst_loss"] == 2.5
+    with pytest.raises(ValueError, match="`trivial` must be above the reference"):
+        TaskRobustLoss(2, reference=[1.0, 2.0], trivial=[1.0, 1.5])
+    TaskRobustLoss(2, reference=[1.0, 2.0], trivial=[1.1, 1.5])
+    for names in (["a", "b"], ["a", "b", "b"]):
+        with pytest.raises(ValueError, match="`names` must be 3 different names"):
+            loss.metrics(names)

@@ -124,3 +124,40 @@ def test_wrong_updates_are_refused():
         metric.update(*batch)
     with pytest.raises(ValueError, match="every class and scale needs the same number of examples, got between 128"):
         metric.compute()
+
+
+def test_scales_are_those_of_the_plan_up_to_rounding():
+    features, labels, scale = next(encoded(FAST))
+    metric = SynBenchScore(plan=FAST)
+    metric.update(features, labels, scale + 0.9e-6)
+    metric.update(features, labels, torch.tensor(scale, dtype=torch.float64).expand(len(labels)))
+    with pytest.raises(ValueError, match="`scale` must be one of the plan's scales"):
+        metric.update(features, labels, scale + 1.5e-6)
+    mixed = torch.full((len(labels),), scale)
+    mixed[3] = 0.5
+    with pytest.raises(ValueError, match=r"`scale` must be one of the plan's scales, .* got 0\.5"):
+        metric.update(features, labels, mixed)
+    with pytest.raises(ValueError, match=r"`features` must be a floating-point tensor .* got torch\.int64"):
+        metric.update(features.long(), labels, scale)
+
+
+def test_one_class_of_a_scale_is_not_enough_and_the_defaults_are_those_of_the_fast_plan():
+    metric = SynBenchScore(plan=FAST)
+    for features, labels, scale in encoded(FAST):
+        metric.update(features[labels == 1], labels[labels == 1], scale)
+    with pytest.raises(ValueError, match=r"missing are 0\.3472, 1\.65, 3\.35, 4\.653\. Update with all"):
+        metric.compute()
+    default = SynBenchScore()
+    assert (default.plan, default.epsilon, default.threshold) == (ProbePlan.fast(), 0.0, 0.7)
+    assert (default.higher_is_better, default.is_differentiable, default.full_state_update) == (True, False, False)
+    assert (default.plot_lower_bound, default.plot_upper_bound) == (0.0, 1.0)
+
+
+def test_double_precision_is_kept_and_the_score_is_a_scalar_in_float64():
+    metric = SynBenchScore(plan=FAST)
+    for features, labels, scale in encoded(FAST):
+        metric.update(features.double(), labels, scale)
+    assert {one.dtype for one in metric.features} == {torch.float64}
+    score = metric.compute()
+    assert (score.dtype, score.shape) == (torch.float64, ())
+    assert score.item() == pytest.approx(updated(FAST).compute().item(), abs=1e-4)

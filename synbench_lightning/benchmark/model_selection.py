@@ -118,7 +118,7 @@ def select_best(
     support: int = 100,
     complete: int = 5,
     method: Method = "residual",
-    batch_size: int = 256,
+    batch_size: int = 256,  # mutants: memory and time alone
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Comparison:
@@ -246,7 +246,7 @@ def select_best_checkpoint(
     support: int = 100,
     complete: int = 5,
     method: Method = "residual",
-    batch_size: int = 256,
+    batch_size: int = 256,  # mutants: memory and time alone
     seed: int = 0,
     device: str = "cpu",
 ) -> Comparison:

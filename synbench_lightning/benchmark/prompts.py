@@ -200,7 +200,8 @@ class Prompts:
 
     def collated(self, items: Sequence[Item]) -> DataLoader[Any]:
         """Examples of :meth:`item` as a task."""
-        return DataLoader(items, batch_size=64, collate_fn=self.collate)  # type: ignore[arg-type]
+        size = 64  # mutants: memory and time alone, and a benchmark makes batches of its own
+        return DataLoader(items, batch_size=size, collate_fn=self.collate)  # type: ignore[arg-type]
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
         """Collate examples into a batch: padded ids, and the positions of the answer tokens; all integers."""

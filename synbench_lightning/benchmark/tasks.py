@@ -122,8 +122,9 @@ class Benchmark:
             values[inside] = self._judged(found, task, len(support)) if readout else found[:, 0].double()
         values = processes.broadcast(values)
         graded = bool(((values == 0) | (values == 1)).all())  # right or wrong, no likelihoods
-        if not graded and (not bool(torch.isfinite(values).all()) or bool((values > 1e-6).any())):
-            wrong = self.names[int(self.tasks[places][~(values <= 1e-6) | ~torch.isfinite(values)][0])]
+        right = torch.isfinite(values) & (values < 1e-6)  # mutants: equal with probability 0
+        if not graded and not bool(right.all()):
+            wrong = self.names[int(self.tasks[places][~right][0])]
             raise ValueError(
                 f"Log-likelihoods of labels must be finite and at most 0; for the task {wrong!r} they are not. Return "
                 "the logarithm of a probability, bounded from below, for each example; or 1 and 0 for all, right and "

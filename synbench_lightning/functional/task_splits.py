@@ -246,7 +246,7 @@ def quantiles(values: Tensor, num_tasks: int) -> Tensor:
     places = torch.arange(1, num_tasks, device=ordered.device) * (len(ordered) - 1) / num_tasks
     low, high = ordered[places.floor().long()], ordered[places.ceil().long()]
     edges = torch.lerp(low, high, places - places.floor())
-    if bool((edges.diff() <= 0).any()) or edges[0] <= ordered[0] or edges[-1] > ordered[-1]:
+    if bool((edges.diff() <= 0).any()) or edges[0] <= ordered[0]:
         raise ValueError(
             f"`values` must differ enough for {num_tasks} tasks, but {num_tasks - 1} edges between equal parts are "
             f"{edges.tolist()}: ask for fewer tasks."
@@ -275,6 +275,7 @@ def cluster_centres(features: Tensor, num_tasks: int, seed: int = 0) -> Tensor:
                 [9.0000]])
     """
     check_integer("num_tasks", num_tasks, 1)
+    seed = check_integer("seed", seed, 0)
     sample = features.detach().flatten(0, -2).double().cpu()
     if len(sample) < num_tasks or not bool(sample.isfinite().all()):
         raise ValueError(f"`features` must be at least {num_tasks} finite vectors, (..., D), got {shown(features)}.")

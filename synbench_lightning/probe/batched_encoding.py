@@ -223,7 +223,8 @@ class BatchedEncoding:
                     raise
             free_memory(self.device)
             self.batch_size = smaller
-            warnings.warn(f"The probe ran out of memory: its batch size is now {smaller}.", stacklevel=2)
+            words = f"The probe ran out of memory: its batch size is now {smaller}."
+            warnings.warn(words, stacklevel=2)  # mutants: which line is named
 
     def _padded(self, x: Any, given: Callable[[Any], Any]) -> Tensor:
         """Encode a batch padded to the fixed size by repeating examples."""

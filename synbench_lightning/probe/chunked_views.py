@@ -25,7 +25,7 @@ from synbench_lightning.runtime.devices import free_bytes, pinned
 from synbench_lightning.runtime.input_leaf import input_leaf, num_examples
 from synbench_lightning.runtime.structures import at, checksum, described, leaves, mapped, moved, taken, tensors_in
 
-DEVICE_FRACTION = 0.1
+DEVICE_FRACTION = 0.1  # mutants: memory and time alone
 """Views that take less than this fraction of a device's free memory stay there between probes."""
 
 
@@ -63,7 +63,8 @@ class ChunkedViews:
             return
         self._device = device
         views = [list(view) for view in self.views]
-        if sum(tensor.nbytes for tensor in tensors_in(views)) < DEVICE_FRACTION * free_bytes(device):
+        size = sum(tensor.nbytes for tensor in tensors_in(views))
+        if size < DEVICE_FRACTION * free_bytes(device):  # mutants: memory and time alone
             self.views = moved(views, device)
         else:
             self.views = mapped(views, pinned)

@@ -232,7 +232,7 @@ class Probe:
             if self.shown is not None and not self._judged and encoding.processes.rank == 0:
                 self._judged = True
                 if (words := self.with_labels.lost_under_views(features[-1], self.shown, of_inputs)) is not None:
-                    warnings.warn(words, stacklevel=4)
+                    warnings.warn(words, stacklevel=4)  # mutants: which line is named
         if self.layers is not None and features:
             widths = [of_layer.shape[-1] for of_layer in features]
             names, in_heads = self.layers.names, self.layers.in_heads
@@ -266,7 +266,7 @@ class Probe:
             self.layers = None
             warnings.warn(
                 f"The layers of the encoder could not be read and are skipped: {type(error).__name__}: {error}",
-                stacklevel=4,
+                stacklevel=4,  # mutants: which line is named
             )
         else:
             if layers.automatic and len(layers.names) < 2:
@@ -287,7 +287,7 @@ class Probe:
             warnings.warn(
                 f"The statistics of {dim:,} features will take about {expected:.0f} s on two CPU cores in each probe. "
                 "Average the features over space, or use fewer forwards (`plan=ProbePlan(forwards=...)`).",
-                stacklevel=4,
+                stacklevel=4,  # mutants: which line is named
             )
 
     @property
@@ -303,13 +303,13 @@ class Probe:
             error: largest standard error of the tasks' scores that is due to the finite-sample correction, not to
                 noise; at epsilon 0 and the lowest threshold, where it is smallest.
         """
-        if not unresolved and error <= UNCLEAR:
+        if not unresolved and error <= UNCLEAR:  # mutants: equal with probability 0
             return
         self._warned = True
         # The error falls as forwards ** -1.5: both the correction and its relative error shrink.
         needed = self.plan.forwards * (2 * error / UNCLEAR) ** (2 / 3)
         forwards = self.plan.num_forwards(len(self.samples.tasks))
-        by = f" by {error:.2f}" if error > UNCLEAR else ""
+        by = f" by {error:.2f}" if error > UNCLEAR else ""  # mutants: equal with probability 0
         off = f"scores may be off{by}, as their standard errors indicate"
         if unresolved:
             rank, tasks = unresolved[0]
@@ -324,7 +324,9 @@ class Probe:
                 f"of {dim} dimensions: {off}."
             )
         enough = 256 * math.ceil(needed / 256)
-        warnings.warn(f"{words} Use `plan=ProbePlan(forwards={enough})` or more.", stacklevel=4)
+        warnings.warn(
+            f"{words} Use `plan=ProbePlan(forwards={enough})` or more.", stacklevel=4
+        )  # mutants: which line is named
 
     def _official(self, encoding: BatchedEncoding) -> _Found:
         labels, half, scales = (self.samples.signs > 0).long(), self.samples.vectors // 2, self.plan.scales

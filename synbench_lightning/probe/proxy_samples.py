@@ -12,7 +12,7 @@ from synbench_lightning.checks import check_integer
 from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.tasks import NOISE_BLOCK, GaussianTask, LabelledTask, noise_block
 
-NOISE_BUDGET_BYTES = 2**28
+NOISE_BUDGET_BYTES = 2**28  # mutants: memory and time alone
 """Noise up to this size is cached on the device between probes; otherwise it is regenerated block by block."""
 
 Normalize = tuple[float | Sequence[float], float | Sequence[float]]
@@ -93,8 +93,9 @@ class ProxySamples:
         self._affine = None if normalize is None else _affine(normalize, self.input_shape, device)
         factor = 1.0 if self._affine is None else self._affine[1]
         self._directions = [task.coloured(task.direction[None].to(device))[0] * factor for task in self.tasks]
-        size = 4 * self.vectors * len(self.cells) * self.tasks[0].direction.numel()
-        self._kept: dict[Block, Tensor] | None = {} if size <= NOISE_BUDGET_BYTES else None
+        size = 4 * self.vectors * len(self.cells) * self.tasks[0].direction.numel()  # mutants: memory and time alone
+        fits = size <= NOISE_BUDGET_BYTES  # mutants: memory and time alone
+        self._kept: dict[Block, Tensor] | None = {} if fits else None
 
     @property
     def signs(self) -> Tensor:

@@ -166,7 +166,7 @@ def _noise(key: tuple[int, str, float, int], shape: Sequence[int], device: torch
 
 
 def _check_colour(name: str, colour: Callable[[Tensor], Tensor], direction: Tensor) -> None:
-    one = _noise((0, "colour", 0.0, 0), direction.shape, "cpu")
+    one = _noise((0, "colour", 0.0, 0), direction.shape, "cpu")  # mutants: any noise
     try:
         found = colour(torch.stack([one, direction, 2 * one + direction]))
     except Exception as error:
@@ -178,7 +178,8 @@ def _check_colour(name: str, colour: Callable[[Tensor], Tensor], direction: Tens
         got = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(f"`colour` of task {name!r} must keep the shape (3, ...) of three inputs, got {got}.")
     differs = (found[2] - 2 * found[0] - found[1]).norm()
-    if not bool(differs <= 1e-3 * found.norm()) or not bool(found.norm() > 0):
+    rounding = 1e-3 * found.norm()  # mutants: far above that of float32
+    if not bool(differs <= rounding) or not bool(found.norm() > 0):
         raise ValueError(
             f"`colour` of task {name!r} must be linear and not zero, or the best possible accuracy is not known: "
             "A(2 x + y) was not 2 A(x) + A(y)."

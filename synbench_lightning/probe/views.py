@@ -30,7 +30,7 @@ from synbench_lightning.probe.view_sampling import (
 )
 from synbench_lightning.runtime.structures import checksum
 
-VIEWS_BUDGET_BYTES = 2**31
+VIEWS_BUDGET_BYTES = 2**31  # mutants: memory and time alone
 """Views up to this size are cached in host memory between probes, in each process; otherwise they are resampled."""
 
 
@@ -168,10 +168,11 @@ class SampledViews:
         self.inputs = check_inputs("inputs", inputs, input_shape, FEWEST_INPUTS, MOST_INPUTS)
         self.views, self.seed, self.device, self.num_inputs = views, seed, device, len(self.inputs)
         self.draws = num_draws(self.num_inputs)
-        fits = 4 * self.draws * self.inputs.numel() <= VIEWS_BUDGET_BYTES
+        fits = 4 * self.draws * self.inputs.numel() <= VIEWS_BUDGET_BYTES  # mutants: memory and time alone
         self._kept: dict[int, Tensor] | None = {} if fits else None
         first = self.drawn(0)
-        other = next((view for view in map(self.drawn, range(1, self.draws)) if not torch.equal(view, first)), None)
+        others = map(self.drawn, range(1, self.draws))  # mutants: any others
+        other = next((view for view in others if not torch.equal(view, first)), None)
         if other is None:
             raise ValueError(
                 f"`views` returned the same view {self.draws} times: it must return a new random view in each call "
@@ -192,7 +193,8 @@ class SampledViews:
     @property
     def examples(self) -> Examples:
         """All views, as blocks to encode."""
-        blocks = [Block(draw * self.num_inputs, 0, 0, draw, self.num_inputs) for draw in range(self.draws)]
+        number = self.num_inputs
+        blocks = [Block(draw * number, 0, 0, draw, number) for draw in range(self.draws)]  # mutants: no task, no scale
         return Examples(blocks, self.draws * self.num_inputs, 1, self.write)
 
     def write(self, block: Block, out: Tensor) -> None:

@@ -1,4 +1,6 @@
+import inspect
 import json
+import math
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from synbench_lightning import BenchmarkCallback, select_best
-from synbench_lightning.benchmark.model_selection import select_best_checkpoint
+from synbench_lightning.benchmark.model_selection import Comparison, select_best_checkpoint
 from synbench_lightning.cli.main import main
 from tests.callbacks.runs import trainer
 from tests.encoders import Autoencoder
@@ -269,3 +271,90 @@ def test_right_and_wrong_answers_are_counted_and_tasks_borrow_from_each_other():
     # Four or five points of each task alone would be off by about .2.
     assert torch.tensor(off).square().mean().sqrt() < 0.1
     assert torch.tensor(inside).double().mean() > 0.93
+
+
+@pytest.mark.parametrize(
+    ("complete", "whole"), [(1, [5]), (2, [0, 5]), (3, [0, 2, 5]), (6, [0, 1, 2, 3, 4, 5]), (9, [0, 1, 2, 3, 4, 5])]
+)
+def test_candidates_that_are_evaluated_completely_are_spread_evenly_and_the_last_is_one(complete, whole):
+    given = candidates(0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    found = select_best(given, TASKS, 0.1, log_likelihood=answered, complete=complete)
+    assert found.complete == tuple(list(given)[place] for place in whole)
+
+
+def test_by_default_five_are_evaluated_completely_and_a_tenth_of_the_items_for_the_others():
+    found = select_best(candidates(*torch.arange(11.0).mul(0.1).tolist()), TASKS, log_likelihood=answered)
+    assert len(found.complete) == 5
+    assert found.num_evaluated == 40
+
+
+def test_the_lead_of_the_best_is_that_on_the_items_that_all_have_seen():
+    found = select_best(candidates(0.2, 0.9, 0.5), TASKS, 1.0, log_likelihood=answered, complete=3)
+    assert found.best == "skill 0.9"
+    for skill in (0.2, 0.5):
+        low, high = found.leads[f"skill {skill}"]
+        assert low == pytest.approx(high, abs=1e-6)  # of all items
+        assert low == pytest.approx(truth(0.9) - truth(skill), abs=1e-5)
+    assert "skill 0.9" not in found.leads
+    few = select_best(candidates(0.2, 0.9, 0.5), TASKS, 0.1, log_likelihood=answered, complete=1)
+    for skill in (0.2, 0.5):
+        low, high = few.leads[f"skill {skill}"]
+        assert low < truth(0.9) - truth(skill) < high
+
+
+def test_a_comparison_is_printed_with_its_intervals_and_what_is_certain():
+    found = Comparison(
+        best="b",
+        values={"a": -0.5, "b": -0.4, "long candidate": -0.45},
+        intervals={"a": (-0.5, -0.5), "b": (-0.41, -0.39), "long candidate": (-0.5, -0.4)},
+        leads={"a": (0.05, 0.15), "long candidate": (0.0, 0.1)},
+        complete=("a",),
+        num_points=2000,
+        num_evaluated=500,
+        left_out={"c": "OSError: no"},
+        decision_accuracy=0.75,
+    )
+    assert found.rivals == ("long candidate",)
+    assert str(found).splitlines() == [
+        "candidate         value   95% interval",
+        "a               -0.5000   all items",
+        "b               -0.4000   [-0.4100, -0.3900]   <- best",
+        "long candidate  -0.4500   [-0.5000, -0.4000]",
+        "Best is b: not distinguished from long candidate at 95 % confidence; raise the budget. "
+        "Evaluated on 25% of 2,000 items each.",
+        "The items rank 75% of the pairs of complete candidates in their true order.",
+        "Skipped: c: OSError: no",
+    ]
+
+
+def test_the_readout_is_compared_on_the_features_of_each_candidate():
+    x = torch.randn(300, 4, generator=torch.Generator().manual_seed(2))
+    tasks = {"sign": TensorDataset(x, (x[:, 0] > 0).long())}
+
+    class Keeps(nn.Module):
+        def __init__(self, first):
+            super().__init__()
+            self.first = first
+
+        def forward(self, x):
+            return x[:, self.first :]
+
+    found = select_best({"none": Keeps(1), "all": Keeps(0)}, tasks, 0.5, complete=2, support=50)
+    assert (found.best, found.num_points) == ("all", 250)
+    assert found.values["none"] == pytest.approx(-math.log(2), abs=0.15)
+    assert found.values["all"] > -0.3
+    with pytest.raises(ValueError, match="`support` must be an integer of at least 4, got 3"):
+        select_best({"all": Keeps(0)}, tasks, support=3)
+    with pytest.raises(ValueError, match="`seed` must be an integer of at least 0, got -1"):
+        select_best({"all": Keeps(0)}, tasks, seed=-1)
+
+
+def test_for_a_folder_the_defaults_are_those_for_candidates():
+    of_folder, of_candidates = (
+        {name: one.default for name, one in inspect.signature(call).parameters.items()}
+        for call in (select_best_checkpoint, select_best)
+    )
+    shared = of_folder.keys() & of_candidates.keys()
+    assert shared == {"tasks", "budget", "encoder", "support", "complete", "method", "batch_size", "seed", "device"}
+    assert {name: of_folder[name] for name in shared} == {name: of_candidates[name] for name in shared}
+    assert (of_folder["budget"], of_folder["support"], of_folder["complete"], of_folder["seed"]) == (0.1, 100, 5, 0)

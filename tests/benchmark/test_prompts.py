@@ -282,3 +282,49 @@ def test_a_part_of_a_module_can_be_the_language_model():
     prompts = Prompts(ids, "causal", forward="model")
     batch, model = one_batch(prompts.task(REVIEWS, TEMPLATE, LONG)), Headless()
     torch.testing.assert_close(prompts.scores(model, batch), Prompts(ids, "causal").scores(model.model, batch))
+
+
+def test_an_answer_of_one_letter_is_divided_by_one():
+    model, found = Bigrams(), {}
+    for normalization in ("sum", "characters"):
+        prompts = Prompts(ids, "causal", normalization=normalization)
+        found[normalization] = prompts.scores(model, one_batch(prompts.task(REVIEWS, TEMPLATE, ["a", "good"])))
+    torch.testing.assert_close(found["characters"], found["sum"] / torch.tensor([1, 4]))
+
+
+def test_ids_and_lengths_come_from_the_tokenizer_unless_they_are_given():
+    class Tokenizer:
+        mask_token_id, pad_token_id, model_max_length = 0, 1, 9
+
+        def __call__(self, text):
+            return ids(text)
+
+    task = Prompts(Tokenizer(), "masked").task([(" ".join(["film"] * 20), 1), ("a", 0)], TEMPLATE, ["bad", "good"])
+    long, _ = task.dataset
+    assert len(long["sequences"][0]) == 9
+    batch = one_batch(task)
+    assert batch["ids"][1].tolist() == [*ids("a . it was"), 0, *ids("."), *[1] * 3]
+    assert batch["length"].tolist() == [9, 6]
+    own = Prompts(Tokenizer(), "masked", mask_id=5, pad_id=7, max_tokens=12)
+    other = one_batch(own.task([("film " * 20, 1), ("a", 0)], TEMPLATE, ["bad", "good"]))
+    assert other["length"].tolist() == [12, 6]
+    assert other["ids"][1].tolist() == [*ids("a . it was"), 5, *ids("."), *[7] * 6]
+    plain = one_batch(Prompts(ids, "causal").task([("film " * 3, 1), ("a", 0)], TEMPLATE, ["bad", "good"]))
+    assert plain["ids"][1].tolist() == [*ids("a . it was"), 0, 0]
+
+
+def test_the_last_id_of_the_vocabulary_can_be_asked_for():
+    prompts = Prompts(lambda text: [3] if text.strip() == "good" else [0] * bool(text), "causal")
+    batch = one_batch(prompts.task(REVIEWS, TEMPLATE, ["bad", "good"]))
+    assert prompts.scores(nn.Embedding(4, 4), batch).isfinite().all()
+    with pytest.raises(ValueError, match="`verbalizers`: the id 3 is not among the 3 logits"):
+        prompts.scores(nn.Embedding(4, 3), batch)
+
+
+def test_examples_with_fewer_answers_have_none_of_the_others():
+    prompts = Prompts(ids, "causal")
+    items = [prompts.item("a film", "", ["bad", "good"], 1), prompts.item("so", "", ["bad", "good", "very dull"], 2)]
+    scores = prompts.scores(Bigrams(), prompts.collate(items))
+    assert scores.isfinite().tolist() == [[True, True, False], [True, True, True]]
+    found = prompts.log_likelihood(Bigrams(), prompts.collate(items))
+    torch.testing.assert_close(found, torch.stack([scores[0, :2].log_softmax(0)[1], scores[1].log_softmax(0)[2]]))

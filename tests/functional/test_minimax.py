@@ -110,3 +110,31 @@ def test_task_means_add_in_float32_and_an_empty_task_has_no_gradient():
     assert means[0].item() == pytest.approx(losses[0].item(), rel=1e-5)
     means.sum().backward()
     assert losses.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("losses", "temperature", "message"),
+    [
+        (torch.tensor(1.0), 0.5, "`losses` must be a tensor"),
+        (torch.ones(2) * 1j, 0.5, "`losses` must be a tensor"),
+        ([1.0, 2.0], 0.5, "`losses` must be a tensor"),
+        (torch.ones(2), 0, "`temperature` must be a positive number, got 0"),
+        (torch.ones(2), torch.ones(2), "`temperature` must be a positive number"),
+        (torch.ones(2), torch.tensor(1j), "`temperature` must be a positive number"),
+    ],
+)
+def test_what_has_no_smoothed_maximum_is_refused(losses, temperature, message):
+    with pytest.raises(ValueError, match=message):
+        smoothed_maximum(losses, temperature)
+    one = smoothed_maximum(torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([0.5]))
+    assert one.tolist() == pytest.approx([0.5 * np.logaddexp(2, 4), 0.5 * np.logaddexp(6, 0)])
+
+
+def test_losses_are_real_and_tasks_below_their_number():
+    with pytest.raises(ValueError, match="`losses` must be a tensor of real numbers"):
+        task_means(torch.ones(3) * 1j, torch.zeros(3, dtype=torch.long), 2)
+    with pytest.raises(ValueError, match="`tasks` must be below `num_tasks`, 2, got 2"):
+        task_means(torch.ones(3), torch.tensor([0, 1, 2]), 2)
+    with pytest.raises(ValueError, match="`num_tasks` must be an integer of at least 1, got 0"):
+        task_means(torch.ones(3), torch.tensor([0, 0, 0]), 0)
+    assert task_means(torch.ones(0), torch.zeros(0, dtype=torch.long), 1)[1].tolist() == [0]

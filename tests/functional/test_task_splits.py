@@ -192,3 +192,10 @@ def test_what_cannot_be_split_is_refused_by_name(call, message):
 def test_a_task_ends_with_the_token_that_fills_its_part_of_what_is_left():
     assert splits.by_frequency([4, 4, 2], 2).tolist() == [0, 0, 1]  # 4 of 10 is less than half
     assert splits.by_frequency([5, 4, 1], 2).tolist() == [0, 1, 1]  # 5 of 10 is half
+
+
+def test_no_task_is_empty_where_the_lowest_value_is_that_of_half_of_all():
+    with pytest.raises(ValueError, match="`values` must differ enough for 2 tasks"):
+        splits.quantiles(torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0]), 2)
+    edges = splits.quantiles(torch.tensor([0.0, 1.0, 1.0, 1.0]), 2)  # the highest may be
+    assert splits.of_values(torch.tensor([0.0, 1.0]), edges).tolist() == [0, 1]

@@ -1,6 +1,7 @@
 """Runs are ranked by what ranks them, with the error of each difference, and only where they are comparable."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -195,3 +196,70 @@ def test_replicates_are_the_information_without_a_group_of_inputs_or_views():
     own = float(instance_information(views[without]))
     assert by_inputs[1] == pytest.approx(own, rel=0.1)  # there the chance level is subtracted, which is common to all
     assert len(by_inputs) == len(by_views) == 4
+
+
+def test_the_threshold_is_that_of_the_score_and_of_its_error():
+    runs = {
+        "steep": result(accuracy=0.75, thresholds=(0.6, 0.7), standard_errors=(((0.01, 0.02),),)),
+        "best": result(accuracy=0.9, thresholds=(0.6, 0.7), standard_errors=(((0.03, 0.04),),)),
+    }
+    for threshold, errors in ((0.6, (0.03, 0.01)), (0.7, (0.04, 0.02)), (0.65, (None, None))):
+        found = rank(runs, threshold)
+        assert [one.value for one in found.ranked] == [
+            runs[one.name].score(threshold=threshold) for one in found.ranked
+        ]
+        assert tuple(one.error for one in found.ranked) == errors
+        expected = None if errors[0] is None else pytest.approx(math.hypot(*errors))
+        assert found.ranked[1].behind_error == expected
+        assert not found.ranked[1].paired
+    assert rank(runs).ranked[0].error == 0.04
+
+
+def test_the_table_of_encoders_has_no_steps_and_three_digits_of_a_readout():
+    found = rank({"a": readout(0.5, 0.01), "b": readout(0.6, 0.02)})
+    assert found.rows == [
+        ["rank", "encoder", "readout", "behind the best"],
+        ["1", "b", "0.600 ± 0.020", ""],
+        ["2", "a", "0.500 ± 0.010", "0.100 ± 0.010"],
+    ]
+    assert str(found).splitlines()[:3] == [
+        "rank  encoder        readout  behind the best",
+        "   1  b        0.600 ± 0.020",
+        "   2  a        0.500 ± 0.010    0.100 ± 0.010",
+    ]
+    alone = rank({"a": result(5.0, 0.1, step=0)})
+    assert alone.rows[1] == ["1", "a", "0", "5.00 ± 0.10", ""]
+    assert alone.sentences == []
+
+
+def test_rivals_are_listed_or_said_to_be_all():
+    close = {name: result(9.0 + place / 100, 0.1 * place - 0.2) for place, name in enumerate("abc")}
+    assert "cannot be distinguished from any of the others" in said(rank(close))
+    assert "cannot be distinguished from a (less" in said(rank({"a": close["a"], "c": close["c"]}))
+    far = rank({**close, "far": result(1.0, 0.1)})
+    assert "cannot be distinguished from b, a (less" in said(far)
+    assert "Best is c, by information under the same views, in nats:" in said(far)
+
+
+def test_the_largest_group_is_ranked_and_the_readout_where_more_runs_have_it():
+    views = {"inputs": "x", "information": 9.0, "information_kind": "views"}
+    runs = {"a": readout(0.5, 0.01, **views), "b": readout(0.6, 0.01), "c": readout(0.4, 0.01)}
+    found = rank(runs)
+    assert (found.key, found.best, found.excluded) == ("readout", "b", {})
+    other = rank({**runs, "d": readout(0.9, 0.01, labels="other"), "e": readout(0.8, 0.01, labels="other")})
+    assert (other.best, other.excluded) == ("b", {"d": "different labeled examples", "e": "different labeled examples"})
+    assert "Not comparable: d, e (different labeled examples)." in said(other)
+
+
+def test_two_that_have_nothing_in_common_but_a_score_are_ordered_by_it():
+    found = rank({"a": result(9.0, 0.1, inputs="x", accuracy=0.8), "b": result(5.0, 0.1, inputs="y", accuracy=0.9)})
+    assert (found.key, found.holds, found.best) == ("score", False, "b")
+    alone = rank({"a": result(9.0, 0.1, inputs="x")})
+    assert (alone.key, alone.holds, alone.rivals) == ("information", True, ())
+    assert rank({"a": result()}).key == "score"
+
+
+def test_replicates_of_another_number_do_not_make_a_paired_error():
+    other = replace(result(8.0, 0.4), information_replicates=((8.0, 8.1, 7.9),))
+    found = rank({"one": result(9.0, 0.3), "other": other})
+    assert (found.ranked[1].paired, found.ranked[1].behind_error) == (False, pytest.approx(0.5))

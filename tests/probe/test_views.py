@@ -78,8 +78,9 @@ def test_views_leave_no_trace_in_generators_and_are_the_same_in_each_draw(monkey
 
 
 def test_views_next_to_nothing_are_told():
-    with pytest.warns(UserWarning, match="differ by only"):
+    with pytest.warns(UserWarning, match="differ by only") as told:
         evaluate(nn.Flatten(), (1, 6, 6), plan=SMALL, inputs=images(), views=lambda x: x + 1e-3 * torch.randn_like(x))
+    assert told[0].filename == __file__
 
 
 def test_views_that_destroy_what_labels_are_about_are_told():

@@ -37,7 +37,7 @@ def k_medoids(vectors: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     generator = np.random.default_rng(seed)
     medoids = _spread(lambda place: 1 - vectors @ vectors[place], len(vectors), count, generator)
     cluster = nearest_medoid(vectors, vectors[medoids])
-    for _ in range(100):
+    for _ in range(100):  # mutants: far more than it takes
         cluster[medoids] = torch.arange(count)  # a duplicate must not take a medoid's place
         totals = vectors.new_zeros(count, vectors.shape[1]).index_add_(0, cluster, vectors)
         closeness = (vectors * totals[cluster]).sum(1)
@@ -45,7 +45,7 @@ def k_medoids(vectors: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
         order = order[torch.argsort(cluster[order], stable=True)]  # by cluster, the most central first
         starts = torch.cat([order.new_zeros(1), torch.bincount(cluster, minlength=count).cumsum(0)[:-1]])
         moved = order[starts]
-        better = closeness[moved] > closeness[medoids] + 1e-9
+        better = closeness[moved] > closeness[medoids] + 1e-9  # mutants: any tiny number
         if not bool(better.any()):
             break
         medoids = torch.where(better, moved, medoids)
@@ -76,7 +76,8 @@ def k_means(features: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="One of the clusters is empty")
-        means, labels = kmeans2(features.numpy(), features[first].numpy(), iter=20, minit="matrix", missing="warn")
+        turns = 20  # mutants: more turns change little
+        means, labels = kmeans2(features.numpy(), features[first].numpy(), iter=turns, minit="matrix", missing="warn")
     used, cluster = torch.from_numpy(labels).long().unique(return_inverse=True)
     distance = (features - torch.from_numpy(means)[used][cluster]).norm(dim=1)
     nearest = torch.stack([torch.where(cluster == c, distance, torch.inf).argmin() for c in range(len(used))])
@@ -101,7 +102,7 @@ def _spread(distance_to: Callable[[int], Tensor], points: int, count: int, gener
     chosen = [int(generator.integers(points))]
     distance = distance_to(chosen[0])
     for _ in range(count - 1):
-        weights = distance.double().clamp_min(0) + 1e-12
+        weights = distance.double().clamp_min(0) + 1e-12  # mutants: any tiny number
         weights[chosen] = 0
         chosen.append(int(generator.choice(points, p=(weights / weights.sum()).numpy())))
         distance = torch.minimum(distance, distance_to(chosen[-1]))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from synbench_lightning.checks import check_floats, check_integers
 
-CONSTANT = 1e-13
+CONSTANT = 1e-13  # mutants: above rounding
 """A curve that varies by less than this fraction of its mean is constant. A guard against rounding, not searched: 450
 times the precision of float64, so that the rounding of a constant curve has no correlation."""
 
@@ -68,7 +68,7 @@ def pearson(first: Tensor, second: Tensor | None = None) -> Correlation:
     square_x, square_y = x.square().T @ seen_y, seen_x.T @ y.square()
     vary_x, vary_y = square_x - sum_x.square() / shared, square_y - sum_y.square() / shared
     r = (x.T @ y - sum_x * sum_y / shared) / (vary_x * vary_y).sqrt()
-    defined = (shared >= 2) & (vary_x > 1e-12 * square_x) & (vary_y > 1e-12 * square_y)
+    defined = (shared >= 2) & (vary_x > 1e-12 * square_x) & (vary_y > 1e-12 * square_y)  # mutants: above rounding
     r = torch.where(defined, r.clamp(-1, 1), torch.nan)
     freedom, rest = (shared - 2).clamp_min(0).numpy(), (1 - r.square()).numpy()
     tail = torch.from_numpy(np.where(freedom > 0, betainc(np.maximum(freedom, 1) / 2, 0.5, rest), 1.0))

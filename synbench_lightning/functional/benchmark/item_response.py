@@ -63,7 +63,7 @@ def fit_item_response(right: Tensor, tasks: Tensor) -> ItemResponse:
     answers, sizes = right.double(), task_sizes(tasks)
     counts = torch.zeros(len(answers), len(sizes), dtype=torch.float64).index_add(1, tasks, answers)
     ability = torch.logit((counts + 0.5) / (sizes + 1))
-    ability = (ability - ability.mean(0)) / ability.std(0).clamp_min(1e-6)
+    ability = (ability - ability.mean(0)) / ability.std(0).clamp_min(1e-6)  # mutants: any tiny number
     x = ability[:, tasks]
     usual = torch.logit((counts.sum(0) + 0.5) / (len(answers) * sizes + 1))[tasks]
     slope, easiness = torch.full_like(usual, SLOPE), usual.clone()

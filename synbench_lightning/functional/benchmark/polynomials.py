@@ -43,7 +43,7 @@ def polynomial_basis(positions: Tensor, degree: int) -> Tensor:
     basis = x.new_full((len(x), degree + 1), len(x) ** -0.5)
     for power in range(1, degree + 1):
         column, before = x * basis[:, power - 1], basis[:, :power]
-        for _ in range(2):
+        for _ in range(2):  # mutants: twice is enough
             column = column - before @ (before.T @ column)
         basis[:, power] = column / column.norm()
     return basis

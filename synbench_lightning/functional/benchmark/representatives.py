@@ -12,7 +12,7 @@ from synbench_lightning.functional.benchmark.curve_correlation import check_task
 from synbench_lightning.functional.benchmark.polynomials import polynomial_coefficients
 from synbench_lightning.functional.benchmark.selection import Selection, allotment, check_budget, task_sizes
 
-MAX_CANDIDATES = 1024
+MAX_CANDIDATES = 1024  # mutants: memory and time alone
 """Number of random candidates from which :func:`coverage` selects (twice the budget, if that is more). Set to limit
 time, not searched for quality: each candidate costs one pass over all items, timed by
 `python -m tests.performance.dynamics`."""

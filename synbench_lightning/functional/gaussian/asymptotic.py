@@ -250,11 +250,13 @@ def _projected(
         # projections, fitted over the scales as M was; the ridge grows with the scale's variance along the means.
         centered = means.odd @ (means.load.T @ half_difference.sum(1))
         local = torch.einsum("kl,ltu->ktu", neighborhood(position), covariance)
-        along = torch.einsum("kr,rt,kt->k", means.odd, pooled, means.odd).clamp_min(1e-300)
+        along = torch.einsum("kr,rt,kt->k", means.odd, pooled, means.odd)
+        along = along.clamp_min(1e-300)  # mutants: any tiny number
         growth = torch.einsum("kr,krt,kt->k", means.odd, local, means.odd) / along
         local = local + kappa * growth[:, None, None] * ((mu * inverse**2) @ mu.T)
         clear = _clear_candidates(pooled, means.covariance, float(spread.mean()), len(pool.values))
-        inside = torch.linalg.pinv(clear @ local @ clear.T, rtol=1e-9, hermitian=True) @ clear @ centered[..., None]
+        rounding = 1e-9  # mutants: any tiny number
+        inside = torch.linalg.pinv(clear @ local @ clear.T, rtol=rounding, hermitian=True) @ clear @ centered[..., None]
         combined = clear.T @ inside / position[:, None, None]  # (K, r, 1); the factor 1 / s_k is of no consequence
         of_scales = torch.einsum("lnt,kt->kln", half_difference, combined.squeeze(-1))  # scale k, pair (l, n)
         found.append(
@@ -295,7 +297,8 @@ def _clear_candidates(covariance: Tensor, of_noise: Tensor, level: float, rank: 
     strength, axes = torch.linalg.eigh(whitened @ covariance @ whitened.T)
     # The upper edge of the eigenvalues of pure noise (Marchenko and Pastur), with a margin of one half.
     edge = 1.5 * level * (1 + math.sqrt(len(strength) / rank)) ** 2
-    stands_out = strength > min(edge, float(strength[-1]) * (1 - 1e-9))
+    below_one = 1 - 1e-9  # mutants: any number just below 1
+    stands_out = strength > min(edge, float(strength[-1]) * below_one)
     clear: Tensor = axes[:, stands_out].T @ whitened
     return clear
 
@@ -334,4 +337,5 @@ def _population_ridge(pool: Pool, energy: Tensor, size: float, epsilon: float) -
         return float((energy * fraction).sum() - epsilon**2 * energy.sum())
 
     largest = float(values.max())
-    return max(pool.smallest_ridge, root(excess, 1e-9 * largest, 1e6 * largest))
+    low, high = 1e-9 * largest, 1e6 * largest  # mutants: wide enough either way
+    return max(pool.smallest_ridge, root(excess, low, high))

@@ -54,7 +54,7 @@ def accuracy_and_bound_curves(projections: Sequence[Projections], position: Tens
         pairs = residual.shape[1] - _of_blocks(torch.ones_like(half_difference[:1]), blocks, 0.0).sum(-1)  # (1, 1 + B)
         mean = _without_blocks(mean_of, blocks) / pairs  # m_k, (K, 1 + B)
         squares = half_sum.square() + half_difference.square()
-        variance = (_without_blocks(squares, blocks) / pairs).clamp_min(1e-300)
+        variance = (_without_blocks(squares, blocks) / pairs).clamp_min(1e-300)  # mutants: any tiny number
         fit = (smooth @ variance.log()).exp()  # even in the scale, and positive
         # Where hardly more than the directions' noise is left (they may hold no signal), its error is what is kept.
         least = torch.maximum(correction_error(half_difference.numel()) * noise[:, None], 0.01 * fit)
@@ -66,7 +66,8 @@ def accuracy_and_bound_curves(projections: Sequence[Projections], position: Tens
         count, total = _above(both, edge, blocks)
         weights = neighbors.T[:, :, None] / (2 * pairs)
         accuracy = (count * weights).sum(0)
-        bound = ((count * mean + total * per_unit) * weights).sum(0) / (accuracy * mean).abs().clamp_min(1e-300)
+        reach = (accuracy * mean).abs().clamp_min(1e-300)  # mutants: any tiny number
+        bound = ((count * mean + total * per_unit) * weights).sum(0) / reach
         exists = mean > 0
         found.append(torch.stack([torch.where(exists, accuracy, 0.5), torch.where(exists, bound, 0.0)]))
     return torch.stack(found, 1).movedim(-1, 1)  # (2, E, K, 1 + B) before

@@ -138,8 +138,9 @@ def _ridge(eigenvalues: np.ndarray, squared_mu: np.ndarray, epsilon: float) -> f
 
     # With one eigenvalue v for all directions g = v * epsilon / (1 - epsilon): the extremes bracket the root.
     odds = math.log(epsilon / (1 - epsilon))
-    low, high = math.log(eigenvalues.min()) + odds - 1e-6, math.log(eigenvalues.max()) + odds + 1e-6
-    return math.exp(brentq(excess, low, high, xtol=1e-12))
+    margin, accuracy = 1e-6, 1e-12  # mutants: any tiny numbers
+    low, high = math.log(eigenvalues.min()) + odds - margin, math.log(eigenvalues.max()) + odds + margin
+    return math.exp(brentq(excess, low, high, xtol=accuracy))
 
 
 def summarise_margins(margins: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,11 +26,11 @@ RARE = 10
 """Directions whose variance comes from fewer pairs than this are dropped: leaving one pair out would remove them."""
 SHARE = 0.6
 """Largest ratio of directions to pairs; beyond it a ridge keeps the degrees of freedom there."""
-DOUBLE = 2048
+DOUBLE = 2048  # mutants: memory and time alone
 """Up to this size of the matrix eigenvectors are found in float64; beyond, float32 is tried first: half the time."""
-CLEAR = 1e3
+CLEAR = 1e3  # mutants: above rounding either way
 """A ridge this many times the rounding of the largest eigenvalue hides the rounding; else float64 is used."""
-COLUMNS = 2048
+COLUMNS = 2048  # mutants: memory and time alone
 """Number of columns of a matrix that are processed at once."""
 
 
@@ -155,7 +155,8 @@ def _with_ridge(spectrum: _Spectrum, pairs: int, dim: int, rounding: float) -> P
     values = spectrum.values.clamp_min(0)
     everything = torch.ones_like(values, dtype=torch.bool)
     unresolved = Pool(values, pairs, 0.0)
-    ridge = root(lambda g: SHARE * pairs - unresolved.freedom(g), 1e-12 * float(values[-1]), 1e6 * float(values[-1]))
+    low, high = 1e-12 * float(values[-1]), 1e6 * float(values[-1])  # mutants: wide enough either way
+    ridge = root(lambda g: SHARE * pairs - unresolved.freedom(g), low, high)
     residuals, coefficients = spectrum.coordinates(everything)
     # The part of the means outside the span of the residuals has coordinates of its own, after those on the
     # eigenvectors. The covariance is 0 there; the ridge keeps its inverse finite.
@@ -240,10 +241,11 @@ def _of_inner_products(features: Tensor, means: Means, fitted: list[Tensor], dty
     values = values.double()
     size = (pairs * values).clamp_min(0).sqrt()  # the length of X' u_j
     # Eigenvectors whose eigenvalue is rounding are not directions of the rows: the means' part is found below.
-    exists = values > 100 * torch.finfo(dtype).eps * values[-1]
+    exists = values > 100 * torch.finfo(dtype).eps * values[-1]  # mutants: above rounding either way
 
     def coordinates(kept: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        mu = torch.where(exists, along @ basis.double() / size.clamp_min(1e-300), 0.0)  # M_par
+        length = size.clamp_min(1e-300)  # mutants: any tiny number
+        mu = torch.where(exists, along @ basis.double() / length, 0.0)  # M_par
         strength, axes = torch.linalg.eigh(of_means @ of_means.T - mu @ mu.T)
         orthogonal = axes * strength.clamp_min(0).sqrt()
         coefficients = torch.cat([mu[:, kept], orthogonal], 1).split(len(fitted[0]))
@@ -282,4 +284,5 @@ def root(increasing: Callable[[float], float], low: float, high: float) -> float
         return low
     if increasing(high) <= 0:
         return high
-    return math.exp(brentq(lambda log: increasing(math.exp(log)), math.log(low), math.log(high), xtol=1e-10))
+    accuracy = 1e-10  # mutants: any tiny number
+    return math.exp(brentq(lambda log: increasing(math.exp(log)), math.log(low), math.log(high), xtol=accuracy))

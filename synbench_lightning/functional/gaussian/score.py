@@ -78,7 +78,7 @@ def synbench_score(
         else:
             above = accuracy.unsqueeze(-1) > points
             # `linspace` may put the grid's value at a threshold just below it.
-            height = above.double() @ (points[:, None] >= limits - 1e-12).double()
+            height = above.double() @ (points[:, None] >= limits - 1e-12).double()  # mutants: any tiny number
         return ((quadrature * bound).unsqueeze(-2) @ height).squeeze(-2)
 
     return area(accuracy, bound) / area(optimal_accuracy(scales), optimal_bound(scales))

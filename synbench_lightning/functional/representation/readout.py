@@ -78,7 +78,8 @@ def few_label_readout(features: Tensor, labels: Tensor) -> Readout:
     for penalty in PENALTIES:
         share = values / (values + penalty * total)  # shrinkage factor of each eigenvector
         leverage = 1 / n + vectors.square() @ share  # h_i; 1 / n is that of the mean
-        errors.append((own - vectors @ (share[:, None] * along)) / (1 - leverage).clamp_min(1e-9)[:, None])
+        left = (1 - leverage).clamp_min(1e-9)  # mutants: any tiny number
+        errors.append((own - vectors @ (share[:, None] * along)) / left[:, None])
     missed = min(errors, key=lambda found: float(found.square().sum()))
     squares, baseline = missed.square().sum(1), alone.square().sum(1)
     ratio = squares.sum() / baseline.sum()

@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-BINS = 4096
+BINS = 4096  # mutants: enough either way
 """Of token ids: they are compared by how often each occurs, ids that differ by a multiple of this as one."""
 CLEAR = 3.0
 """Standard errors below chance from which on rows belong together, by convention."""
-QUANTILES = 33
-FREQUENCIES = 64
-MOST_VALUES = 8192
+QUANTILES = 33  # mutants: enough either way
+FREQUENCIES = 64  # mutants: enough either way
+MOST_VALUES = 8192  # mutants: enough either way
 """Of an input that are compared."""
 CHANGED = 0.9
 """Of the rows of examples that were exchanged so many change at least: a view may happen to be the same."""
@@ -99,7 +99,8 @@ def layout_of(exchanged: Tensor, changes: Tensor) -> Layout | None:
         own, other = of_examples[exchanged], of_examples[~exchanged]
         exact = not other.any() and bool(((own > 0).double().mean(0) >= CHANGED).all())
         error = (own.var(0, correction=0) / len(own) + other.var(0, correction=0) / len(other)).sqrt()
-        if exact or bool((own.mean(0) - other.mean(0) > MIXED * error.clamp_min(1e-300)).all()):
+        error = error.clamp_min(1e-300)  # mutants: any tiny number
+        if exact or bool((own.mean(0) - other.mean(0) > MIXED * error).all()):
             return kind
     return None
 
@@ -119,7 +120,7 @@ def row_changes(one: Tensor, other: Tensor) -> Tensor:
     """``(N,)``, the mean squared difference of the rows ``(N, ...)`` of two sets, 0 where it is one of rounding."""
     first, second = (_real(side.detach().cpu()).flatten(1).double() for side in (one, other))
     found = (first - second).square().mean(1)
-    return torch.where(found > 1e-8 * first.square().mean(1), found, 0.0)
+    return torch.where(found > 1e-8 * first.square().mean(1), found, 0.0)  # mutants: above rounding
 
 
 def _mean_rank(one: Tensor, other: Tensor) -> float:
@@ -148,8 +149,7 @@ def _pattern(rows: Tensor) -> Tensor:
         values = values.float().mean(1 if values.shape[1] <= values.shape[-1] else -1)
     values = _values(values)
     centered = values - values.mean(1, keepdim=True)
-    standardized: Tensor = centered / centered.norm(dim=1, keepdim=True).clamp_min(1e-300)
-    return standardized
+    return _of_length_one(centered)
 
 
 def _distribution(rows: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def _spectrum(rows: Tensor) -> Tensor:
     values = values[:, :: max(1, values[0].numel() // (4 * MOST_VALUES))]
     amplitudes = torch.fft.rfft(values).abs().square().mean(1).double()
     pooled = torch.nn.functional.adaptive_avg_pool1d(amplitudes[:, None], min(FREQUENCIES, amplitudes.shape[1]))[:, 0]
-    return (pooled + 1e-12 * pooled.max() + 1e-300).log()
+    return (pooled + 1e-12 * pooled.max() + 1e-300).log()  # mutants: above rounding
 
 
 def _real(rows: Tensor) -> Tensor:
@@ -178,6 +178,10 @@ def _real(rows: Tensor) -> Tensor:
 
 def _directions(rows: Tensor) -> Tensor:
     """``(N, D)`` rows of length 1 around their mean."""
-    flat = rows - rows.mean(0)
-    directions: Tensor = flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-300)
-    return directions
+    return _of_length_one(rows - rows.mean(0))
+
+
+def _of_length_one(rows: Tensor) -> Tensor:
+    lengths = rows.norm(dim=1, keepdim=True).clamp_min(1e-300)  # mutants: any tiny number
+    scaled: Tensor = rows / lengths
+    return scaled

@@ -170,3 +170,30 @@ def test_a_matrix_that_is_decomposed_in_float32_gives_what_the_plain_formula_giv
         torch.testing.assert_close(found.accuracy, plain.accuracy, rtol=0, atol=1e-3)
         torch.testing.assert_close(found.bound, plain.bound, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(found.eigenvalues[-48:], plain.eigenvalues[-48:], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_classes_that_are_one_have_the_accuracy_of_chance_in_every_replicate(tasks):
+    x = features(6, 64, tasks=tasks)
+    x[0] = x[0].abs()  # of an example and its negative it is the same
+    found = estimate_limit(x, PLAN.scales, [0.0, 0.2])
+    for accuracy in (found.accuracy[0], found.jackknife_accuracy[:, 0], found.uncorrected_accuracy[0]):
+        assert (accuracy == 0.5).all()
+    for task in range(1, tasks):
+        assert score(found, task) == pytest.approx(1, abs=0.1)
+        assert (found.uncorrected_accuracy[task] > 0.5).any()
+
+
+def test_without_the_correction_accuracy_is_lower():
+    found = estimate_limit(features(100, 32), PLAN.scales, [0.0])
+    lower = found.accuracy[0, 0] - found.uncorrected_accuracy[0, 0]
+    assert (lower > -1e-3).all()
+    assert lower.max() > 0.02
+    assert found.correction_error == pytest.approx(10 / (16 * 32) ** 0.5)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 3, 2, 5), (1, 16, 8, 3, 5), (16, 8, 2, 5)])
+def test_too_few_noise_vectors_and_other_signs_are_refused(shape):
+    with pytest.raises(ValueError, match="at least 4 noise vectors, 2 signs"):
+        estimate_limit(torch.randn(shape), PLAN.scales, [0.0])
+    assert estimate_limit(torch.randn(1, 16, 4, 2, 5), PLAN.scales, [0.0]).accuracy.shape == (1, 1, 16)

@@ -152,3 +152,9 @@ def test_more_dimensions_than_examples_are_no_obstacle():
 def test_bad_input_is_refused_by_name(support, labels, features, message):
     with pytest.raises(ValueError, match=message):
         class_log_probabilities(support, labels, features)
+
+
+def test_a_covariance_that_is_a_multiple_of_the_identity_stays_as_it_is():
+    axes = torch.cat([torch.eye(3), -torch.eye(3)]).double()
+    torch.testing.assert_close(shrunk_covariance(axes), torch.eye(3).double() / 3)
+    torch.testing.assert_close(shrunk_covariance(axes[:, :1], 3), torch.ones(1, 1).double() * 2 / 3)

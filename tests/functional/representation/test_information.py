@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from synbench_lightning.functional.representation import information
 from synbench_lightning.functional.representation.information import information_error, instance_information
 
 
@@ -88,3 +89,23 @@ def test_wrong_shapes_are_refused(shape):
 def test_a_floor_that_is_not_positive_is_refused():
     with pytest.raises(ValueError, match="`floor` must be a positive number, got 0"):
         instance_information(features(), floor=0)
+
+
+@pytest.mark.parametrize("dim", [20, 300])
+def test_columns_that_are_read_a_few_at_a_time_change_nothing(dim, monkeypatch):
+    x = features(inputs=12, draws=8, dim=dim)
+    whole = instance_information(x), information_error(x)
+    monkeypatch.setattr(information, "COLUMNS", 7)
+    for one, other in zip(whole, (instance_information(x), information_error(x)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("draws", [2, 3, 4])
+def test_views_are_left_out_in_turn_where_there_are_four(draws):
+    x = features(inputs=16, draws=draws)
+    found = information.information_replicates(x)
+    assert found.shape == (1 + (draws == 4), 4)
+    constant = information.information_replicates(torch.ones(16, draws, 3))
+    assert constant.tolist() == torch.zeros_like(found).tolist()
+    groups = information.information_replicates(x, groups=3)
+    assert groups.shape == (1 + (draws == 4), 3)

@@ -99,3 +99,28 @@ def test_the_effective_rank_does_not_depend_on_the_scale_and_two_examples_are_en
     assert feature_std(two).item() == pytest.approx(0.5**0.5)
     assert collapse_level(two).item() == pytest.approx(1 - 2**0.5 / 2)  # each dimension has the standard deviation 1/2
     assert torch.isnan(alpha_req(two))  # two centred examples are on one line
+
+
+def test_the_published_floor_is_added_to_each_share():
+    share = 1 / 500 + 1e-7
+    expected = np.exp(-500 * share * np.log(share))
+    assert effective_rank(torch.eye(500).double()).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_one_example_has_a_rank_and_two_have_all_else():
+    one, two = torch.ones(1, 3), torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    assert effective_rank(one).item() == pytest.approx(1, rel=1e-4)
+    assert feature_std(two).item() == pytest.approx(2**0.5 / 2)
+    assert collapse_level(two).item() == pytest.approx(1 - 2**0.5 / 2)
+    assert alpha_req(two).isnan()
+    with pytest.raises(ValueError, match="`features` must be a floating-point tensor"):
+        effective_rank(torch.ones(0, 3))
+    for statistic in (feature_std, collapse_level, alpha_req):
+        with pytest.raises(ValueError, match="`features` must hold at least 2 samples, got 1"):
+            statistic(one)
+
+
+def test_an_exponent_may_start_at_another_rank():
+    law = torch.arange(5, 300, dtype=torch.float64) ** -1.2
+    assert power_law_exponent(law, first=5).item() == pytest.approx(1.2)
+    assert power_law_exponent(law).item() < 1.1

@@ -149,3 +149,59 @@ def test_rounding_is_no_change():
     assert (row_changes(torch.arange(4)[:, None], torch.tensor([[0], [1], [9], [3]])) > 0).tolist() == [
         False, False, True, False
     ]  # fmt: skip
+
+
+def test_a_layout_shows_where_rows_change_by_more_than_five_standard_errors_of_both_groups():
+    exchanged = torch.arange(20) < 10
+
+    def changes(difference, own, other):
+        """Rows of one view whose groups have these deviations and this difference of their means."""
+        spread = torch.tensor([1.0, -1.0]).repeat(5)
+        return torch.cat([10 + difference + own * spread, 10 + other * spread])
+
+    error = (1.0 / 10 + 0.81 / 10) ** 0.5
+    assert layout_of(exchanged, changes(5.1 * error, 1.0, 0.9)) == "blocks"
+    assert layout_of(exchanged, changes(4.9 * error, 1.0, 0.9)) is None
+    error = (0.01 / 10) ** 0.5
+    assert layout_of(exchanged, changes(5.1 * error, 0.1, 0.0)) == "blocks"
+    assert layout_of(exchanged, changes(4.9 * error, 0.0, 0.1)) is None
+
+
+@pytest.mark.parametrize(("changed", "layout"), [(9, "blocks"), (8, None)])
+def test_of_exchanged_examples_nine_in_ten_change_where_others_stay(changed, layout):
+    changes = torch.zeros(20)
+    changes[:changed] = torch.tensor([1e-3, 50.0]).repeat(5)[:changed]
+    assert layout_of(torch.arange(20) < 10, changes) == layout
+
+
+def test_changes_are_mean_squares_of_rows_of_any_kind():
+    one = torch.randn(5, 3, 4, generator=G)
+    other = one.clone()
+    other[2] += 2
+    other[4, 0, 0] -= 3
+    torch.testing.assert_close(row_changes(one, other), torch.tensor([0, 0, 4, 0, 9 / 12]).double())
+    turned = torch.complex(one, one.flip(0))
+    expected = (turned - turned.roll(1, 0)).abs().square().flatten(1).mean(1).double() / 2  # of both parts
+    torch.testing.assert_close(row_changes(turned, turned.roll(1, 0)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_two_rows_are_enough_and_one_is_not():
+    assert mean_partner_rank(torch.eye(2), torch.eye(2)) == 0
+    with pytest.raises(ValueError, match="of two rows at least"):
+        mean_partner_rank(torch.eye(2)[:1], torch.eye(2)[:1])
+
+
+def test_pairs_count_by_their_rows():
+    x = torch.randn(60, 12, generator=G)
+    few = torch.randn(4, 12, generator=G)
+    assert belong_together((x, x), (few, torch.randn(4, 12, generator=G)))
+    assert not belong_together((x, torch.randn(60, 12, generator=G)), (few, few))
+
+
+def test_layouts_need_examples_of_both_kinds_and_rows_for_each():
+    exchanged = torch.tensor([True, False, False])
+    assert layout_of(exchanged, torch.tensor([1.0, 0, 0])) == "blocks"
+    assert layout_of(exchanged, torch.tensor([1.0, 0, 0, 1.0])) is None
+    assert layout_of(torch.zeros(3).bool(), torch.zeros(3)) is None
+    assert layout_of(torch.ones(3).bool(), torch.ones(3)) is None
+    assert layout_of(torch.tensor([True, True, False]), torch.tensor([1.0, 1, 0])) == "blocks"
