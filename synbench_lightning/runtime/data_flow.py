@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-MOST_NODES = 64
+MOST_NODES = 64  # mutants: memory and time alone
 """Maximum number of operations that are followed back from a call."""
 KEY = "synbench_lightning.call"
 

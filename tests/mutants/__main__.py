@@ -29,7 +29,7 @@ import torch
 
 from tests.mutants.faults import Mutant, mutants
 from tests.mutants.planting import ImportChanged, replace_functions
-from tests.mutants.reached_lines import MARK, PACKAGE, ROOT, Recorder, Trace, in_mirror, keep, kept, test_files
+from tests.mutants.reached_lines import MARK, PACKAGE, ROOT, Recorder, Trace, files_with_tests, in_mirror, keep, kept
 
 
 @dataclass
@@ -271,7 +271,7 @@ def main() -> None:
     global OUT
     OUT = os.dup(1)
     if planted := [file for file in files if file.planted]:
-        tests = [Path(one).resolve() for one in options.tests] or test_files(file.path for file in planted)
+        tests = [Path(one).resolve() for one in options.tests] or files_with_tests(file.path for file in planted)
         with redirect_stdout(io.StringIO()):
             code = pytest_run(
                 tests, Examination(planted, options.budget, options.workers, plant=not options.without_fault)

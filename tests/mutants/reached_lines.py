@@ -56,7 +56,7 @@ def needed(path: Path) -> frozenset[Path]:
     return frozenset(found)
 
 
-def test_files(paths: Iterable[Path]) -> list[Path]:
+def files_with_tests(paths: Iterable[Path]) -> list[Path]:
     """The files with tests that import one of some files; their own doctests are tests too."""
     paths = set(paths)
     tests = [one for one in (ROOT / "tests").rglob("test_*.py") if not set(one.relative_to(ROOT).parts) & {*LEFT_OUT}]

@@ -6,7 +6,7 @@ import pytest
 
 from tests.mutants import reached_lines
 from tests.mutants.faults import mutants
-from tests.mutants.reached_lines import PACKAGE, ROOT, Trace, in_mirror, keep, kept, needed, test_files
+from tests.mutants.reached_lines import PACKAGE, ROOT, Trace, files_with_tests, in_mirror, keep, kept, needed
 
 ZIP = "zip(x, strict=True)"
 SOURCE = '''
@@ -43,7 +43,7 @@ def test_what_is_evaluated_on_import_has_the_names_that_it_defines():
 
 def test_the_tests_of_a_file_are_those_that_import_it_and_those_of_its_folder_come_first():
     path = ROOT / PACKAGE / "functional/gaussian/cross_fitting.py"
-    names = {str(one.relative_to(ROOT)) for one in test_files([path])}
+    names = {str(one.relative_to(ROOT)) for one in files_with_tests([path])}
     assert {"tests/functional/gaussian/test_asymptotic.py", "tests/callbacks/test_synbench.py"} <= names
     assert not any("distributed" in name for name in names)
     assert "tests/functional/test_jackknife.py" not in names
