@@ -252,7 +252,7 @@ class _Readings(Dataset[Any]):
                 for number, (source, indices) in enumerate(zip(self.sources, self.chunks[chunk], strict=True))
             ]
         except ExpensiveError as problem:
-            return Read(view, chunk, None, time.perf_counter() - start, str(problem))
+            return Read(view, chunk, None, time.perf_counter() - start, str(problem))  # mutants: not used
         return Read(view, chunk, _in_structure(self.structure, iter(batches)), time.perf_counter() - start)
 
     def _batch(self, number: int, source: _Source, indices: list[Index], view: int) -> Any:
