@@ -29,7 +29,18 @@ import torch
 
 from tests.mutants.faults import Mutant, mutants
 from tests.mutants.planting import ImportChanged, replace_functions
-from tests.mutants.reached_lines import MARK, PACKAGE, ROOT, Recorder, Trace, files_with_tests, in_mirror, keep, kept
+from tests.mutants.reached_lines import (
+    MARK,
+    PACKAGE,
+    ROOT,
+    Recorder,
+    Trace,
+    as_bits,
+    files_with_tests,
+    in_mirror,
+    keep,
+    kept,
+)
 
 
 @dataclass
@@ -89,7 +100,7 @@ class Examination:
             file, mutant = waiting.pop(0)
             wanted = tests_of(file.path, mutant, traces, self.budget)
             child = in_fork(partial(run_with_fault, session, file, mutant, wanted, self.plant))
-            return child, 30 + 10 * sum(traces[test].seconds for test in wanted), (file, mutant)
+            return child, 60 + 30 * sum(traces[test].seconds for test in wanted), (file, mutant)
 
         for (file, mutant), code in self.in_turn(waiting, start):
             file.timed_out += code is None
@@ -143,13 +154,13 @@ def tests_of(path: Path, mutant: Mutant, traces: dict[str, Trace], budget: float
 
     What is evaluated on import is reached where its name is used, and perhaps by whatever else runs a line of the file.
     """
-    uses = uses_of(mutant.names) if mutant.names else {path: mutant.lines}
-    whole = range(10**5)
+    own = str(path.relative_to(ROOT))
+    uses = uses_of(mutant.names) if mutant.names else {own: as_bits(mutant.lines)}
 
     def rank(test: str) -> int | None:
         if any(traces[test].reaches(file, lines) for file, lines in uses.items()):
             return 0 if in_mirror(test, path) else 1
-        return None if mutant.in_function or not traces[test].reaches(path, whole) else 2
+        return None if mutant.in_function or not traces[test].reaches(own) else 2
 
     found = sorted((one, traces[test].seconds, test) for test in traces if (one := rank(test)) is not None)
     times = accumulate(seconds for _, seconds, _ in found)
@@ -157,13 +168,13 @@ def tests_of(path: Path, mutant: Mutant, traces: dict[str, Trace], budget: float
 
 
 @cache
-def uses_of(names: frozenset[str]) -> dict[Path, list[int]]:
+def uses_of(names: frozenset[str]) -> dict[str, int]:
     """The lines in which names stand, by file of the package."""
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
     found = {}
     for path in (ROOT / PACKAGE).rglob("*.py"):
         if lines := [n for n, line in enumerate(path.read_text().splitlines(), 1) if pattern.search(line)]:
-            found[path] = lines
+            found[str(path.relative_to(ROOT))] = as_bits(lines)
     return found
 
 

@@ -70,16 +70,23 @@ def in_mirror(test: str, path: Path) -> bool:
     return own == path or own.parent == ROOT / "tests" / path.parent.relative_to(ROOT / PACKAGE)
 
 
+def as_bits(lines: Iterable[int]) -> int:
+    """Lines as the bits of a number."""
+    return sum(1 << line for line in set(lines))
+
+
 @dataclass
 class Trace:
-    """One test: how long it takes, and the lines that it runs as the bits of a number, by file."""
+    """One test: how long it takes without waiting, and the lines that it runs as the bits of a number, by file."""
 
     seconds: float
     lines: dict[str, int]
     failed: bool = False
 
-    def reaches(self, path: Path, lines: Iterable[int]) -> bool:
-        return bool(self.lines.get(str(path.relative_to(ROOT)), 0) & sum(1 << line for line in lines))
+    def reaches(self, file: str, lines: int | None = None) -> bool:
+        """Whether one of some lines of a file was run, or any."""
+        own = self.lines.get(file, 0)
+        return bool(own if lines is None else own & lines)
 
 
 @dataclass(eq=False)  # pytest keeps plugins in sets
@@ -106,14 +113,14 @@ class Recorder:
                 seen[name] = set()
             return line_of(frame, event, None)
 
-        start = time.perf_counter()
+        start = time.process_time()
         threading.settrace(call)
         sys.settrace(call)
         result = yield
         sys.settrace(None)
         threading.settrace(None)  # type: ignore[arg-type]
-        lines = {os.path.relpath(name, ROOT): sum(1 << line for line in of) for name, of in seen.items()}
-        self.traces[item.nodeid] = Trace(time.perf_counter() - start, lines, item.nodeid in self.failed)
+        lines = {os.path.relpath(name, ROOT): as_bits(of) for name, of in seen.items()}
+        self.traces[item.nodeid] = Trace(time.process_time() - start, lines, item.nodeid in self.failed)
         return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
