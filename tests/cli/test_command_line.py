@@ -91,7 +91,7 @@ def test_numbers_are_checked_where_they_are_given(capsys, option, value, words):
 
 
 def test_numbers_with_a_sign_and_zero_as_a_seed_are_taken():
-    words = ["evaluate", "--encoder", "a:b", "--batch-size", "+1", "--seed", "0", "--mean=-0.5", "1"]
+    words = ["evaluate", "--encoder", "a:b", "--batch-size", "+1", "--seed", "0", "--mean", "-0.5", "1"]
     given = own._parser().parse_args(words)
     assert (given.batch_size, given.seed, given.mean) == (1, 0, [-0.5, 1.0])
 
@@ -131,3 +131,9 @@ def test_levels_of_loggers_are_those_of_before(monkeypatch):
     monkeypatch.setattr(own, "history_command", lambda given: levels.append(logger.level) or 0)
     assert main(["history", "."]) == 0
     assert (levels, logger.level) == ([logging.ERROR], logging.INFO)
+
+
+def test_the_result_of_a_command_is_the_exit_code(monkeypatch):
+    monkeypatch.setattr(own, "best_command", lambda rest: rest)
+    assert main(["best", "a", "--help"]) == ["a", "--help"]  # parsed by the command itself
+    assert main(["best"]) == ["--help"]

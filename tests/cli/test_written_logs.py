@@ -3,13 +3,17 @@
 import html
 import json
 import re
+from pathlib import Path
 
 import pytest
+import torch
 
 from synbench_lightning.benchmark.result import BenchmarkResult
+from synbench_lightning.callbacks.metric_keys import logged_values
 from synbench_lightning.cli import main
 from synbench_lightning.cli.report import report
 from synbench_lightning.cli.run_files import Run, runs_in
+from tests.results import written_result
 
 HEAD = "step,loss,synbench/score,synbench/score_se,synbench/worst,synbench/information,synbench/information_se"
 HEAD += ",synbench_details/probe_seconds,synbench_details/overhead,synbench_tasks/dc,synbench_details/effective_rank"
@@ -178,6 +182,64 @@ def test_a_checkpoint_beside_the_best_step_has_its_value(tmp_path):
     )  # fmt: skip
     assert found.best_checkpoint == (20, tmp_path / "late.ckpt")
     assert tables(report([found]))[0][1][2] == "late.ckpt (0.625, step 20)"
+
+
+def test_a_difference_of_just_two_standard_errors_is_no_fall(tmp_path):
+    rows = ["10,0.75,0.15", "20,0.25,0.2"]  # sqrt(.15² + .2²) = .25
+    (run,) = runs_in(written(tmp_path, rows, SHORT + "score_se"))
+    assert warnings_of(report([run])) == []
+
+
+def probed(step, information=2.0, **more):
+    """A probe under views that are the same for all."""
+    more = {"information_kind": "views", "inputs": "40", "information_error": 0.1, "input_shape": (3,), **more}
+    return written_result(step=step, information=information, **more)
+
+
+def run_of(name, *history):
+    points = {result.step: logged_values(result, 0.7) for result in history}
+    return Run(name, points, history, {}, {}, {}, "the history in a checkpoint", ())
+
+
+def test_a_collapse_and_other_arguments_are_dated():
+    gone = {"accuracy": (((0.5, 0.5),),), "bound": (((0.0, 0.0),),)}
+    history = [probed(0), probed(10, **gone), probed(20, **gone), probed(30), probed(40, seed=1)]
+    collapse = "At step 10 the representation had collapsed: the features were constant."
+    change = "From step 40 on the probes had other arguments: scores across it are not comparable."
+    assert warnings_of(report([run_of("a/b", *history)])) == [collapse, change]
+
+
+def test_the_ranking_comes_first_and_what_is_not_in_it_is_a_warning():
+    runs = [
+        run_of("x/one", probed(10, 5.0)),
+        run_of("x/two", probed(10, 4.0)),
+        run_of("x/three", probed(10, 3.0, seed=1)),
+    ]
+    page = report(runs)
+    (first,) = re.findall("<p class=first>(.*?)</p>", page)
+    assert first.startswith("Best is x/one, by information under the same views, in nats: ")
+    assert warnings_of(page)[0] == "Not comparable: x/three (a different seed)."
+    assert [row[1] for row in tables(page)[0]] == ["run", "x/one", "x/two"]
+    assert page.index("<p class=first>") < page.index("<table>") < page.index("Not comparable")
+    plain = [run_of("x/one", written_result(step=1)), run_of("x/two", written_result(step=1))]
+    page = report(plain)
+    assert "<p class=first>" not in page
+    assert warnings_of(page)[0].startswith("This does not rank representations: the score can be misleading.")
+
+
+@pytest.mark.parametrize("command", ["history", "report"])
+def test_checkpoints_with_other_objects_are_read_where_asked(tmp_path, capsys, command):
+    folder = written(tmp_path / "run")
+    torch.save({"global_step": 1000, "callbacks": {}, "folder": tmp_path}, folder / "last.ckpt")
+
+    def text(*more):
+        out = printed(capsys, command, folder, *more, *(["--output", "page.html"] if command == "report" else []))
+        return " ".join((out if command == "history" else Path("page.html").read_text()).split())
+
+    refused = "last.ckpt could not be read (if you trust its origin, add --weights-only false)"
+    assert refused in text()
+    assert refused in text("--weights-only", "true")
+    assert "could not be read" not in text("--weights-only", "false")
 
 
 def evaluation(**more):

@@ -29,7 +29,7 @@ IMAGE = (3, 224, 224)
         ((8, 10, 20, 32), (80, 160, 1), (), 3, 1),
         ((8, 32, 10, 19), (1, 80, 160), (), 1, None),  # or nearly
         ((8, 32, 10, 17), (1, 80, 160), (), 1, 3),  # or not: the larger axis
-        ((8, 10, 17, 32), (1, 80, 160), (), 3, 1),
+        ((8, 10, 17, 40), (1, 80, 160), (), 3, 1),
         ((8, 50, 512), IMAGE, (), 2, None),  # 49 patches and a class token
         ((8, 54, 512), IMAGE, (), 2, None),  # four registers more
         ((8, 55, 512), IMAGE, (), 2, 1),  # too many to be tokens of 49 patches
