@@ -28,7 +28,7 @@ import pytest
 import torch
 
 from tests.mutants.faults import Mutant, mutants
-from tests.mutants.planting import ImportChanged, replace_functions
+from tests.mutants.planting import ImportChanged, functions_by_file, replace_functions
 from tests.mutants.reached_lines import (
     MARK,
     PACKAGE,
@@ -95,6 +95,7 @@ class Examination:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         traces = self.traces(session)
         waiting = [(file, mutant) for file in self.files for mutant in file.planted]
+        functions_by_file()
 
         def start() -> tuple[int, float, tuple[Examined, Mutant]]:
             file, mutant = waiting.pop(0)
