@@ -38,7 +38,7 @@ MOST_STEPS = 3
 """Steps that replace modules before the search for the encoder uses the remaining modules."""
 MOST_PARTS = 2
 """Limit for further parts of a module without an encoder that a message names."""
-MOST_CANDIDATES = 8
+MOST_CANDIDATES = 8  # mutants: memory and time alone
 """Limit for the calls that are repeated, one after another until the outputs agree."""
 
 

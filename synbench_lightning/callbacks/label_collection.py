@@ -17,7 +17,7 @@ from synbench_lightning.runtime.lightning_packages import LightningModule, Train
 from synbench_lightning.runtime.step_replay import NotReachedError, StepReplay
 from synbench_lightning.runtime.structures import Path, joined, leaves, mapped, taken
 
-BATCH = 128
+BATCH = 128  # mutants: memory and time alone
 """Examples read in one batch."""
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from synbench_lightning.runtime.structures import leaves
 
-WATCHED = 100
+WATCHED = 100  # mutants: memory and time alone
 """Batches to search."""
-VALUES = 32
+VALUES = 32  # mutants: memory and time alone
 """Values of an example to compare first; all values are compared only if these are equal."""
 DUPLICATES = 0.01
 """Fraction of the labeled inputs, and one in any case, that may also be in the training data as duplicates."""

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from synbench_lightning.runtime.collectives import Progress
 from synbench_lightning.runtime.lightning_packages import Trainer, lightning_classes
 
-DELAY_SECONDS = 1.0
+DELAY_SECONDS = 1.0  # mutants: memory and time alone
 """Shorter probes show no bar."""
 
 

@@ -31,11 +31,11 @@ from synbench_lightning.runtime.lightning_packages import LightningModule, Train
 from synbench_lightning.runtime.step_replay import NotReachedError, StepReplay
 from synbench_lightning.runtime.structures import at, checksum, joined, mapped, replaced, taken, tensors_in
 
-READ_SECONDS = 30.0
+READ_SECONDS = 30.0  # mutants: memory and time alone
 """Time limit for reading. If the first batches suggest more, fewer views of fewer examples are read."""
-LATE = 2.0
+LATE = 2.0  # mutants: memory and time alone
 """Reading stops at this multiple of the time limit."""
-VIEW_BYTES = 2**30
+VIEW_BYTES = 2**30  # mutants: memory and time alone
 """Host memory for the views."""
 FEWEST_VIEWS = 4
 IN_DATA, IN_STEP = "the dataset or the collate function", "the transfer hooks or the training step"

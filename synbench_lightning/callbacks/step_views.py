@@ -18,7 +18,7 @@ from synbench_lightning.runtime.lightning_packages import LightningModule, Train
 from synbench_lightning.runtime.step_replay import NotReachedError, StepReplay
 from synbench_lightning.runtime.structures import Arguments, at, checksum, joined, mapped, replaced, taken, tensors_in
 
-PAIR_BYTES = 2**28
+PAIR_BYTES = 2**28  # mutants: memory and time alone
 """Memory for the views; at least 32 examples are stored in any case."""
 MOST_STEPS = 1000
 

@@ -20,9 +20,9 @@ from synbench_lightning.runtime.input_leaf import input_leaf
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer
 from synbench_lightning.runtime.structures import Arguments, at, is_plain, tensors_in
 
-KEPT_BYTES = 2**25
+KEPT_BYTES = 2**25  # mutants: memory and time alone
 """Checkpoints contain views up to this size; larger ones are read again in a resumed run."""
-LEAST_SECONDS = 1.0
+LEAST_SECONDS = 1.0  # mutants: memory and time alone
 GIVE = "Give `inputs` and `views`, your augmentations."
 ONE_LENGTH = (
     "Each text is encoded in four parts, which are shorter than the rows in training. If the encoder requires a fixed "

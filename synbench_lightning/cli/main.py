@@ -134,8 +134,8 @@ def _command(
     commands: Any, name: str, run: Callable[[Any], int], summary: str, description: str = "", epilog: str = ""
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, description=description or summary.capitalize() + ".", epilog=epilog, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        name, help=summary, description=description or f"{summary[0].upper()}{summary[1:]}.", epilog=epilog,
+        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=run, parser=parser, command=name, sources=[])

@@ -24,9 +24,9 @@ from synbench_lightning.runtime.lightning_packages import LightningModule
 from synbench_lightning.runtime.module_names import named_like_encoder
 from synbench_lightning.runtime.structures import Arguments, leaves, mapped, tensors_in
 
-SAMPLE_ROWS = 4
+SAMPLE_ROWS = 4  # mutants: memory and time alone
 """Number of examples whose outputs are kept, to compare a replay of a call with."""
-MOST_VECTORS = 2**14
+MOST_VECTORS = 2**14  # mutants: memory and time alone
 """Vectors of these examples are kept up to this number of elements."""
 
 Key = tuple[str, str]

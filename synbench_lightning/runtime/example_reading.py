@@ -37,17 +37,17 @@ from synbench_lightning.runtime.shared_state import (
 )
 from synbench_lightning.runtime.structures import tensors_in
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 60.0  # mutants: memory and time alone
 """Timeout per batch: a process may wait for something that only training's processes have."""
-MOST_WORKERS = 4
-READERS = 2
+MOST_WORKERS = 4  # mutants: memory and time alone
+READERS = 2  # mutants: memory and time alone
 """Number of processes if training uses no workers; one if a file is open, since processes share its position."""
-FIRST = 4
+FIRST = 4  # mutants: memory and time alone
 """Number of examples of a batch from which its time and size are estimated."""
-BATCH_BYTES = 2**29
+BATCH_BYTES = 2**29  # mutants: memory and time alone
 """Larger batches are not read."""
 
-MOST_REPEATED = 1000
+MOST_REPEATED = 1000  # mutants: memory and time alone
 """Maximum number of batches taken from a sampler that repeats examples."""
 
 Index = Any
@@ -252,7 +252,7 @@ class _Readings(Dataset[Any]):
                 for number, (source, indices) in enumerate(zip(self.sources, self.chunks[chunk], strict=True))
             ]
         except ExpensiveError as problem:
-            return Read(view, chunk, None, time.perf_counter() - start, str(problem))
+            return Read(view, chunk, None, time.perf_counter() - start, str(problem))  # mutants: not used
         return Read(view, chunk, _in_structure(self.structure, iter(batches)), time.perf_counter() - start)
 
     def _batch(self, number: int, source: _Source, indices: list[Index], view: int) -> Any:

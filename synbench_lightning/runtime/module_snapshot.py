@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from synbench_lightning.runtime.lightning_packages import lightning_classes
 from synbench_lightning.runtime.named_in_code import MISSING, class_attributes, code_of, global_variables
 
-MOST = 200_000
+MOST = 200_000  # mutants: memory and time alone
 """Maximum number of objects that are followed; exceeding it triggers a warning. Each takes a few microseconds."""
 
 ATOMS = (int, float, complex, bool, str, bytes, type(None), type, type(Ellipsis), torch.dtype, torch.device, torch.Size)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from synbench_lightning.runtime.seeded_calls import reached
 
-COPY_BYTES = 2**28
+COPY_BYTES = 2**28  # mutants: memory and time alone
 """Shared tensors, and datasets where no process can be started, are copied up to this size."""
 
 REFUSED: tuple[tuple[tuple[type, ...], str], ...] = (

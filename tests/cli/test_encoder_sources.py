@@ -190,3 +190,18 @@ def test_arguments_of_a_factory_without_jsonargparse_name_the_extra(capsys, monk
     assert code == 1
     assert "pip install 'synbench-lightning[cli]'" in err
     assert run(capsys, *ENCODER, *QUICK)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("saved", "kind"),
+    [
+        ({"a": torch.ones(2), "epoch": 3}, "dict with a, epoch"), ([torch.ones(2)], "list"),
+        ({}, "missing keys: 1.bias, "),
+        ({"state_dict": {"a": 1}, "b": 2, "c": 3, "d": 4, "e": 5}, "dict with state_dict, b, c and 2 more"),
+    ],
+)  # fmt: skip
+def test_what_is_no_state_dict_is_named(capsys, saved, kind):
+    torch.save(saved, "other.pt")
+    code, _, err = run(capsys, *ENCODER, "--ckpt", "other.pt", *QUICK)
+    assert code == 1
+    assert kind in err

@@ -1,8 +1,7 @@
 """Which faults in a file no test notices: `python -m tests.mutants FILE ...`; see the README of this folder.
 
-The files on disk are never written. The tests are collected once, and run once without a fault to see which lines they
-reach. Each fault is then planted in a forked process, which runs the tests that reach its line, the quickest first,
-until one fails.
+The files on disk are never written. The suite is run once without a fault to see which lines each test reaches. Each
+fault is then planted in a forked process, which runs the tests that reach its line until one fails.
 """
 
 from __future__ import annotations
@@ -12,52 +11,57 @@ import ast
 import importlib
 import io
 import os
-import pickle
 import random
 import re
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.mutants.faults import Mutant, mutants
-from tests.mutants.nearest_tests import PACKAGE, ROOT, Reached, nearest_tests
-from tests.mutants.planting import ImportChanged, replace_functions
-
-MARK = re.compile(r"#.*\bmutants: \S")
+from tests.mutants.planting import ImportChanged, functions_by_file, replace_functions
+from tests.mutants.reached_lines import (
+    MARK,
+    PACKAGE,
+    ROOT,
+    Recorder,
+    Trace,
+    as_bits,
+    files_with_tests,
+    in_mirror,
+    keep,
+    kept,
+)
 
 
 @dataclass
 class Examined:
-    """A file, its faults and its tests, and what became of them."""
+    """A file, its faults, and what became of them."""
 
     path: Path
     tree: ast.Module
     found: list[Mutant]
     marked: int
-    tests: list[Path] = field(default_factory=list)
     planted: list[Mutant] = field(default_factory=list)
     survived: list[Mutant] = field(default_factory=list)
     timed_out: int = 0
     ended: int = 0
 
-    def report(self, failed: set[str]) -> None:
+    def report(self) -> None:
         name = self.path.relative_to(ROOT)
         for one in sorted(self.survived, key=lambda one: one.line):
             print(f"{name}:{one.line}: {one.before}  ->  {one.after}")
         said = [f"{len(self.survived)} of {len(self.planted)} survived", f"{self.marked} marked"]
         said += [f"{self.timed_out} ran out of time"] if self.timed_out else []
-        own = {str(one.relative_to(ROOT)) for one in self.tests}
-        unused = sorted(test for test in failed if test.partition("::")[0] in own)
-        said += [f"without the tests that fail as it is: {', '.join(unused)}"] if unused else []
         print(f"{name}: {'; '.join(said)}", flush=True)
 
 
@@ -77,9 +81,6 @@ def choose(files: Sequence[Examined], options: argparse.Namespace) -> None:
         places = sorted(random.Random(options.seed).sample(places, options.sample), key=places.index)
     for file, index in places:
         file.planted.append(file.found[index])
-    for file in files:
-        if file.planted:
-            file.tests = [Path(one).resolve() for one in options.tests] or nearest_tests(file.path, options.distance)
 
 
 @dataclass(eq=False)
@@ -89,58 +90,108 @@ class Examination:
     files: Sequence[Examined]
     budget: float
     workers: int
+    plant: bool
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        reached = self.without_fault(session)
+        traces = self.traces(session)
         waiting = [(file, mutant) for file in self.files for mutant in file.planted]
-        running: dict[int, tuple[Examined, Mutant, float]] = {}
+        functions_by_file()
+
+        def start() -> tuple[int, float, tuple[Examined, Mutant]]:
+            file, mutant = waiting.pop(0)
+            wanted = tests_of(file.path, mutant, traces, self.budget)
+            child = in_fork(partial(run_with_fault, session, file, mutant, wanted, self.plant))
+            return child, 60 + 30 * sum(traces[test].seconds for test in wanted), (file, mutant)
+
+        for (file, mutant), code in self.in_turn(waiting, start):
+            file.timed_out += code is None
+            file.survived += [mutant] if code in (0, 5) else []  # 5: there was no such test
+            file.ended += 1
+            if file.ended == len(file.planted):
+                say(file.report)
+        return True
+
+    def traces(self, session: pytest.Session) -> dict[str, Trace]:
+        """Of the collected tests, in the files as they are: those that were kept, and the others made now."""
+        tests: dict[Path, list[str]] = {}
+        for item in session.items:
+            tests.setdefault(ROOT / item.nodeid.partition("::")[0], []).append(item.nodeid)
+        waiting = [file for file in tests if kept(file) is None]
+        if waiting:
+            say(lambda: print(f"runs the tests of {len(waiting)} files without a fault", flush=True))
+
+        def start() -> tuple[int, float, Path]:
+            file = waiting.pop(0)
+            return in_fork(partial(record, session, file, tests[file])), 1800, file
+
+        for file, code in self.in_turn(waiting, start):
+            if code != 0:
+                say(partial(print, f"{file.relative_to(ROOT)} is left out: its tests ended with {code}", flush=True))
+        found = {name: trace for file in tests for name, trace in (kept(file) or {}).items()}
+        if failed := sorted(name for name, trace in found.items() if trace.failed):
+            say(partial(print, f"left out, since they fail without a fault: {', '.join(failed)}", flush=True))
+        wanted = {item.nodeid for item in session.items}
+        return {name: trace for name, trace in found.items() if name in wanted and not trace.failed}
+
+    def in_turn(self, waiting: Sequence[Any], start: Callable[[], tuple[int, float, Any]]) -> Iterator[tuple[Any, Any]]:
+        """Run processes, so many at a time; gives what each was about, and its exit code, None if it took too long."""
+        running: dict[int, tuple[float, Any]] = {}
         while waiting or running:
             while waiting and len(running) < self.workers:
-                file, mutant = waiting.pop(0)
-                wanted = reached.tests_of(file.path, mutant.lines if mutant.in_function else None, file.tests)
-                while sum(map(reached.seconds.__getitem__, wanted)) > self.budget:
-                    wanted.pop()
-                if not wanted:
-                    self.ended(file, mutant, True, reached)
-                    continue
-                limit = 30 + 10 * sum(reached.seconds[test] for test in wanted)
-                child = in_fork(partial(run_with_fault, session, file, mutant, wanted))
-                running[child] = file, mutant, time.monotonic() + limit
-            for child, (file, mutant, end) in list(running.items()):
+                child, limit, about = start()
+                running[child] = time.monotonic() + limit, about
+            for child, (end, about) in list(running.items()):
                 if late := time.monotonic() > end:
                     os.killpg(child, signal.SIGKILL)
-                    file.timed_out += 1
                 done, status = os.waitpid(child, 0 if late else os.WNOHANG)
                 if done:
                     del running[child]
-                    code = os.waitstatus_to_exitcode(status)
-                    self.ended(file, mutant, code in (0, 5), reached)  # 5: there was no such test any more
+                    yield about, None if late else os.waitstatus_to_exitcode(status)
             time.sleep(0.02)
-        return True
 
-    def ended(self, file: Examined, mutant: Mutant, survived: bool, reached: Reached) -> None:
-        file.survived += [mutant] if survived else []
-        file.ended += 1
-        if file.ended == len(file.planted):
-            with os.fdopen(os.dup(OUT), "w") as out, redirect_stdout(out):
-                file.report(reached.failed)
 
-    def without_fault(self, session: pytest.Session) -> Reached:
-        """What the tests reach in the files as they are."""
-        with tempfile.NamedTemporaryFile() as kept:
+def tests_of(path: Path, mutant: Mutant, traces: dict[str, Trace], budget: float) -> list[str]:
+    """The tests that reach a fault, those of the mirroring folder first, then the quickest; so many as have the time.
 
-            def work() -> int:
-                reached = Reached(frozenset(str(file.path) for file in self.files))
-                session.config.pluginmanager.register(reached)
-                run_items(session, [item.nodeid for item in session.items])
-                Path(kept.name).write_bytes(pickle.dumps(reached))
-                return 0
+    What is evaluated on import is reached where its name is used, and perhaps by whatever else runs a line of the file.
+    """
+    own = str(path.relative_to(ROOT))
+    uses = uses_of(mutant.names) if mutant.names else {own: as_bits(mutant.lines)}
 
-            code = os.waitstatus_to_exitcode(os.waitpid(in_fork(work), 0)[1])
-            if code:
-                raise RuntimeError(f"the tests without a fault ended with {code}")
-            reached: Reached = pickle.loads(Path(kept.name).read_bytes())
-            return reached
+    def rank(test: str) -> int | None:
+        if any(traces[test].reaches(file, lines) for file, lines in uses.items()):
+            return 0 if in_mirror(test, path) else 1
+        return None if mutant.in_function or not traces[test].reaches(own) else 2
+
+    found = sorted((one, traces[test].seconds, test) for test in traces if (one := rank(test)) is not None)
+    times = accumulate(seconds for _, seconds, _ in found)
+    return [test for (*_, test), time in zip(found, times, strict=True) if time <= budget]
+
+
+@cache
+def uses_of(names: frozenset[str]) -> dict[str, int]:
+    """The lines in which names stand, by file of the package."""
+    pattern = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
+    found = {}
+    for path in (ROOT / PACKAGE).rglob("*.py"):
+        if lines := [n for n, line in enumerate(path.read_text().splitlines(), 1) if pattern.search(line)]:
+            found[str(path.relative_to(ROOT))] = as_bits(lines)
+    return found
+
+
+def record(session: pytest.Session, file: Path, tests: Sequence[str]) -> int:
+    """Run the tests of a file and keep what they reach."""
+    recorder = Recorder()
+    session.config.pluginmanager.register(recorder)
+    run_items(session, tests)
+    keep(file, recorder.traces)
+    return 0
+
+
+def say(what: Callable[[], None]) -> None:
+    """Print although pytest captures the output."""
+    with os.fdopen(os.dup(OUT), "w") as out, redirect_stdout(out):
+        what()
 
 
 def in_fork(work: Callable[[], int]) -> int:
@@ -148,7 +199,7 @@ def in_fork(work: Callable[[], int]) -> int:
     if child := os.fork():
         return child
     try:
-        os.setsid()
+        os.setpgid(0, 0)  # in the session, and so the priority, of the command
         silence = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
             os.dup2(silence, stream)
@@ -184,9 +235,12 @@ class Only:
         items[:] = sorted((item for item in items if item.nodeid in place), key=lambda item: place[item.nodeid])
 
 
-def run_with_fault(session: pytest.Session, file: Examined, mutant: Mutant, wanted: Sequence[str]) -> int:
+def run_with_fault(session: pytest.Session, file: Examined, mutant: Mutant, wanted: Sequence[str], plant: bool) -> int:
     """Plant a fault in this process, and run tests until one fails."""
-    mutant.apply()
+    if not wanted:
+        return 0
+    if plant:
+        mutant.apply()
     module = ".".join(file.path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     if mutant.in_function and replace_functions(file.path, file.tree, mutant.lines):
         session.config.pluginmanager.register(EndAtFailure())
@@ -197,7 +251,7 @@ def run_with_fault(session: pytest.Session, file: Examined, mutant: Mutant, want
         del sys.modules[name]
     sys.meta_path.insert(0, ImportChanged(module, file.tree))
     importlib.import_module(module)  # before pytest, which has a finder of its own for files that it is given
-    files = [one for one in file.tests if any(ROOT / test.partition("::")[0] == one for test in wanted)]
+    files = list(dict.fromkeys(ROOT / test.partition("::")[0] for test in wanted))
     return pytest_run(files, Only(wanted), options=["-x"])
 
 
@@ -216,10 +270,10 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="so many faults of all files together (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time")
-    parser.add_argument("--distance", type=int, help="also tests of other folders that are so many more imports away")
-    parser.add_argument("--tests", nargs="+", default=[], help="these test files instead of the nearest")
+    parser.add_argument("--tests", nargs="+", default=[], help="these test files instead of the suite")
     parser.add_argument("--budget", type=float, default=60, help="seconds of tests for one fault")
     parser.add_argument("--marked", action="store_true", help="only the faults in lines marked as equivalent")
+    parser.add_argument("--without-fault", action="store_true", help="plant nothing: a check, all must survive")
     options = parser.parse_args()
     os.chdir(ROOT)
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -229,11 +283,13 @@ def main() -> None:
     global OUT
     OUT = os.dup(1)
     if planted := [file for file in files if file.planted]:
-        tests = list(dict.fromkeys(test for file in planted for test in file.tests))
+        tests = [Path(one).resolve() for one in options.tests] or files_with_tests(file.path for file in planted)
         with redirect_stdout(io.StringIO()):
-            code = pytest_run(tests, Examination(planted, options.budget, options.workers))
+            code = pytest_run(
+                tests, Examination(planted, options.budget, options.workers, plant=not options.without_fault)
+            )
         if code not in (0, 5):
-            raise SystemExit(f"pytest ended with {code} on {', '.join(map(str, tests))}")
+            raise SystemExit(f"pytest ended with {code}")
     survived, total = sum(len(file.survived) for file in files), sum(len(file.planted) for file in files)
     marked, found = sum(file.marked for file in files), sum(len(file.found) for file in files)
     print(f"{survived} of {total} survived ({survived / max(total, 1):.1%}), of {found} faults; {marked} more marked")

@@ -24,6 +24,8 @@ class Mutant:
     lines: range
     """Of the statement, without the statements in it."""
     in_function: bool
+    names: frozenset[str]
+    """Of what is defined by a statement that is evaluated on import."""
     line: int
     before: str
     after: str
@@ -33,10 +35,12 @@ class Mutant:
 def mutants(tree: ast.Module) -> Iterator[Mutant]:
     """All faults that are planted in a file, from top to bottom. Texts, those with values too, and annotations stay."""
 
-    def visit(node: ast.AST, lines: range, in_function: bool) -> Iterator[Mutant]:
+    def visit(node: ast.AST, lines: range, names: frozenset[str], in_function: bool) -> Iterator[Mutant]:
         if isinstance(node, ast.stmt):
+            names = frozenset() if in_function else defined(node)
             body = getattr(node, "body", None) or getattr(node, "cases", None)
-            lines = range(node.lineno, body[0].lineno if body else (node.end_lineno or node.lineno) + 1)
+            first = min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", []))])
+            lines = range(first, body[0].lineno if body else (node.end_lineno or node.lineno) + 1)
         for owner, key, new in changes(node):
             old = owner[key]
             before = ast.unparse(node)
@@ -44,8 +48,8 @@ def mutants(tree: ast.Module) -> Iterator[Mutant]:
             after = ast.unparse(node)
             owner[key] = old
             line = getattr(old, "lineno", getattr(node, "lineno", lines.start))
-            first = (before.splitlines()[0], after.splitlines()[0])
-            yield Mutant(lines, in_function, line, *first, partial(owner.__setitem__, key, new))
+            shown = (before.splitlines()[0], after.splitlines()[0])
+            yield Mutant(lines, in_function, names, line, *shown, partial(owner.__setitem__, key, new))
         inside = isinstance(node, (ast.FunctionDef, ast.Lambda))
         for name, value in ast.iter_fields(node):
             if name in ("annotation", "returns"):
@@ -54,9 +58,17 @@ def mutants(tree: ast.Module) -> Iterator[Mutant]:
                 guard = isinstance(child, ast.keyword) and child.arg == "strict"  # of a zip, against faults elsewhere
                 if isinstance(child, ast.AST) and not isinstance(child, ast.JoinedStr) and not guard:
                     # defaults and decorators of a function are evaluated where it is defined
-                    yield from visit(child, lines, in_function or (inside and name == "body"))
+                    yield from visit(child, lines, names, in_function or (inside and name == "body"))
 
-    return visit(tree, range(0), False)
+    return visit(tree, range(0), frozenset(), False)
+
+
+def defined(statement: ast.stmt) -> frozenset[str]:
+    """The names of variables or of a class that a statement defines; a call of a function reaches its first line."""
+    if isinstance(statement, ast.ClassDef):
+        return frozenset([statement.name])
+    targets = getattr(statement, "targets", [getattr(statement, "target", statement)])
+    return frozenset(one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name))
 
 
 def changes(node: ast.AST) -> Iterator[tuple[Any, Any, Any]]:

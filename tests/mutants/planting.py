@@ -7,6 +7,7 @@ import gc
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,21 @@ def replace_functions(path: Path, tree: ast.Module, lines: range) -> bool:
     changed = compile(ast.fix_missing_locations(tree), str(path), "exec")
     codes = {_place(code): code for code in _functions(changed)}
     replaced = False
-    for one in gc.get_objects():
-        # by `type`: to ask an object for its class may have effects
-        if type(one) is types.FunctionType and one.__code__.co_filename == str(path):
-            code = codes.get(_place(one.__code__))
-            if code is not None and any(line in lines for *_, line in _lines(code)):
-                one.__code__, replaced = code, True
+    for one in functions_by_file().get(str(path), ()):
+        code = codes.get(_place(one.__code__))
+        if code is not None and any(line in lines for *_, line in _lines(code)):
+            one.__code__, replaced = code, True
     return replaced
+
+
+@cache
+def functions_by_file() -> dict[str, list[types.FunctionType]]:
+    """All functions that are there at the first call, before any fork: to look for them copies the whole memory."""
+    found: dict[str, list[types.FunctionType]] = {}
+    for one in gc.get_objects():
+        if type(one) is types.FunctionType:  # by `type`: to ask an object for its class may have effects
+            found.setdefault(one.__code__.co_filename, []).append(one)
+    return found
 
 
 def _place(code: types.CodeType) -> tuple[int, str]:

@@ -219,3 +219,15 @@ def test_the_module_is_left_in_its_mode_when_a_repetition_fails():
     with isolated(net), pytest.raises(ZeroDivisionError):
         broken.differs()
     assert all(part.training for part in net.modules())
+
+
+def test_examples_that_the_head_alone_compares_can_be_separated_before_it():
+    class Similarities(nn.Module):
+        def forward(self, x):
+            return x @ x.T
+
+    net = of(lambda m, x, y: m.parts[1](m.parts[0](x + y)), nn.Linear(3, 4), Similarities())
+    found = rehearsal(net, torch.rand(8, 3), torch.rand(8, 3))
+    assert probed(found).whole
+    before = probed(found.reading(Readout("parts.1")))
+    assert (before.whole, before.head) == (False, "parts.1")

@@ -9,7 +9,7 @@ from torch import nn
 
 from synbench_lightning.runtime.encoder_call import EncoderCall, as_arguments, plain_call, template
 from synbench_lightning.runtime.input_leaf import input_leaf
-from synbench_lightning.runtime.placements import Placement, Proxy
+from synbench_lightning.runtime.placements import Placement, Proxy, examples_first
 from synbench_lightning.runtime.structures import Arguments
 from synbench_lightning.runtime.token_masks import Masked, token_mask
 
@@ -185,3 +185,41 @@ def test_a_state_without_what_came_later_is_read_and_a_broken_one_is_refused():
     del state["path"]
     with pytest.raises(ValueError, match="its 'call' cannot be read"):
         EncoderCall.of_state(state)
+
+
+def test_only_tensors_with_examples_in_their_second_axis_are_transposed():
+    output = {"out": torch.rand(6, 8, 4), "last": (torch.rand(1, 8, 3), torch.rand(8, 7)), "mean": torch.rand(8)}
+    found = examples_first(output, 8)
+    assert torch.equal(found["out"], output["out"].transpose(0, 1))
+    assert torch.equal(found["last"][0], output["last"][0].transpose(0, 1))
+    assert found["last"][1].shape == (8, 7)
+    assert found["mean"].shape == (8,)
+
+
+def test_of_other_arguments_those_with_a_row_for_each_example_are_reduced_to_the_fullest_row():
+    x, table, condition = torch.rand(4, 3), torch.rand(5, 2), torch.arange(8.0).view(4, 2)
+    filled = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 1, 1], [1, 0, 0]])
+    padding = torch.tensor([[0, 0, 0], [0, 0, 0], [1, 1, 1], [0, 1, 1]])
+    for mask, row in (({"mask": filled}, 2), ({"key_padding": padding}, 0)):
+        kept, per_example, _ = template(lambda **given: 0, Arguments((x, table, 0.5), {"c": condition, **mask}), None)
+        assert (kept, per_example) == (Arguments(), ())
+        arguments = Arguments((x, table, 0.5), {"c": condition, **mask})
+        kept, per_example, _ = template(lambda *args, **given: 0, arguments, input_leaf(arguments))
+        assert kept.args[0] is None
+        assert torch.equal(kept.args[1], table)
+        assert kept.args[2] == 0.5
+        assert torch.equal(kept.kwargs["c"], condition[row : row + 1])
+        assert per_example == (("kwargs", "c"), ("kwargs", *mask))
+
+
+def test_defaults_are_those_of_the_arguments_with_a_row_for_each_example():
+    def encode(x, scale=2.0, *, mask=None, offset=torch.nn, needed):
+        return x
+
+    x, rows = torch.rand(4, 3), torch.rand(4, 1)
+    arguments = Arguments((x, rows), {"mask": rows, "offset": rows, "needed": rows})
+    _, per_example, defaults = template(encode, arguments, input_leaf(arguments))
+    assert defaults == ((("args", 1), 2.0), (("kwargs", "mask"), None))  # a module is no value that can be kept
+    assert len(per_example) == 4
+    nested = Arguments((x, (rows, rows)))
+    assert template(encode, nested, input_leaf(nested))[2] == ()

@@ -208,3 +208,14 @@ def test_where_everything_has_the_name_of_a_head_what_judges_is_read_and_not_wha
 
     found = ranked(step, generator=net(8, 8), discriminator=net(8, 1))
     assert [path for path, _ in found] == ["discriminator"]
+
+
+def test_a_trunk_that_is_given_scaled_pictures_is_no_stage():
+    parts = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 8))
+    model = Of(lambda m, x: m.fc(m.parts(2 * x)), parts=parts, fc=nn.Linear(8, 3))
+    assert first(lambda m, x: m.model(x).sum(), torch.rand(6, 3, 8, 8), model=model) == ("model.parts", None)
+
+
+def test_a_model_with_a_decoder_inside_is_none_whatever_comes_after_it():
+    model = Of(lambda m, x: m.out(m.decoder(m.narrow(x))), narrow=net(8, 4), decoder=net(4, 12), out=net(12, 12))
+    assert first(lambda m, x: m.model(x).sum(), model=model) == ("model.narrow", None)

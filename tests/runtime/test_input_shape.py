@@ -82,3 +82,8 @@ def test_views_of_the_same_examples_belong_together_by_their_place(batch):
 @pytest.mark.parametrize("batch", [IMAGES, (IMAGES, LABELS), [IMAGES, IMAGES.clone()], IMAGES[:, None], LABELS, []])
 def test_one_view_of_each_is_none(batch):
     assert views_of_shape(batch, (3, 8, 8)) is None
+
+
+def test_a_batch_of_one_example_has_a_shape_too():
+    assert example_shape([torch.rand(1, 2), torch.rand(1, 3, 4)], "the batch") == (3, 4)
+    assert example_shape([torch.rand(1, 3, 4), torch.rand(1, 12)], "the batch") == (3, 4)  # the first of equal ones

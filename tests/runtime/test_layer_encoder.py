@@ -22,3 +22,15 @@ def test_a_name_that_is_none_and_a_layer_that_is_not_called_are_refused():
         LayerEncoder(VisionTransformer(2), "b")
     with pytest.raises(ValueError, match=r"`layer`: 'blocks.0.attn.out_proj' is not called by the encoder"):
         LayerEncoder(VisionTransformer(2), "blocks.0.attn.out_proj")(torch.randn(2, 3, 8, 8))
+
+
+def test_the_shape_of_the_input_tells_where_the_channels_of_a_layer_are():
+    class Patches(nn.Module):
+        """Averages of patches in six channels, which come last."""
+
+        def forward(self, x):
+            return nn.functional.avg_pool2d(x, 8).movedim(1, -1) * torch.arange(6.0)
+
+    network, x = nn.Sequential(Patches(), nn.Flatten()), torch.rand(4, 1, 80, 160)
+    found = LayerEncoder(network, "0")(x)
+    torch.testing.assert_close(found, x.mean((1, 2, 3))[:, None] * torch.arange(6.0))
