@@ -17,6 +17,7 @@ from synbench_lightning.runtime.devices import seed_accelerator
 from synbench_lightning.runtime.lightning_packages import rank_zero_warn
 from synbench_lightning.runtime.module_snapshot import ModuleSnapshot
 from synbench_lightning.runtime.muted_logging import muted_logging
+from synbench_lightning.runtime.process_settings import settings_kept
 from synbench_lightning.runtime.sharding import has_shards
 
 RAISES = 2
@@ -33,9 +34,9 @@ def isolated(module: nn.Module | None, also: Sequence[Any] = (), refuse_iterator
     module is restored by reference and by value: parameters, buffers, train/eval flags, attributes, nested containers,
     objects of the user's classes, generators, and state written by hooks, including callbacks of the trainer
     (:class:`.ModuleSnapshot`). The global generators of Python, NumPy and torch (CPU and accelerator) are restored, and
-    ``torch.compile`` compiles nothing. Nothing is logged (:func:`.muted_logging`). State that has changed and cannot be
-    restored is named in a warning. Not covered: the datamodule, and module-level variables that neither a hook nor a
-    ``forward`` names.
+    so are settings of the process (:func:`.settings_kept`). ``torch.compile`` compiles nothing, and nothing is logged
+    (:func:`.muted_logging`). State that has changed and cannot be restored is named in a warning. Not covered: the
+    datamodule, module-level variables that neither a hook nor a ``forward`` names, and what is printed.
 
     The cost is a copy of all parameters, buffers and tensors of callbacks, on their device, while the body runs. For a
     module whose weights are sharded by FSDP, only buffers and flags are restored.
@@ -49,6 +50,7 @@ def isolated(module: nn.Module | None, also: Sequence[Any] = (), refuse_iterator
         ValueError: if a layer is not initialized yet (the body's inputs would initialize it); for an iterator.
     """
     with ExitStack() as stack:
+        stack.enter_context(settings_kept())
         stack.enter_context(_random_states())
         stack.enter_context(_deterministic_where_possible())
         if module is not None:
