@@ -55,11 +55,13 @@ def isolated(module: nn.Module | None, also: Sequence[Any] = (), refuse_iterator
         stack.enter_context(_deterministic_where_possible())
         if module is not None:
             _refuse_lazy(module)
+            trackers: list[Any] = []
             if has_shards(module):
                 modules = stack.enter_context(_buffers_of_shards(module))
             else:
-                modules = stack.enter_context(_state(module, also, refuse_iterators))
-            stack.enter_context(muted_logging(modules))
+                state = stack.enter_context(_state(module, also, refuse_iterators))
+                modules, trackers = state.modules, state.trackers
+            stack.enter_context(muted_logging(modules, trackers))
             stack.enter_context(_evaluation_mode(modules))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -117,13 +119,13 @@ def _refuse_lazy(module: nn.Module) -> None:
 
 
 @contextmanager
-def _state(module: nn.Module, also: Sequence[Any], refuse_iterators: bool) -> Iterator[list[nn.Module]]:
-    """Snapshot and restore everything reachable from the module; yields the modules among it."""
+def _state(module: nn.Module, also: Sequence[Any], refuse_iterators: bool) -> Iterator[ModuleSnapshot]:
+    """Snapshot and restore everything reachable from the module."""
     state = ModuleSnapshot(module, also)
     try:
         if refuse_iterators and state.iterators:
             raise ValueError(f"{state.iterators[0]} is an iterator, which cannot be restored once it is advanced")
-        yield state.modules
+        yield state
     finally:
         failed = state.restore()
         if failed:

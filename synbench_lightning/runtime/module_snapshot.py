@@ -21,6 +21,7 @@ from torch.nn.modules import module as torch_module
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
+from synbench_lightning.runtime.experiment_trackers import is_tracker
 from synbench_lightning.runtime.fingerprints import fingerprint
 from synbench_lightning.runtime.iterator_copies import IteratorCopies
 from synbench_lightning.runtime.lightning_packages import lightning_classes
@@ -81,12 +82,14 @@ class ModuleSnapshot:
 
     Attributes:
         modules: all modules that were reached.
+        trackers: clients of experiment trackers that were reached.
         iterators: paths of iterators that were reached, which cannot be restored once they are advanced.
     """
 
     def __init__(self, module: nn.Module, also: Sequence[Any] = ()) -> None:
         self.modules: list[nn.Module] = []
         self.iterators: list[str] = []
+        self.trackers: list[Any] = []
         self._restores: list[tuple[str, Callable[[], object]]] = []
         self._opaque: list[tuple[str, Any, Any]] = []
         self._seen: dict[int, Any] = {}  # keeps what it has seen alive, so that no number is given twice
@@ -169,6 +172,8 @@ class ModuleSnapshot:
             if (content := value.get(MISSING)) is not MISSING:
                 self._restores.append((path, partial(value.set, content)))
                 yield "", content
+        elif is_tracker(value):
+            self.trackers.append(value)
         elif isinstance(value, lightning_classes("Trainer")):
             self._trainers.append((path, value))
         elif isinstance(value, nn.Module) or _is_plain_object(value):

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from synbench_lightning.runtime.named_in_code import MISSING
 
+NotedTensor = tuple[Tensor, Tensor | None, Tensor | None, bool, Tensor | None]
 
-def noted_tensor(value: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, bool, Tensor | None]:
+
+def noted_tensor(value: Tensor) -> NotedTensor:
     """The tensor, its present memory and values, ``requires_grad``, and its gradient, which is detached from it.
 
     A forward that runs its own backward pass then accumulates into another gradient.
