@@ -6,11 +6,17 @@ import math
 import re
 from collections.abc import Collection, Iterator
 from difflib import get_close_matches
+from types import CodeType, FunctionType
 from typing import Any
 
 from synbench_lightning.callbacks.metric_keys import name_of, renamed, sections
 from synbench_lightning.callbacks.schedule import Schedule
-from synbench_lightning.runtime.lightning_packages import ModelCheckpoint, Trainer, lightning_classes
+from synbench_lightning.runtime.lightning_packages import (
+    LightningModule,
+    ModelCheckpoint,
+    Trainer,
+    lightning_classes,
+)
 
 UNTRIED = ("strategies.DeepSpeedStrategy", "strategies.XLAStrategy", "strategies.SingleDeviceXLAStrategy")
 """Strategies that probes were never tested with."""
@@ -185,8 +191,9 @@ def _plateau_warnings(
     trainer: Trainer, prefix: str, schedule: Schedule, steps_per_epoch: float, probe_interval: float, probing: str
 ) -> Iterator[str]:
     """Warnings about schedulers that would reduce the learning rate by checking one value repeatedly."""
-    if not trainer.lightning_module.automatic_optimization:
-        return  # the module steps its schedulers itself
+    if not trainer.lightning_module.automatic_optimization:  # the module steps its schedulers itself
+        yield from _manual_plateau_warnings(trainer, prefix, schedule)
+        return
     accumulated = trainer.accumulate_grad_batches
     for config in trainer.lr_scheduler_configs:
         monitor = config.monitor
@@ -211,3 +218,28 @@ def _plateau_warnings(
             f'`{{"scheduler": {name}(...), "monitor": {monitor!r}, {change}}}`'
             + (f", or `{probing}(every_n_epochs={config.frequency})`." if config.interval == "epoch" else ".")
         )
+
+
+def _manual_plateau_warnings(trainer: Trainer, prefix: str, schedule: Schedule) -> Iterator[str]:
+    """Warnings about methods of the module that name a key and step such a scheduler."""
+    plateau = next((config.scheduler for config in trainer.lr_scheduler_configs if config.reduce_on_plateau), None)
+    if plateau is None:
+        return
+    for name, code in _own_code(trainer.lightning_module):
+        keys = [key for key in code.co_consts if isinstance(key, str) and _is_ours(trainer, prefix, key)]
+        if keys and "lr_schedulers" in code.co_names:
+            yield (
+                f"`{name}` steps {type(plateau).__name__} and reads {keys[0]!r}, but a probe is made every {schedule}: "
+                "a stale value counts as no improvement, and the learning rate is reduced. Step the scheduler once for "
+                "each probe, in the method `on_probe_end(trainer, pl_module, metrics)` of a callback."
+            )
+
+
+def _own_code(module: LightningModule) -> Iterator[tuple[str, CodeType]]:
+    """Name and code of the methods that the user's classes of a module define."""
+    for kind in type(module).__mro__:
+        if kind in lightning_classes("LightningModule"):
+            return
+        for name, value in vars(kind).items():
+            if isinstance(value, FunctionType):
+                yield name, value.__code__

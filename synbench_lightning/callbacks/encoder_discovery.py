@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from synbench_lightning.runtime.batchnorm_statistics import RunningStatistics
+from synbench_lightning.runtime.buffers import Buffers
 from synbench_lightning.runtime.call_check import Rehearsal
 from synbench_lightning.runtime.call_recorder import Call, CallRecorder, Key, name_of
 from synbench_lightning.runtime.call_tree import CallTree, Readout
@@ -58,7 +58,7 @@ class EncoderDiscovery:
         """Whether to record the next step, since this one replaced modules."""
         self._steps = 0
         self._recorder: CallRecorder | None = None
-        self._before: RunningStatistics | None = None
+        self._before: Buffers | None = None
         self._release_optimizers: Callable[[], None] | None = None
         self._written: list[tuple[int, torch.Tensor]] = []
 
@@ -82,7 +82,7 @@ class EncoderDiscovery:
         modules have been called: a discriminator may be updated before the encoder is called.
         """
         self._recorder, self.batch = CallRecorder(pl_module), batch
-        self._before, self._written = RunningStatistics(pl_module), _writings(pl_module)
+        self._before, self._written = Buffers(pl_module), _writings(pl_module)
         own = {id(parameter) for parameter in pl_module.parameters()}
 
         def updating(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -139,7 +139,7 @@ class EncoderDiscovery:
 
     @contextmanager
     def as_before_the_step(self) -> Iterator[None]:
-        """Use the BatchNorm statistics from before the step, which its forward has changed. Works once."""
+        """Use the buffers from before the step, as running statistics, which its forward has changed. Works once."""
         before, self._before = self._before, None
         with nullcontext() if before is None else before.in_place():
             yield
@@ -215,7 +215,8 @@ class EncoderDiscovery:
         own = {key: calls[key] for key in keys if key in calls and calls[key].arguments is not None}
         flags = {part: part.training for part in pl_module.modules()}
         tried = []
-        with isolated(pl_module) if keys else nullcontext():
+        before = nullcontext() if self._before is None else self._before.in_place()
+        with isolated(pl_module) if keys else nullcontext(), before:
             for position, key in enumerate(keys):
                 rehearsal = None if key not in own else _rehearsal(trainer, pl_module, own[key], flags)
                 differs, why = _repeated(trainer, rehearsal)

@@ -45,8 +45,13 @@ class InformationInputs:
     def begin(
         self, trainer: Trainer, pl_module: LightningModule, call: EncoderCall | None, shape: tuple[int, ...] | None
     ) -> Any:
-        """The inputs, the same on every process; ``None`` if there are none yet."""
+        """The inputs, the same on every process; ``None`` if there are none yet.
+
+        Raises:
+            ValueError: if given ones are of another kind of number than the encoder's input in training.
+        """
         if not self.collected:
+            _check_dtype(self.given, call)
             return self.given
         seconds = READ_SECONDS if self._budget.limit is None else None
         with self._budget.counted():
@@ -118,6 +123,21 @@ class InformationInputs:
         rank_zero_info(f"SynBench: `{self.prefix}/information` is measured on {what.removesuffix('.')}.")
         for warning in probe.warnings:
             rank_zero_warn(warning)
+
+
+def _check_dtype(inputs: Any, call: EncoderCall | None) -> None:
+    if not isinstance(inputs, Tensor) or call is None or call.input is None or call.input.listed:
+        return
+    dtype = call.input.dtype
+    if (inputs.is_floating_point(), inputs.is_complex()) == (dtype.is_floating_point, dtype.is_complex):
+        return
+    convert = "as training does"
+    if dtype.is_floating_point and not inputs.is_complex():
+        convert += " (for pictures of bytes, mostly `inputs.float() / 255` and a normalization)"
+    raise ValueError(
+        f"`inputs` are of {inputs.dtype}, but training gives the encoder {call.name!r} an input of {dtype}: convert "
+        f"them {convert}."
+    )
 
 
 def check_inputs(inputs: Any, views: Any) -> None:

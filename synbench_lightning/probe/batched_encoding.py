@@ -16,6 +16,7 @@ from synbench_lightning.runtime.collectives import Processes, Progress, agreed, 
 from synbench_lightning.runtime.devices import free_memory, is_memory_error, statistics_device
 from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.placements import Proxy
+from synbench_lightning.runtime.process_settings import COMPUTATION, settings_kept
 from synbench_lightning.runtime.structures import described, mapped, moved, taken
 
 Reader = Callable[[Any, int | None, Sequence[int]], Tensor]
@@ -235,7 +236,8 @@ class BatchedEncoding:
 
     def _forward(self, x: Any, rows: int | None) -> Tensor:
         try:
-            output = self.encoder(x)
+            with settings_kept(COMPUTATION):  # the probe's own computations are not subject to them
+                output = self.encoder(x)
         except Exception as error:
             given = x.values if isinstance(x, Proxy) else x
             what = f"a batch of shape {tuple(given.shape)}" if isinstance(given, Tensor) else described(given)
@@ -245,7 +247,7 @@ class BatchedEncoding:
                 "other arguments or is another module, pass a callable: `lambda pl_module, x: ...` in the callback, "
                 "`lambda x: ...` in `evaluate`."
             ) from error
-        return self.read(output, rows, self.input_shape)
+        return self.read(output, rows, self.input_shape).detach()  # a forward may have turned gradients on
 
 
 def _split(x: Any, rows: int, size: int) -> Iterator[Any]:

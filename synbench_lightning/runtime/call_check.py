@@ -17,6 +17,7 @@ from synbench_lightning.runtime.encoder_call import EncoderCall, as_arguments, e
 from synbench_lightning.runtime.input_leaf import InputLeaf, input_leaf
 from synbench_lightning.runtime.isolation import isolated, seed_generators
 from synbench_lightning.runtime.placements import Placement
+from synbench_lightning.runtime.process_settings import COMPUTATION, settings_kept
 from synbench_lightning.runtime.structures import Arguments, at, replaced, taken, tensors_in
 
 TOLERANCE = 0.02
@@ -122,7 +123,7 @@ class Rehearsal:
             torch.set_rng_state(random_state)
         if seed is not None:
             seed_generators(seed)
-        with self._in_training(), self.training():
+        with settings_kept(COMPUTATION), self._in_training(), self.training():
             output = self.call.arguments.of(self.function)
         return [x for x in tensors_in(output) if x.is_floating_point() or x.is_complex()]
 
@@ -140,7 +141,7 @@ class Rehearsal:
     def _evaluated(self, arguments: Arguments, seed: int = 0) -> list[Tensor]:
         torch.default_generator.manual_seed(seed)
         place = self.readout.head or next(iter(self.readout.parts), "")
-        with self.evaluation():
+        with settings_kept(COMPUTATION), self.evaluation():
             if place:
                 part = self.module.get_submodule(place)
                 output = seen_at(part, bool(self.readout.head), self.function, arguments)

@@ -27,7 +27,9 @@ def around_module(
     Returns:
         A function that removes them.
     """
-    compiled = part._compiled_call_impl
+    own, compiled = vars(part), part._compiled_call_impl
+    if compiled is None and isinstance(part, torch.jit.ScriptModule):  # whose calls have no hooks
+        compiled = partial(nn.Module._call_impl, part)
     if compiled is None:
         handles = (
             part.register_forward_pre_hook(_Hook(begin, copies), with_kwargs=True),
@@ -46,8 +48,9 @@ def around_module(
         finish(part, args, kwargs, output)
         return output
 
-    part._compiled_call_impl = call
-    return partial(setattr, part, "_compiled_call_impl", compiled)
+    before = own.get("_compiled_call_impl")  # set in the dictionary, since a scripted module takes no attributes
+    own["_compiled_call_impl"] = call
+    return partial(own.__setitem__, "_compiled_call_impl", before)
 
 
 def around_method(kind: type, name: str, begin: Callable[..., None], finish: Callable[..., None]) -> Callable[[], None]:

@@ -17,6 +17,7 @@ from synbench_lightning.runtime.devices import seed_accelerator
 from synbench_lightning.runtime.lightning_packages import rank_zero_warn
 from synbench_lightning.runtime.module_snapshot import ModuleSnapshot
 from synbench_lightning.runtime.muted_logging import muted_logging
+from synbench_lightning.runtime.process_settings import settings_kept
 from synbench_lightning.runtime.sharding import has_shards
 
 RAISES = 2
@@ -33,9 +34,9 @@ def isolated(module: nn.Module | None, also: Sequence[Any] = (), refuse_iterator
     module is restored by reference and by value: parameters, buffers, train/eval flags, attributes, nested containers,
     objects of the user's classes, generators, and state written by hooks, including callbacks of the trainer
     (:class:`.ModuleSnapshot`). The global generators of Python, NumPy and torch (CPU and accelerator) are restored, and
-    ``torch.compile`` compiles nothing. Nothing is logged (:func:`.muted_logging`). State that has changed and cannot be
-    restored is named in a warning. Not covered: the datamodule, and module-level variables that neither a hook nor a
-    ``forward`` names.
+    so are settings of the process (:func:`.settings_kept`). ``torch.compile`` compiles nothing, and nothing is logged
+    (:func:`.muted_logging`). State that has changed and cannot be restored is named in a warning. Not covered: the
+    datamodule, module-level variables that neither a hook nor a ``forward`` names, and what is printed.
 
     The cost is a copy of all parameters, buffers and tensors of callbacks, on their device, while the body runs. For a
     module whose weights are sharded by FSDP, only buffers and flags are restored.
@@ -49,15 +50,18 @@ def isolated(module: nn.Module | None, also: Sequence[Any] = (), refuse_iterator
         ValueError: if a layer is not initialized yet (the body's inputs would initialize it); for an iterator.
     """
     with ExitStack() as stack:
+        stack.enter_context(settings_kept())
         stack.enter_context(_random_states())
         stack.enter_context(_deterministic_where_possible())
         if module is not None:
             _refuse_lazy(module)
+            trackers: list[Any] = []
             if has_shards(module):
                 modules = stack.enter_context(_buffers_of_shards(module))
             else:
-                modules = stack.enter_context(_state(module, also, refuse_iterators))
-            stack.enter_context(muted_logging(modules))
+                state = stack.enter_context(_state(module, also, refuse_iterators))
+                modules, trackers = state.modules, state.trackers
+            stack.enter_context(muted_logging(modules, trackers))
             stack.enter_context(_evaluation_mode(modules))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -115,13 +119,13 @@ def _refuse_lazy(module: nn.Module) -> None:
 
 
 @contextmanager
-def _state(module: nn.Module, also: Sequence[Any], refuse_iterators: bool) -> Iterator[list[nn.Module]]:
-    """Snapshot and restore everything reachable from the module; yields the modules among it."""
+def _state(module: nn.Module, also: Sequence[Any], refuse_iterators: bool) -> Iterator[ModuleSnapshot]:
+    """Snapshot and restore everything reachable from the module."""
     state = ModuleSnapshot(module, also)
     try:
         if refuse_iterators and state.iterators:
             raise ValueError(f"{state.iterators[0]} is an iterator, which cannot be restored once it is advanced")
-        yield state.modules
+        yield state
     finally:
         failed = state.restore()
         if failed:

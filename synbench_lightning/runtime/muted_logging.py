@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
 
+from synbench_lightning.runtime.experiment_trackers import imported_trackers, writing_functions
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer, lightning_classes
 
 
 @contextmanager
-def muted_logging(modules: Iterable[nn.Module]) -> Iterator[None]:
+def muted_logging(modules: Iterable[nn.Module], trackers: Iterable[Any] = ()) -> Iterator[None]:
     """``log``, ``log_dict`` and ``print`` of LightningModules, and the loggers of their trainer, have no effect.
 
-    The ``log`` and ``log_dict`` that Lightning gives to callbacks have no effect either, and a stop of the run that is
-    asked for in the meantime is forgotten.
+    The ``log`` and ``log_dict`` that Lightning gives to callbacks have no effect either. A stop of the run that is
+    asked for in the meantime is forgotten, and so are changes to the options of its optimizers, as the learning rate.
 
     Args:
         modules: those that may run; LightningModules among them may have a trainer.
+        trackers: clients of experiment trackers, which have no effect either, like functions as ``wandb.log``.
     """
     ours: list[Any] = [module for module in modules if isinstance(module, lightning_classes("LightningModule"))]
     trainers = {id(trainer): trainer for module in ours if (trainer := _trainer(module)) is not None}
     with ExitStack() as stack:
         for module in ours:
             stack.enter_context(_without_effect(module, ("log", "log_dict", "print")))
+        for tracker in (*trackers, *imported_trackers()):
+            stack.enter_context(_without_effect(tracker, writing_functions(tracker)))
         for trainer in trainers.values():
             stack.enter_context(_muted_trainer(trainer))
         yield
@@ -87,6 +91,7 @@ def _trainer(module: LightningModule) -> Trainer | None:
 @contextmanager
 def _muted_trainer(trainer: Trainer) -> Iterator[None]:
     loggers, stop = trainer.loggers, trainer.should_stop
+    rates = [(group, {**group, "params": None}) for optimizer in trainer.optimizers for group in optimizer.param_groups]
     with ExitStack() as stack:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             stack.enter_context(_without_effect(callback, ("log", "log_dict")))
@@ -95,10 +100,12 @@ def _muted_trainer(trainer: Trainer) -> Iterator[None]:
             yield
         finally:
             trainer.loggers, trainer.should_stop = loggers, stop
+            for group, options in rates:
+                group.update({**options, "params": group["params"]})
 
 
 @contextmanager
-def _without_effect(owner: Any, methods: tuple[str, ...]) -> Iterator[None]:
+def _without_effect(owner: Any, methods: Sequence[str]) -> Iterator[None]:
     own = vars(owner)
     before = {name: own[name] for name in methods if name in own}
     own |= dict.fromkeys(methods, _nothing)

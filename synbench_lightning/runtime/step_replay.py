@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from synbench_lightning.runtime.call_hooks import around_module, nothing
 from synbench_lightning.runtime.devices import seed_accelerator
 from synbench_lightning.runtime.encoder import walk
 from synbench_lightning.runtime.encoder_call import EncoderCall
@@ -195,6 +197,13 @@ def _calls_seen(module: nn.Module, method: str, see: Callable[[Arguments], None]
         finally:
             del own[method]
             own |= before
+        return
+    if isinstance(module, torch.jit.ScriptModule):  # which has no hooks
+        end = around_module(module, lambda _, args, kwargs: see(Arguments(tuple(args), dict(kwargs))), nothing, [])
+        try:
+            yield
+        finally:
+            end()
         return
     handle = module.register_forward_pre_hook(
         lambda _, args, kwargs: see(Arguments(tuple(args), dict(kwargs))), with_kwargs=True, prepend=True

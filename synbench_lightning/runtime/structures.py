@@ -14,6 +14,9 @@ from torch import Tensor
 Path = tuple[Any, ...]
 """Keys, names and indices of a tensor in a structure."""
 
+MOST_PARTS = 6
+"""Limit for the parts of a list that a message describes."""
+
 
 @dataclass
 class Arguments:
@@ -205,7 +208,9 @@ def described(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {described(inner)}" for key, inner in value.items()) + "}"
     if type(value) in (list, tuple):
-        return f"[{', '.join(map(described, value))}]"
+        parts = list(map(described, value[:MOST_PARTS]))
+        more = [f"... {len(value) - MOST_PARTS:,} more"] if len(value) > MOST_PARTS else []
+        return f"[{', '.join(parts + more)}]"
     return repr(value) if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__
 
 

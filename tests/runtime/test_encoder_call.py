@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from synbench_lightning.runtime.encoder_call import EncoderCall, as_arguments, plain_call, template
+from synbench_lightning.runtime.encoder_call import EncoderCall, as_arguments, examples_first, plain_call, template
 from synbench_lightning.runtime.input_leaf import input_leaf
-from synbench_lightning.runtime.placements import Placement, Proxy, examples_first
+from synbench_lightning.runtime.placements import Placement, Proxy
 from synbench_lightning.runtime.structures import Arguments
 from synbench_lightning.runtime.token_masks import Masked, token_mask
 

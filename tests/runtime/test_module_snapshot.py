@@ -1,8 +1,8 @@
 """Whatever a forward changes that its module reaches is afterwards as it was."""
 
 import array
-import itertools
 import random
+import sqlite3
 import threading
 import types
 import warnings
@@ -10,12 +10,13 @@ import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from queue import Queue, SimpleQueue
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, RandomSampler
 
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.module_snapshot import ModuleSnapshot
@@ -59,6 +60,12 @@ def holder(value):
     module = nn.Linear(2, 2)
     module.value = value
     return module
+
+
+def database():
+    connection = sqlite3.connect(":memory:")
+    connection.execute("create table t (a)")
+    return connection
 
 
 def adjacency():
@@ -179,7 +186,8 @@ def test_teachers_outside_the_registry_are_in_evaluation_mode_too():
 
 
 def test_what_cannot_be_put_back_is_named():
-    module = holder({"steps": itertools.count(), "still": itertools.count()})
+    module = holder({"steps": (n for n in range(9)), "still": (n for n in range(9))})
+    next(module.value["steps"])
     with pytest.warns(UserWarning, match=r"cannot be restored: Linear\.value\['steps'\]\."), isolated(module):
         next(module.value["steps"])
     with warnings.catch_warnings(), isolated(module):
@@ -274,8 +282,22 @@ def test_weak_containers_variables_of_contexts_and_threads_and_views_of_memory_a
     assert (TURNS.n, WHERE.get()) == ([0], 1)
 
 
-@pytest.mark.parametrize("kind", [Queue, SimpleQueue])
-def test_a_queue_between_threads_is_named(kind):
-    module = holder(kind())
+OPAQUE = {
+    "queue without a lock": (SimpleQueue, lambda v: v.put(1)),
+    "batches": (lambda: iter(DataLoader(range(9))), next),
+    "permutation": (lambda: iter(RandomSampler(range(9))), next),
+    "database": (database, lambda v: v.execute("insert into t values (1)")),
+    "iterator over a generator": (lambda: enumerate(n for n in range(9)), next),
+}
+
+
+@pytest.mark.parametrize("kind", OPAQUE)
+def test_what_has_no_copy_is_named_where_it_has_changed(kind):
+    make, change = OPAQUE[kind]
+    module = holder(make())
+    if hasattr(module.value, "__next__"):
+        next(module.value)
+    with warnings.catch_warnings(), isolated(module):
+        warnings.simplefilter("error")
     with pytest.warns(UserWarning, match=r"cannot be restored: Linear\.value"), isolated(module):
-        module.value.put(1)
+        change(module.value)

@@ -198,11 +198,11 @@ def test_optimizers_by_hand_are_no_obstacle_after_the_encoder():
     assert torch.equal(fit(type("After", (Manual,), {"before": ""}))[0], BATCH[0])
 
 
-def test_an_iterator_in_the_module_is_not_advanced():
+def test_a_generator_in_the_module_is_not_advanced():
     class Iterating(Autoencoder):
         def __init__(self):
             super().__init__()
-            self.noise = iter(torch.randn(100, 1))
+            self.noise = (x for x in torch.randn(100, 1))
 
         def training_step(self, batch, batch_idx):
             return super().training_step([batch[0] + next(self.noise)], batch_idx)
