@@ -4,8 +4,8 @@ Four methods (SimCLR, VICReg, masked reconstruction, supervised with noisy label
 learning rate, weight decay, batch size, strength of augmentation, and temperature, weights of the loss, hidden fraction
 or fraction of wrong labels. At the end of each run information under one set of views, the same for all runs, is
 compared to RankMe, LiDAR, alpha-ReQ, the score, the training loss, readouts of 100 and 300 labels, and the accuracy of
-a linear probe with all labels. Other sweeps use one augmentation for all runs, or vary the width of the encoder (the kept
-results have 12 settings of it). What was found is in ``README.md`` beside this file.
+a linear probe with all labels. Other sweeps use one augmentation for all runs, or vary the width of the encoder (the
+kept results have 12 settings of it). What was found is in ``README.md`` beside this file.
 
     pip install 'synbench-lightning[examples]'
     python examples/sweep_study.py --small                                       # minutes on a CPU, into runs/sweeps
