@@ -109,7 +109,7 @@ def reached(*values: Any) -> Iterator[Any]:
             rest += [] if isinstance(value, closed) else _inner(value)
 
 
-MOST_ITEMS = 1000
+MOST_ITEMS = 1000  # mutants: memory and time alone
 """Longer containers are skipped: they hold data, not transforms."""
 
 

@@ -3,11 +3,13 @@
 import logging
 import os
 import sys
+from argparse import Namespace
 
 import pytest
 
 from synbench_lightning.cli import main
 from synbench_lightning.cli import main as function
+from synbench_lightning.cli.encoder_evaluation import _normalize
 from synbench_lightning.cli.main import ATTACHED, _with_attached_arguments
 
 own = sys.modules[function.__module__]
@@ -137,3 +139,14 @@ def test_the_result_of_a_command_is_the_exit_code(monkeypatch):
     monkeypatch.setattr(own, "best_command", lambda rest: rest)
     assert main(["best", "a", "--help"]) == ["a", "--help"]  # parsed by the command itself
     assert main(["best"]) == ["--help"]
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "expected"),
+    [
+        ([0.5], [0.25], (0.5, 0.25)), ([0.1, 0.2], [1.0, 2.0], ((0.1, 0.2), (1.0, 2.0))),
+        ([0.5], [1.0, 2.0], (0.5, (1.0, 2.0))), (None, None, None),
+    ],
+)  # fmt: skip
+def test_one_value_is_for_all_channels_and_several_are_for_one_each(mean, std, expected):
+    assert _normalize(Namespace(mean=mean, std=std)) == expected

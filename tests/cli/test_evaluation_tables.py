@@ -6,6 +6,7 @@ from synbench_lightning import ProbePlan
 from synbench_lightning.cli.encoder_evaluation import Evaluated, _as_text, _layers_as_text, _with_short_names
 from synbench_lightning.cli.errors import CommandError, UsageError, in_one_line
 from synbench_lightning.cli.run_ranking import rankings
+from synbench_lightning.cli.tables import wrapped
 from synbench_lightning.probe.layers import LayerResult
 from tests.results import written_result
 
@@ -156,3 +157,9 @@ def test_checkpoints_are_named_relative_to_their_common_folder(names, expected):
 )  # fmt: skip
 def test_errors_are_told_in_one_line(error, text):
     assert in_one_line(error) == text
+
+
+def test_sentences_are_wrapped_at_80_characters_and_paths_are_not():
+    assert wrapped(f"{'x' * 40} {'y' * 39}") == [f"{'x' * 40} {'y' * 39}"]
+    assert wrapped(f"{'x' * 40} {'y' * 40}") == ["x" * 40, "y" * 40]
+    assert wrapped(f"{'x-y/' * 30}") == ["x-y/" * 30]

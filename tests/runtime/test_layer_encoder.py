@@ -24,6 +24,12 @@ def test_a_name_that_is_none_and_a_layer_that_is_not_called_are_refused():
         LayerEncoder(VisionTransformer(2), "blocks.0.attn.out_proj")(torch.randn(2, 3, 8, 8))
 
 
+def test_an_axis_that_is_chosen_is_not_announced(caplog):
+    with caplog.at_level("INFO"):
+        LayerEncoder(nn.Sequential(nn.Identity(), nn.Flatten()), "0")(torch.rand(4, 5, 6))
+    assert caplog.messages == []
+
+
 def test_the_shape_of_the_input_tells_where_the_channels_of_a_layer_are():
     class Patches(nn.Module):
         """Averages of patches in six channels, which come last."""

@@ -130,3 +130,14 @@ def test_a_checksum_changes_with_any_value():
 def test_a_structure_in_a_message():
     value = Arguments((t(2, 3), None), {"mask": [torch.ones(2).bool()], "mode": "a", "graph": Graph(t(1))})
     assert described(value) == "(float32(2, 3), None, mask=[bool(2,)], mode='a', graph=Graph)"
+
+
+def test_parts_that_have_no_rows_are_joined_if_they_are_equal():
+    one, other = torch.rand(3, 2), torch.rand(4, 2)
+    whole = joined([[one, torch.tensor(2.0), torch.ones(2, 5)], [other, torch.tensor(2.0), torch.ones(3, 5)]])
+    assert torch.equal(whole[0], torch.cat([one, other]))
+    assert whole[1] == 2.0
+    assert whole[2].shape == (5, 5)
+    assert joined([[one, torch.tensor(2.0)], [other, torch.tensor(3.0)]]) is None
+    assert joined([[one, torch.ones(2, 3)], [other, torch.ones(2, 4)]]) is None
+    assert joined([[one], [other, one]]) is None
