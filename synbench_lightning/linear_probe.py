@@ -82,8 +82,8 @@ class RobustLinearProbe:
         if len(classes) < 2:
             raise ValueError(f"`y` must hold at least two classes, got only {classes.tolist()}.")
         means, covariance = class_moments(features, torch.from_numpy(places), len(classes))
-        variance = float(covariance.diagonal().mean()) if len(features) > len(classes) else 0.0
-        if not variance > 0:
+        variance = float(covariance.diagonal().mean())
+        if not variance > 0:  # or NaN, where there is one sample of each class
             raise ValueError(
                 f"`X` must vary within the classes, and does not: {len(features)} samples of {len(classes)} classes. "
                 "Give several different samples of each class."

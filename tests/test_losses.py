@@ -310,6 +310,8 @@ def test_defaults_are_those_that_are_documented():
     slow = TaskRobustLoss(2, "exponentiated_gradient", floor=0.5, step_size=0.2)
     assert slow.extra_repr() == "num_tasks=2, mode='exponentiated_gradient', step_size=0.2, floor=0.5"
     TaskRobustLoss(1, floor=1, momentum=0)
+    told = TaskRobustLoss(2, trivial=[1.0, 2.0], reference=[0.1, 0.2])
+    assert set(told.state_dict()) == set(loss.state_dict()) == {"weights", "running_losses", "running_reference"}
 
 
 @pytest.mark.parametrize(("learnable", "counts"), [(0.02, True), (0.005, False)])

@@ -184,7 +184,7 @@ class Climb:
             silent = zip(self.benchmark.names, chances, strict=True)
             found |= {
                 "signal": signal, "noise": noise, "task_signals": tuple(signals), "task_noises": tuple(noises),
-                "silent_tasks": tuple(name for name, chance in silent if chance > SILENT),
+                "silent_tasks": tuple(name for name, chance in silent if chance > SILENT),  # mutants: never equal
             }  # fmt: skip
         if climbed.selection is not None and len(climbed.curves) > 1:
             right, of_tasks = decisions(torch.stack(climbed.curves), climbed.selection, self.benchmark.tasks)

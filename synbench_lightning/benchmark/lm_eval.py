@@ -186,7 +186,7 @@ def _target(field: Any, doc: Mapping[str, Any], choices: list[str]) -> int:
     found = _value(field, doc)
     if found in choices:
         return choices.index(found)
-    place = int(found) if isinstance(found, (int, str)) and str(found).strip().isdigit() else -1
+    place = int(found) if isinstance(found, (int, str)) and str(found).strip().isdigit() else -1  # mutants: below 0
     if not 0 <= place < len(choices):
         raise ValueError(f"doc_to_target must give one of the choices {choices} or its index, got {shown(found)}.")
     return place

@@ -102,7 +102,7 @@ class Benchmark:
             ValueError: for invalid features, labels or log-likelihoods.
             RuntimeError: if the evaluation failed on another process.
         """
-        readout = len(self._support[0]) > 0
+        readout = bool(len(self._support[0]))
         values = torch.empty(len(places), dtype=torch.float64)
         total = -(-(len(places) + sum(map(len, self._support))) // processes.size)
         done = 0

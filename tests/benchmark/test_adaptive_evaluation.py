@@ -31,14 +31,14 @@ def made(**arguments):
     return Climb(arguments.pop("benchmark", None) or benchmark(), **given | arguments)
 
 
-def run(climb, turns, history=(), climbed=None, seen=None):
+def run(climb, turns, history=(), of=None):
     """The history, the last state, and the items of each evaluation."""
-    history, climbed, seen = list(history), climbed or Climbed(), []
+    history, climbed, seen = list(history), Climbed(), []
     for turn in range(turns):
 
         def evaluated(places, turn=turn):
             seen.append(places)
-            return values(turn)[places]
+            return values(turn)[places] if of is None else -of[turn][places]
 
         result, climbed = climb.evaluate(climbed, history, evaluated, 10 * turn)
         history.append(result)
@@ -148,6 +148,8 @@ def test_decisions_are_those_of_the_complete_evaluations():
     assert [result.decision_accuracy is None for result in history] == [True, True, False, False]
     assert history[-1].decision_accuracy == float(right)
     assert history[-1].task_decision_accuracies == tuple(of_tasks.tolist())
+    unclear, _, _ = run(made(warmup=9, benchmark=benchmark(easy=30, hard=270)), 9, of=NOISE)
+    assert unclear[-1].decision_accuracy not in unclear[-1].task_decision_accuracies
     alone, _, _ = run(made(warmup=1), 3)
     assert all(result.decision_accuracy is None for result in alone)  # one evaluation has no pairs
     assert [result.complete for result in alone] == [True, False, False]

@@ -233,6 +233,15 @@ def test_the_best_of_several_language_models_is_found():
         ({"max_tokens": 0}, "`max_tokens` must be an integer of at least 2, got 0"),
         ({"max_tokens": 2}, "`max_tokens`: the answer of 4 tokens does not fit into 3"),
         ({"template": "{text} good"}, "`template` must contain the field '{answer}' exactly once"),
+        (
+            {"template": "{text} {answer:9}"},
+            "`template` must contain the field '{answer}' exactly once, without a format",
+        ),
+        (
+            {"template": "{text} {answer!r}"},
+            "`template` must contain the field '{answer}' exactly once, without a format",
+        ),
+        ({"template": "{answer} {text} {answer}"}, "`template` must contain the field '{answer}' exactly once"),
         ({"template": "{text {answer}"}, "`template`: .* is invalid"),
         ({"template": "{review} {answer}"}, r"`template` has a field 'review', `examples\[0\]` has 'text', 'label'"),
         ({"template": "{answer}"}, "`template`: a causal model needs a token before the answer"),

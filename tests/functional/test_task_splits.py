@@ -176,6 +176,9 @@ def test_a_task_does_not_depend_on_the_batch(name):
         (lambda: splits.by_place((4,), (5,)), r"`parts` must be at most `sizes`, \(4,\), on each axis, got \(5,\)"),
         (lambda: splits.by_octave((8, 4), 5), r"`num_tasks` must be at most 4 for `sizes` \(8, 4\), got 5"),
         (lambda: splits.image_patches(torch.ones(1, 3, 9, 8), 4), "H and W multiples of 4, got"),
+        (lambda: splits.image_patches(torch.ones(1, 3, 8, 9), 4), "H and W multiples of 4, got"),
+        (lambda: splits.image_patches(torch.ones(3, 8, 8), 4), r"`images` must be \(N, C, H, W\)"),
+        (lambda: splits.image_patches(torch.ones(1, 3, 8, 8), 0), "`size` must be an integer of at least 1, got 0"),
         (lambda: splits.texture_energy(torch.ones(3, 1, 4)), r"of 2 x 2 pixels at least, got \(3, 1, 4\)"),
         (lambda: splits.quantiles(torch.tensor([torch.nan, 1.0]), 2), "`values` must be finite numbers"),
         (lambda: splits.cluster_centres(torch.ones(2, 4), 3), "`features` must be at least 3 finite vectors"),
@@ -199,3 +202,8 @@ def test_no_task_is_empty_where_the_lowest_value_is_that_of_half_of_all():
         splits.quantiles(torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0]), 2)
     edges = splits.quantiles(torch.tensor([0.0, 1.0, 1.0, 1.0]), 2)  # the highest may be
     assert splits.of_values(torch.tensor([0.0, 1.0]), edges).tolist() == [0, 1]
+
+
+def test_patches_of_one_pixel_are_the_pixels():
+    images = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(splits.image_patches(images, 1)[..., 0, 0], images.flatten(2).mT)

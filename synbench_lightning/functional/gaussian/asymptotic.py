@@ -55,7 +55,7 @@ MANY = 24
 """Number of directions from which on all candidates are used (measured: with 16 or fewer, scores are biased high by the
 noise among the candidates)."""
 
-BLOCKS = 32
+BLOCKS = 32  # mutants: alike over a range
 """Number of blocks of pairs, for the jackknife and for what is asked of blocks."""
 DISTINCT = 4.0
 """Standard errors by which blocks of pairs must agree: by chance they do in 1 of 250 encoders of one feature, and less
@@ -169,7 +169,8 @@ def distinct_means(differences: Tensor, means: Means, mu: Tensor, pool: Pool) ->
     whitened = whitened / (pool.values + pool.smallest_ridge).sqrt()
     products = whitened.flatten(1) @ whitened.flatten(1).T
     between = products[tuple(torch.triu_indices(blocks, blocks, 1))]
-    return float(between.mean()) > DISTINCT * float(between.std()) / math.sqrt(len(between))
+    error = float(between.std()) / math.sqrt(len(between))
+    return float(between.mean()) > DISTINCT * error  # mutants: equal with probability 0
 
 
 def _projected(

@@ -45,7 +45,7 @@ def accuracy_and_bound_curves(projections: Sequence[Projections], position: Tens
         position: ``(K,)`` scales.
         blocks: B.
     """
-    top = position / position.max()
+    top = position / position.max()  # mutants: the polynomials span the same in any unit
     even = torch.stack([top ** (2 * term) for term in range(min(TERMS, len(top)))], 1)
     smooth, neighbors = even @ torch.linalg.pinv(even), neighborhood(position)  # both (K, K)
     found = []

@@ -94,7 +94,7 @@ class _Spectrum(NamedTuple):
 
 def fit_of_means(position: Tensor, vectors: int) -> Means:
     """Compute the weights of the least-squares fit, for scales ``(K,)`` and n noise vectors at each."""
-    top = position / position.max()
+    top = position / position.max()  # mutants: the polynomials span the same in any unit
     odd = torch.stack([top ** (2 * term + 1) for term in range(min(TERMS, len(top)))], 1)
     load = torch.linalg.solve(vectors * odd.T @ odd, odd.T).T
     return Means(odd, load, (1 - (load * odd).sum(1)).sqrt(), vectors)

@@ -197,3 +197,12 @@ def test_too_few_noise_vectors_and_other_signs_are_refused(shape):
     with pytest.raises(ValueError, match="at least 4 noise vectors, 2 signs"):
         estimate_limit(torch.randn(shape), PLAN.scales, [0.0])
     assert estimate_limit(torch.randn(1, 16, 4, 2, 5), PLAN.scales, [0.0]).accuracy.shape == (1, 1, 16)
+
+
+def test_the_unit_of_unequal_features_changes_no_robust_rule():
+    generator = torch.Generator().manual_seed(5)
+    mixing = torch.randn(6, 6, generator=generator) * torch.logspace(-1, 0.5, 6)
+    x = features(6, 32, encoder=lambda x: x @ mixing)
+    before, after = (estimate_limit(one, PLAN.scales, [0.3, 0.6]) for one in (x, 100 * x))
+    torch.testing.assert_close(after.accuracy, before.accuracy, rtol=0, atol=1e-3)
+    torch.testing.assert_close(after.bound, before.bound, rtol=1e-2, atol=1e-3)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from scipy.optimize import brentq
 
-from synbench_lightning.functional.gaussian.asymptotic import estimate_limit
+from synbench_lightning.functional.gaussian.asymptotic import _projected, estimate_limit
 from synbench_lightning.functional.gaussian.bayes_optimal import optimal_accuracy
+from synbench_lightning.functional.gaussian.pooled_covariance import fit_of_means, pooled
 from synbench_lightning.functional.gaussian.score import synbench_score
 from synbench_lightning.functional.jackknife import jackknife_error
 from synbench_lightning.probe.plan import ProbePlan
@@ -136,3 +137,12 @@ def test_a_direction_counts_where_its_variance_comes_from_more_than_a_few_pairs(
     features.view(-1, 2, 1)[struck] += 300
     found = estimate_limit(features, PLAN.scales, [0.0])
     assert ((found.accuracy > 0.5).any() and (found.bound > 0).any()) == counts
+
+
+@pytest.mark.parametrize("dim", [24, 120, 240])
+def test_the_noise_of_the_covariance_keeps_the_factor_of_wishart(dim):
+    features = drawn(along_the_first_axis(dim), 32)
+    means = fit_of_means(SCALES, 32)
+    pool, (residuals,), (coefficients,), *_ = pooled(features, means)
+    (found,) = _projected(residuals, SCALES, means, coefficients, pool, [0.0])
+    assert float(found.kept) == pytest.approx(1 - dim / (16 * 32), abs=0.04)

@@ -6,7 +6,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from synbench_lightning.functional.gaussian.bayes_optimal import optimal_accuracy, optimal_bound
-from synbench_lightning.functional.gaussian.score import official_grid, synbench_score
+from synbench_lightning.functional.gaussian.score import check_thresholds, official_grid, synbench_score
 from tests.encoders import DATA
 
 CURVE = json.loads((DATA / "encoder_a.json").read_text())["official_curve_seed1"]
@@ -104,3 +104,10 @@ def test_a_grid_may_begin_at_0_and_end_at_1():
     scales = torch.tensor([1.0, 2.0])
     optimum = optimal_accuracy(scales), optimal_bound(scales)
     assert synbench_score(*optimum, scales, [0.7], grid=torch.linspace(0, 1, 101)).item() == pytest.approx(1)
+
+
+def test_thresholds_are_accuracies_from_chance_on():
+    assert check_thresholds([0.5, 0.99]) == (0.5, 0.99)
+    for wrong in ([0.49], [1.0], []):
+        with pytest.raises(ValueError, match=r"`thresholds` must be accuracies in \[0\.5, 1\).*Chance is 0\.5"):
+            check_thresholds(wrong)

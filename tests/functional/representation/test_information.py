@@ -109,3 +109,10 @@ def test_views_are_left_out_in_turn_where_there_are_four(draws):
     assert constant.tolist() == torch.zeros_like(found).tolist()
     groups = information.information_replicates(x, groups=3)
     assert groups.shape == (1 + (draws == 4), 3)
+
+
+@pytest.mark.parametrize("dim", [6, 300])
+def test_a_large_common_offset_changes_nothing(dim):
+    x = features(inputs=12, draws=8, dim=dim)
+    for told in (instance_information, information_error):
+        torch.testing.assert_close(told(x + 1e6), told(x), rtol=1e-3, atol=1e-3)

@@ -2,10 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from synbench_lightning.functional.representation.view_matching import (
+    _distribution,
+    _pattern,
+    _spectrum,
+    _values,
     belong_together,
     layout_of,
     mean_partner_rank,
@@ -205,3 +210,47 @@ def test_layouts_need_examples_of_both_kinds_and_rows_for_each():
     assert layout_of(torch.zeros(3).bool(), torch.zeros(3)) is None
     assert layout_of(torch.ones(3).bool(), torch.ones(3)) is None
     assert layout_of(torch.tensor([True, True, False]), torch.tensor([1.0, 1, 0])) == "blocks"
+
+
+def test_values_are_means_of_neighbors_and_token_ids_are_counted():
+    rows = torch.randn(3, 2, 8192, generator=G)
+    torch.testing.assert_close(
+        _values(rows), rows.flatten(1).unflatten(1, (-1, 2)).mean(2).double(), rtol=1e-5, atol=1e-6
+    )
+    few = torch.randn(3, 2, 5, generator=G)
+    torch.testing.assert_close(_values(few), few.flatten(1).double())
+    ids = torch.tensor([[1, 5, 1], [4097, 7, 7]])
+    counted = _values(ids)
+    assert counted.sum(1).tolist() == [3, 3]
+    assert (counted[0, 1], counted[0, 5], counted[1, 1], counted[1, 7]) == (2, 1, 1, 2)
+
+
+def test_a_pattern_is_standardized_and_has_one_channel_for_pictures_alone():
+    pictures = torch.randn(4, 3, 6, 6, generator=G)
+    found = _pattern(pictures)
+    gray = pictures.mean(1).flatten(1).double()
+    expected = (gray - gray.mean(1, keepdim=True)) / (gray - gray.mean(1, keepdim=True)).norm(dim=1, keepdim=True)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(_pattern(5 * pictures.movedim(1, -1) + 7), expected, rtol=1e-4, atol=1e-5)
+    assert _pattern(pictures[:, :, 0]).shape == (4, 18)  # of a signal, whose channels may be opposite
+
+
+def test_a_distribution_is_that_of_each_channel_or_of_all_values():
+    signals = torch.randn(4, 2, 65, generator=G)
+    expected = np.sort(signals.numpy(), -1)[..., ::2].reshape(4, -1)  # 33 of 65 values
+    np.testing.assert_allclose(_distribution(signals).numpy(), expected)
+    rows = torch.randn(4, 9, generator=G)
+    np.testing.assert_allclose(_distribution(rows).numpy(), np.sort(rows.numpy(), -1))
+    assert _distribution(torch.randn(4, 34, 50, generator=G)).shape == (4, 33)
+    assert _distribution(torch.randn(4, 33, 50, generator=G)).shape == (4, 33 * 33)
+    for moved in (signals.roll(9, -1), signals.flip(-1)):
+        torch.testing.assert_close(_distribution(moved), _distribution(signals))
+
+
+def test_a_spectrum_is_the_mean_periodogram_along_the_last_axis():
+    signals = torch.randn(4, 3, 40, generator=G)
+    expected = np.log((np.abs(np.fft.rfft(signals.numpy())) ** 2).mean(1))
+    np.testing.assert_allclose(_spectrum(signals).numpy(), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(_spectrum(signals.roll(7, -1)), _spectrum(signals), rtol=1e-3, atol=1e-3)
+    assert _spectrum(torch.randn(4, 3, 400, generator=G)).shape == (4, 64)
+    assert _spectrum(torch.zeros(4, 8)).isfinite().all()
