@@ -95,13 +95,13 @@ class InformationInputs:
         elif self.collection.sentence:
             rank_zero_info(f"SynBench: `{self.prefix}/information`: {self.collection.sentence.removesuffix('.')}.")
 
-    def discard(self, probe: Probe, error: Exception) -> None:
-        """Measure no information on collected views, since the encoder does not accept them."""
+    def discard(self, probe: Probe, error: Exception) -> str:
+        """Measure no information on collected views, since the encoder does not accept them; returns a warning."""
         reason = self.collection.discard(str(error))
         probe.shown = None
         if not probe.num_forwards:
             raise error
-        rank_zero_warn(f"`{self.prefix}/information` is not measured on training examples: {reason}")
+        return f"`{self.prefix}/information` is not measured on training examples: {reason}"
 
     def _log(self, probe: Probe) -> None:
         """Log what information is measured on, and where that may mislead."""
