@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from types import CodeType, FunctionType
 from typing import Any
 
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
 from synbench_lightning.callbacks.metric_keys import name_of, renamed, sections
 from synbench_lightning.callbacks.schedule import Schedule
 from synbench_lightning.runtime.lightning_packages import (
@@ -222,7 +224,8 @@ def _plateau_warnings(
 
 def _manual_plateau_warnings(trainer: Trainer, prefix: str, schedule: Schedule) -> Iterator[str]:
     """Warnings about methods of the module that name a key and step such a scheduler."""
-    plateau = next((config.scheduler for config in trainer.lr_scheduler_configs if config.reduce_on_plateau), None)
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    plateau = next((one for one in schedulers if isinstance(one, ReduceLROnPlateau)), None)
     if plateau is None:
         return
     for name, code in _own_code(trainer.lightning_module):

@@ -372,9 +372,9 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
             known = any(result.information is not None for result in self.history)
             if not isinstance(self.inputs, str) or probe.shown is None or known:
                 raise
-            without = self._information_inputs.discard(probe, error)
+            warning = self._information_inputs.discard(probe, error)
             result = probe(encoder, processes, progress)
-            rank_zero_warn(without)
+            rank_zero_warn(warning)
         return result.at(step=processes.broadcast(self.schedule.step(trainer)))
 
     def _after_logging(

@@ -1,5 +1,6 @@
 """Each wrong use ends in an error that says what to do."""
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -153,18 +154,15 @@ class Unrepeatable(Autoencoder):
     def __init__(self):
         super().__init__()
 
-        class Counting(nn.Module):
+        class Drawing(nn.Module):
             def __init__(self):
                 super().__init__()
-                self.weight, self.calls = nn.Parameter(torch.ones(8)), [0]
+                self.weight = nn.Parameter(torch.ones(8))
 
             def forward(self, x):
-                Unrepeatable.calls += 1
-                return (x * self.weight * Unrepeatable.calls).flatten(1)
+                return (x * self.weight * torch.tensor(list(os.urandom(8)))).flatten(1)
 
-        self.encoder = Counting()
-
-    calls = 0
+        self.encoder = Drawing()
 
     def training_step(self, batch, batch_idx):
         return self.decoder(self.encoder(batch[0])[:, :16]).square().mean()

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from synbench_lightning import ProbePlan, SynBenchCallback, evaluate
 from tests.callbacks.runs import SMALL, probing, trainer
 from tests.encoders import Autoencoder
+from tests.integration.modules import Plain
 
 KEY = "synbench/score"
 
@@ -169,3 +170,52 @@ def test_an_average_that_is_kept_and_not_probed_is_warned_of_and_can_be_probed_a
     assert (trained.step, end.step) == (40, 41)
     assert kept.score() - trained.score() > 0.1
     assert kept.accuracy == end.accuracy
+
+
+class Manual(Plain):
+    """Steps a plateau scheduler by hand, with what it reads under a key."""
+
+    key = "synbench/score"
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        optimizer.step()
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), 1e-2)
+        return [optimizer], [ReduceLROnPlateau(optimizer, mode="max")]
+
+
+class StepsOnStaleValues(Manual):
+    def on_train_batch_end(self, *args):
+        self.lr_schedulers().step(self.trainer.callback_metrics.get("synbench/score", 0.0))
+
+
+class StepsOnTheLoss(Manual):
+    def on_train_batch_end(self, *args):
+        self.lr_schedulers().step(float(self.trainer.callback_metrics.get("loss", 0.0)))
+
+
+class ReadsOnly(Manual):
+    def on_train_batch_end(self, *args):
+        self.trainer.callback_metrics.get("synbench/score", 0.0)
+
+
+@pytest.mark.parametrize("make", [StepsOnStaleValues, StepsOnTheLoss, ReadsOnly])
+def test_a_module_that_steps_a_plateau_by_hand_on_a_stale_value_is_warned(make, recwarn):
+    trainer(probing(), max_steps=3).fit(make())
+    told = [str(one.message) for one in recwarn if "ReduceLROnPlateau" in str(one.message)]
+    if make is StepsOnStaleValues:
+        assert len(told) == 1
+        assert told[0].startswith(
+            "`on_train_batch_end` steps ReduceLROnPlateau and reads 'synbench/score', but a probe is made every 5 steps"
+        )
+        assert "`on_probe_end(trainer, pl_module, metrics)`" in told[0]
+    else:
+        assert not told
