@@ -21,7 +21,7 @@ def test_the_score_is_that_of_evaluate(capsys):
     assert model["score"] == result.score()
     assert model["standard_error"] == result.standard_error()
     assert model["tasks"] == result.task_scores()
-    assert model["name"] == "encoders:make(width=24, scale=2)"
+    assert model["name"] == "encoders:make(width=72, scale=2)"
 
 
 def test_settings_reach_the_probe(capsys):
@@ -91,28 +91,28 @@ def views_in_a_file(name="views.pt"):
 def test_encoders_are_ranked_by_information_under_one_file_of_views(capsys):
     views_in_a_file()
     arguments = ["--encoder", "encoders:make", "--encoder", "encoders:make", "--encoder.scale", "2", *QUICK]
-    more = ["--encoder", "encoders:lossy", "--encoder", "encoders:make", "--encoder.width=24", "--views", "views.pt"]
+    more = ["--encoder", "encoders:lossy", "--encoder", "encoders:make", "--encoder.width=72", "--views", "views.pt"]
     found = scores(capsys, *arguments, *more)
     (ranking,) = found["rankings"]
     names = [one["name"] for one in ranking["ranked"]]
     assert [model["name"] for model in found["models"]][:3] == names
     assert (ranking["key"], ranking["holds"], names[2]) == ("information", True, "encoders:lossy")
     assert ranking["cannot_be_distinguished_from_best"] == [names[1]]  # a scale changes nothing
-    assert list(ranking["excluded"]) == ["encoders:make(width=24)"]
-    assert "24 features, not 16" in ranking["excluded"]["encoders:make(width=24)"]
+    assert list(ranking["excluded"]) == ["encoders:make(width=72)"]
+    assert "72 features, not 16" in ranking["excluded"]["encoders:make(width=72)"]
     results = {model["name"]: ProbeResult.from_dict(model["result"]) for model in found["models"]}
     assert [one.name for one in rank(results).ranked] == names
     code, out, err = run(capsys, *arguments, *more)
     assert (code, err) == (0, "")
     assert [line.split()[:2] for line in out.splitlines()[1:4]] == [[str(n), name] for n, name in enumerate(names, 1)]
     assert f"cannot be distinguished from {names[1]}" in " ".join(out.split())
-    assert "Not comparable: encoders:make(width=24) (24 features, not 16" in " ".join(out.split())
+    assert "Not comparable: encoders:make(width=72) (72 features, not 16" in " ".join(out.split())
 
 
 def test_groups_that_are_not_comparable_have_a_ranking_each(capsys):
     views_in_a_file()
     pairs = ["--encoder", "encoders:make", "--encoder", "encoders:lossy", "--encoder", "encoders:make"]
-    pairs += ["--encoder.width=24", "--encoder", "encoders:make", "--encoder.width=24", "--encoder.scale=2"]
+    pairs += ["--encoder.width=72", "--encoder", "encoders:make", "--encoder.width=72", "--encoder.scale=2"]
     found = scores(capsys, *pairs, *QUICK, "--views", "views.pt")["rankings"]
     assert [len(ranking["ranked"]) for ranking in found] == [2, 2]
     assert [len(ranking["excluded"]) for ranking in found] == [2, 0]

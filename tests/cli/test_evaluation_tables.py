@@ -110,7 +110,7 @@ def test_the_official_protocol_is_named_where_encoders_are_compared():
 
 def test_layers_are_a_table_with_the_best_one_and_those_that_are_not_ranked():
     layers = (
-        LayerResult("one", 8, readout=0.75, readout_error=0.03), LayerResult("two", 4, readout=0.9, readout_error=0.1),
+        LayerResult("one", 8, readout=0.75, readout_error=0.03), LayerResult("two", 1, readout=0.9, readout_error=0.1),
         LayerResult("out", 8, readout=0.5, readout_error=0.04), LayerResult("head", 8, readout=0.8, readout_error=0.1,
                                                                           head=True),
     )  # fmt: skip
@@ -120,7 +120,7 @@ def test_layers_are_a_table_with_the_best_one_and_those_that_are_not_ranked():
         "Layers of net:",
         "layer  width        readout",
         "one        8  0.750 ± 0.030  best, by 0.25 ± 0.05",
-        "two        4  0.900 ± 0.100  not ranked: its width differs from that of the output",
+        "two        1  0.900 ± 0.100  not ranked: more than 4 times as wide or narrow as the output",
         "out        8  0.500 ± 0.040",
         "head       8  0.800 ± 0.100",
     ]
