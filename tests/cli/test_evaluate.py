@@ -21,7 +21,7 @@ def test_the_score_is_that_of_evaluate(capsys):
     assert model["score"] == result.score()
     assert model["standard_error"] == result.standard_error()
     assert model["tasks"] == result.task_scores()
-    assert model["name"] == "encoders:make(width=72, scale=2)"
+    assert model["name"] == "encoders:make(width=24, scale=2)"
 
 
 def test_settings_reach_the_probe(capsys):
