@@ -43,7 +43,7 @@ def test_ddp_training_is_the_same_to_the_bit(tmp_path):
         assert one["weights"] == other["weights"]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_failure_on_one_process_costs_that_evaluation_on_all_and_hangs_nobody(tmp_path, rank):
     found, log = run(tmp_path, fails_on=rank, benchmark=True)
     assert [result["step"] for result in found[0]["history"]] == [0, 5, 15]

@@ -58,7 +58,7 @@ def assert_same_on_every_process(found):
         assert probed[0] == probed[1]
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ddp_shares_the_examples_and_agrees_on_the_result(tmp_path, world):
     found, _ = run(tmp_path, world)
     assert_same_on_every_process(found)
@@ -114,7 +114,9 @@ def test_ddp_makes_the_call_that_training_makes(tmp_path, user, shape, name):
     assert log.count(f"SynBench probes {name}") == 1
 
 
-@pytest.mark.parametrize("user", [None, pytest.param("Text", marks=pytest.mark.slow), "ForwardIsTheTeacher"])
+@pytest.mark.parametrize(
+    "user", [None, *(pytest.param(user, marks=pytest.mark.slow) for user in ("Text", "ForwardIsTheTeacher"))]
+)
 def test_ddp_training_is_the_same_to_the_bit(tmp_path, user):
     plain, probed = tmp_path / "plain", tmp_path / "probed"
     plain.mkdir()
@@ -123,7 +125,7 @@ def test_ddp_training_is_the_same_to_the_bit(tmp_path, user):
         assert one["weights"] == other["weights"]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_failure_on_one_process_costs_that_probe_on_all_and_hangs_nobody(tmp_path, rank):
     found, log = run(tmp_path, fails_on=rank)
     assert [result["step"] for result in found[0]["history"]] == [0, 5, 15]
@@ -158,7 +160,7 @@ def test_a_step_that_only_some_processes_reach_hangs_nobody(tmp_path):
 @needs_fsdp
 @pytest.mark.parametrize(
     "parts",
-    ["all", *(pytest.param(one, marks=pytest.mark.slow) for one in ("children", "root", "fsdp1")), "fsdp1, layers"],
+    ["all", *(pytest.param(one, marks=pytest.mark.slow) for one in ("children", "root", "fsdp1", "fsdp1, layers"))],
 )
 def test_fsdp_is_probed_through_its_root_and_trains_undisturbed(tmp_path, parts):
     plain, probed = tmp_path / "plain", tmp_path / "probed"

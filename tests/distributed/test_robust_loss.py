@@ -28,7 +28,7 @@ def two_processes(folder, **settings):
     "settings",
     [
         {"mode": "softmax"},
-        {"mode": "exponentiated_gradient", "step_size": 0.3, "accumulate": 3},
+        pytest.param({"mode": "exponentiated_gradient", "step_size": 0.3, "accumulate": 3}, marks=pytest.mark.slow),
         {"mode": "softmax", "floor": 0.2, "trivial": [2.0, 1.0, 3.0, 9.0], "proxy": True},
         pytest.param({"mode": "softmax", "sharded": True}, marks=needs_fsdp),
     ],
