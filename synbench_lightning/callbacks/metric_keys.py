@@ -140,4 +140,4 @@ def renamed(key: str, prefix: str) -> str | None:
     if name in ("low", "high"):
         return f"{prefix}/value_{name}"
     moved = name in MOVED or name.startswith(("task/", "score_eps_"))
-    return next(iter(keys_of(prefix, {name: 0.0}, ()))) if moved else None
+    return next(iter(keys_of(prefix, {name: math.nan}, ()))) if moved else None

@@ -215,3 +215,12 @@ def test_a_fall_is_told_from_three_standard_errors_on(caplog, level, least, told
     fall = (best.score() - last.score()) / math.hypot(best.standard_error(), last.standard_error())
     assert least < fall < least + 1
     assert sum("the score has fallen from" in record.message for record in caplog.records) == told
+
+
+def test_a_wish_to_stop_that_the_minimum_has_overruled_leaves_no_trace():
+    stop = SynBenchEarlyStopping(patience=1)
+    run = trainer(scripted([1.0, 2.0, 0.5]), stop, max_steps=10, min_steps=8, limit_train_batches=4)
+    run.fit(Autoencoder())
+    assert run.global_step == 10
+    assert (stop.stopped_epoch, stop.wait_count) == (0, 0)
+    assert getattr(stop, "stopping_reason", 0) in (0, type(getattr(stop, "stopping_reason", 0))(0))

@@ -1,10 +1,14 @@
 """The encoder of a sharded module is run where the forward of the module that gathers its weights would run."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
-from synbench_lightning.runtime.sharding import _redirected
+from synbench_lightning.runtime.encoder import Encoder
+from synbench_lightning.runtime.sharding import _redirected, has_shards, is_sharded, reachable_forward
 
 
 class Entry(nn.Module):
@@ -48,3 +52,40 @@ def test_the_forward_is_as_it_was_after_an_error_before_and_in_it():
         with pytest.raises(KeyError):
             _redirected(failing, entry, inner)(torch.rand(4, 3))
         assert "forward" not in vars(inner)
+
+
+class Owner(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.calls = inner, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.inner(x)
+
+
+@pytest.fixture
+def alone():
+    """A group of one process."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_an_encoder_within_a_sharded_module_is_reached_through_it(alone):
+    mesh = torch.distributed.init_device_mesh("cpu", (1,))
+    root = nn.Module()
+    root.plain, root.outer = nn.Linear(3, 3), Owner(Owner(nn.Linear(3, 2)))
+    fully_shard(root.outer, mesh=mesh)
+    strategy, x = SimpleNamespace(model=root), torch.rand(4, 3)
+    assert [has_shards(one) for one in (root, root.outer, root.outer.inner, root.plain)] == [True, True, False, False]
+    assert is_sharded(strategy, root)
+    assert not is_sharded(strategy, root.plain)
+    layer = root.outer.inner.inner
+    encoder = Encoder("layer", lambda given: layer(given) + 1, (root, root.outer, root.outer.inner))
+    found = reachable_forward(encoder, strategy, root)(x)
+    assert (root.outer.calls, root.outer.inner.calls) == (0, 0)  # the encoder runs in their place
+    torch.testing.assert_close(found, root.outer(x) + 1)
+    assert (root.outer.calls, root.outer.inner.calls) == (1, 1)
+    free = Encoder("plain", root.plain, (root,))
+    assert reachable_forward(free, strategy, root) is root.plain

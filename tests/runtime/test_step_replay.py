@@ -237,3 +237,61 @@ def test_a_generator_of_a_loader_that_the_module_holds_goes_on_where_it_was():
             return self.loader.generator.get_state()
 
     fit(Holding)
+
+
+class Decisions:
+    """Of this process and one other."""
+
+    def __init__(self, strategy, other):
+        self.strategy, self.other = strategy, other
+
+    def __getattr__(self, name):
+        return getattr(self.strategy, name)
+
+    def reduce_boolean_decision(self, decision, all):
+        return (decision and self.other) if all else (decision or self.other)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("other", [False, True])
+def test_a_step_that_fails_on_one_process_counts_on_all(fails, other, monkeypatch):
+    class Picky(Autoencoder):
+        def training_step(self, batch, batch_idx):
+            if fails and batch[0].shape[-1] == 8 and torch.equal(batch[0], BATCH[0] + 1):
+                raise KeyError("mask")
+            return super().training_step(batch, batch_idx)
+
+    kept = BATCH[0] + 1
+    batch = [kept.clone(), BATCH[1]]
+
+    def everywhere(trainer, pl_module):
+        replay = StepReplay(trainer, pl_module, CALL)
+        replay.trainer = type("Two", (), {"__getattr__": lambda _, name: getattr(trainer, name)})()
+        replay.trainer.strategy = Decisions(trainer.strategy, other)
+        with replay.ready():
+            return replay.everywhere(batch, 1).args[0]
+
+    if fails or other:
+        said = "KeyError: 'mask'" if fails else "another process failed; its log has the reason"
+        with pytest.raises(NotReachedError, match=said):
+            fit(Picky, everywhere)
+    else:
+        assert torch.equal(fit(Picky, everywhere), kept)
+    assert torch.equal(batch[0], kept)
+
+
+def test_a_step_may_change_its_batch_which_is_used_again():
+    class InPlace(Autoencoder):
+        def training_step(self, batch, batch_idx):
+            batch[0].mul_(2)
+            return super().training_step(batch, batch_idx)
+
+    def twice(trainer, pl_module):
+        replay = StepReplay(trainer, pl_module, CALL)
+        with replay.ready():
+            return [replay.everywhere(BATCH, 1).args[0] for _ in range(2)]
+
+    before = BATCH[0].clone()
+    for found in fit(InPlace, twice):
+        assert torch.equal(found, 2 * before)
+    assert torch.equal(BATCH[0], before)
