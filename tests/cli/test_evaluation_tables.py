@@ -13,6 +13,9 @@ from tests.results import written_result
 HALF = ((0.75, 0.995), (0.7, 0.7))  # accuracy by epsilon and scale
 BOUNDS = ((1.3, 1.0), (1.0, 1.0))
 
+COLUMNS = ["readout", "score", "eps", "0.2", "worst", "task", "eff.", "rank", "seconds"]
+"""Of every table of encoders, behind what it begins with."""
+
 
 def result(**more):
     values = {
@@ -34,18 +37,7 @@ def test_one_encoder_is_a_heading_and_a_row():
     score, worst = own.score(), own.worst()
     lines, text = shown(Evaluated("net", own, (3,), False))
     assert lines[:2] == ["net", ""]
-    assert lines[2].split() == [
-        "information",
-        "readout",
-        "score",
-        "eps",
-        "0.2",
-        "worst",
-        "task",
-        "eff.",
-        "rank",
-        "seconds",
-    ]
+    assert lines[2].split() == ["information", *COLUMNS]
     assert " ".join(lines[3].split()) == (
         f"12.35 ± 0.68 0.457 {score:.3f} ± 0.012 {own.score(epsilon=0.2):.3f} {worst[1]:.3f} {worst[0]} 7.2 of 64 2.3"
     )
@@ -75,18 +67,7 @@ def test_several_encoders_are_ranked_above_a_table_of_what_the_ranking_does_not_
     lines, text = shown(Evaluated("a", one, (3,), False), Evaluated("b", two, (4,), False))
     assert lines[0].split() == ["rank", "encoder", "information", "behind", "the", "best"]
     place = lines.index("") + 1
-    assert lines[place].split() == [
-        "encoder",
-        "readout",
-        "score",
-        "eps",
-        "0.2",
-        "worst",
-        "task",
-        "eff.",
-        "rank",
-        "seconds",
-    ]
+    assert lines[place].split() == ["encoder", *COLUMNS]
     assert [line.split()[0] for line in lines[place + 1 : place + 3]] == ["a", "b"]
     assert lines[place + 1].split()[1] == "0.500"
     assert lines[place + 2].split()[1:4] == ["0.600", "±", "0.050"]

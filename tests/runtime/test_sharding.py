@@ -54,16 +54,6 @@ def test_the_forward_is_as_it_was_after_an_error_before_and_in_it():
         assert "forward" not in vars(inner)
 
 
-class Owner(nn.Module):
-    def __init__(self, inner):
-        super().__init__()
-        self.inner, self.calls = inner, 0
-
-    def forward(self, x):
-        self.calls += 1
-        return self.inner(x)
-
-
 @pytest.fixture
 def alone():
     """A group of one process."""
@@ -75,7 +65,7 @@ def alone():
 def test_an_encoder_within_a_sharded_module_is_reached_through_it(alone):
     mesh = torch.distributed.init_device_mesh("cpu", (1,))
     root = nn.Module()
-    root.plain, root.outer = nn.Linear(3, 3), Owner(Owner(nn.Linear(3, 2)))
+    root.plain, root.outer = nn.Linear(3, 3), Entry(Entry(nn.Linear(3, 2)))
     fully_shard(root.outer, mesh=mesh)
     strategy, x = SimpleNamespace(model=root), torch.rand(4, 3)
     assert [has_shards(one) for one in (root, root.outer, root.outer.inner, root.plain)] == [True, True, False, False]
