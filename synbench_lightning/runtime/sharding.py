@@ -27,6 +27,11 @@ def has_shards(module: nn.Module) -> bool:
     return any(isinstance(part, (FSDPModule, FullyShardedDataParallel)) for part in module.modules())
 
 
+def has_flat_shards(module: nn.Module) -> bool:
+    """Whether weights are sharded by the first version of FSDP, which keeps views of them in attributes of modules."""
+    return any(isinstance(part, FullyShardedDataParallel) for part in module.modules())
+
+
 def reachable_forward(encoder: Encoder, strategy: Strategy, pl_module: LightningModule) -> Callable[[Tensor], Any]:
     """The encoder's forward, entered through the sharded modules that it is part of, from the outermost one on.
 
