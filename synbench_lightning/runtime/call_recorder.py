@@ -95,6 +95,11 @@ class Call:
         return name_of(self.key)
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example of its input; ``()`` without one."""
+        return () if self.input is None else self.input.shape
+
+    @property
     def features(self) -> bool:
         """Whether it returned a real-valued tensor ``(N, ...)`` for its N input examples, if N is known."""
         rows = None if self.input is None else self.input.rows
@@ -177,7 +182,8 @@ class CallRecorder:
         return {
             key: replace(
                 call,
-                consumers=frozenset(self._consumers.get(key, ())),
+                made_by=call.made_by & found.keys(),
+                consumers=frozenset(self._consumers.get(key, set()) & found.keys()),
                 trained=call.trained or key in self._trained_again,
             )
             for key, call in found.items()

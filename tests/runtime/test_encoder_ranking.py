@@ -28,21 +28,47 @@ class Of(nn.Module):
         return self.over(self, *args)
 
 
-class Root(LightningModule):
-    pass
+class Weights(nn.Module):
+    """So many weights, and so many outputs."""
+
+    def __init__(self, number, outputs=8):
+        super().__init__()
+        self.weight, self.outputs = nn.Parameter(torch.zeros(number, 1)), outputs
+
+    def forward(self, x):
+        return (x * (1 + self.weight.sum()))[:, : self.outputs]
+
+
+class Forward(LightningModule):
+    """A LightningModule over parts by name, with a forward over them."""
+
+    def __init__(self, forward=None, **parts):
+        super().__init__()
+        self.over = forward
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, *args):
+        return self.over(self, *args)
+
+
+def recorded_of(root, step, x=None):
+    """The tree of the calls of a step."""
+    recorder = CallRecorder(root)
+    step(root, torch.rand(6, 8) if x is None else x)
+    return CallTree(recorder.end(), root)
+
+
+def recorded(step, x=None, **parts):
+    """The tree of the calls of a step over some modules."""
+    return recorded_of(Forward(**parts), step, x)
 
 
 def ranked(step, x=None, **parts):
     """Names of the candidates in their order, each with where in it the representation is."""
-    root = Root()
-    for name, part in parts.items():
-        root.add_module(name, part)
-    recorder = CallRecorder(root)
-    step(root, torch.rand(6, 8) if x is None else x)
-    calls = recorder.end()
-    tree = CallTree(calls, root)
+    tree = recorded(step, x, **parts)
     found = []
-    for call in rank_encoders(calls, root):
+    for call in rank_encoders(tree.calls, tree.root):
         readout = tree.readout(call)
         found.append((call.name, readout and (readout.head or readout.parts)))
     return found
