@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from synbench_lightning.runtime.call_recorder import CallRecorder
+from synbench_lightning.runtime.call_recorder import Call, CallRecorder
 
 IMAGES = torch.rand(6, 4)
 
@@ -177,6 +177,7 @@ def test_of_several_calls_the_one_with_features_of_the_largest_input_counts():
         (lambda z: z.sum(), False),
         (lambda z: z.sum(1), False),
         (lambda z: z[:5], False),
+        (lambda z: torch.cat([z, z]), False),
         (lambda z: z.argmax(1, keepdim=True), False),
     ],
 )
@@ -222,7 +223,12 @@ def test_what_an_output_was_made_of_is_seen():
         def forward(self, x):
             return 2 * self.projector(self.trunk(x).relu())
 
-    assert by_path(seen(lambda m, x: m.net(x), net=Net()))["net"].made_by == {("net.projector", "")}
+    class Several(Net):
+        def forward(self, x):
+            return super().forward(x), self.trunk(x)
+
+    for net in (Net(), Several()):  # of several outputs, the first
+        assert by_path(seen(lambda m, x: m.net(x), net=net))["net"].made_by == {("net.projector", "")}
 
 
 def test_what_is_in_a_compiled_module_is_not_looked_at_and_what_is_beside_it_is():
@@ -269,3 +275,110 @@ def test_methods_that_call_each_other_have_an_end():
 
     found = seen(lambda m, x: m.net.one(x, 2), net=Each())
     assert set(found) == {("net", "one"), ("net", "other"), ("net.layer", "")}
+
+
+def test_a_call_that_has_raised_and_modules_that_were_replaced_are_no_consumers():
+    class Fails(nn.Linear):
+        def forward(self, x):
+            raise KeyError
+
+    def step(m, x):
+        z = m.net(x)
+        try:
+            m.wrong(z)
+        except KeyError:
+            m.right(z), m.gone(z)
+        m.gone = nn.Linear(3, 3)
+
+    parts = {"net": nn.Linear(4, 3), "wrong": Fails(3, 3), "right": nn.Linear(3, 3), "gone": nn.Linear(3, 3)}
+    assert by_path(seen(step, **parts))["net"].consumers == {("right", "")}
+
+
+def test_a_call_has_the_input_of_the_module_that_made_it_where_the_tensor_or_the_picture_s_shape_is_the_same():
+    class Outer(nn.Module):
+        def __init__(self, prepare):
+            super().__init__()
+            self.inner, self.prepare = nn.Linear(4, 4), prepare
+
+        def forward(self, x):
+            return self.inner(self.prepare(x))
+
+    pictures = torch.rand(6, 3, 4, 4)
+    for x, prepare, shares, given in (
+        (IMAGES, lambda x: x, True, True), (IMAGES, lambda x: 2 * x, False, False),
+        (pictures, lambda x: 2 * x, True, False), (pictures, lambda x: x[:, :2], False, False),
+    ):  # fmt: skip
+        found = by_path(seen(lambda m, _, x=x: m.net(x), net=Outer(prepare)))
+        assert (found["net"].shares_input, found["net"].given) == (True, True)
+        assert (found["net.inner"].shares_input, found["net.inner"].given) == (shares, given)
+        assert (found["net.inner"].arguments is not None) == shares
+
+
+def test_of_calls_with_another_and_with_the_module_s_own_input_the_latter_is_kept_and_their_span():
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x, y):
+            return self.inner(2 * y) + self.other(x) + self.inner(x)
+
+    found = by_path(seen(lambda m, x: m.net(x, torch.rand(6, 5, 4).sum(1)), net=Outer()))
+    inner, other = found["net.inner"], found["net.other"]
+    assert (inner.shares_input, inner.given, inner.count) == (True, True, 2)
+    assert torch.equal(inner.arguments.args[0], IMAGES)
+    assert inner.order[0] < other.order[0] < other.order[1] < inner.order[1]
+    assert found["net"].order[0] < inner.order[0]
+
+
+def test_a_call_has_the_random_state_that_it_began_with():
+    states = []
+
+    def step(m, x):
+        m.first(x)
+        states.append(torch.get_rng_state())
+        m.net(x)
+
+    found = by_path(seen(step, first=nn.Dropout(), net=nn.Sequential(nn.Dropout(), nn.Linear(4, 4))))
+    assert torch.equal(found["net"].random_state, states[0])
+    assert not torch.equal(found["first"].random_state, states[0])
+
+
+@pytest.mark.parametrize(("width", "kept"), [(4096, True), (4097, False)])
+def test_vectors_are_kept_up_to_a_size(width, kept):
+    found = by_path(seen(lambda m, x: m.net(x.repeat(1, width)[:, :width]), net=nn.Linear(width, 2)))
+    assert (found["net"].vectors is not None) == kept
+
+
+@pytest.mark.parametrize(("called", "most"), [(4, False), (5, False), (6, True)])
+def test_most_is_called_with_more_than_half_of_the_trained_weights(called, most):
+    parts = {
+        "one": nn.Linear(called, 1, bias=False),
+        "other": nn.Linear(10 - called, 1, bias=False),
+        "frozen": nn.Linear(50, 1).requires_grad_(False),
+    }
+    module = Step(None, **parts)
+    recorder = CallRecorder(module)
+    assert not recorder.has_called_most()
+    module.one(torch.rand(2, called))
+    assert recorder.has_called_most() == most
+    recorder.end()
+
+
+def test_methods_of_a_compiled_module_are_seen_and_the_class_of_compiled_modules_is_left_as_it_was():
+    kind = torch._dynamo.OptimizedModule
+    before = kind.__getattr__
+    found = seen(lambda m, x: m.net.encode(x), net=torch.compile(Pair(), backend="eager"))
+    assert [(key, call.shapes) for key, call in found.items()] == [(("net", "encode"), ((6, 3),))]
+    assert kind.__getattr__ is before
+    recorder = CallRecorder(Step(None, net=Pair()))
+    assert kind.__getattr__ is before
+    recorder.end()
+
+
+def test_a_call_is_itself_alone_and_stays_as_it_was_recorded():
+    one, other = Call("net", sample=(IMAGES,)), Call("net", sample=(IMAGES,))
+    assert one != other
+    assert (one.trained, one.shares_input, one.given, one.order, one.count) == (True, True, True, (0, 0), 1)
+    with pytest.raises(AttributeError):
+        one.path = "other"

@@ -149,6 +149,11 @@ def test_words_are_predicted_where_the_width_is_the_size_of_the_vocabulary():
         assert tree.represents(model) == (expected is None and len(model.shapes[0]) == 3)
 
 
+def test_a_width_that_is_the_size_of_a_vocabulary_is_no_prediction_for_an_input_of_numbers():
+    tree, model = model_of(lambda m, x: m.net(x) + m.words.weight.mean(), net=net(8, 5), words=nn.Embedding(5, 4))
+    assert tree.represents(model)
+
+
 def test_of_a_model_that_predicts_words_the_network_that_takes_the_ids_is_the_encoder():
     inner = Of(lambda m, x: m.net(m.words(x)), words=nn.Embedding(30, 8), net=net(8, 8))
     model = Of(lambda m, x: m.inner(x) @ m.inner.words.weight.T, inner=inner)
@@ -199,6 +204,7 @@ def test_a_model_of_two_views_returns_no_representation_and_one_with_another_arg
     model = tree.calls["model", ""]
     assert tree.represents(model) == expected
     assert tree.readout(model) is None
+    assert not any(tree.is_stage(call) for call in tree.calls.values() if call.path in ("model.net", "model.layer"))
 
 
 def test_a_model_of_two_views_has_nothing_to_be_read_before_its_head():
@@ -254,6 +260,16 @@ STAGES = {
     "a network before normalization and the head": (
         lambda m, x: m.fc(m.norm(m.net(x))), {"net": net(8, 8), "norm": nn.LayerNorm(8), "fc": L(8, 3)}, {"net": True},
     ),
+    "a network that takes something else than the model": (
+        lambda m, x: m.fc(m.net(x.view(6, 2, 4)).mean(1)),
+        {"net": net(4, 8), "fc": L(8, 3)},
+        {"net": True},
+    ),
+    "a stem in a model that returns its loss": (
+        targets,
+        {"stem": net(8, 8), "blocks": net(8, 8, 17), "final_proj": L(8, 8), "target_proj": L(8, 8)},
+        {"stem": True, "blocks": False},
+    ),
     "tokens before pooling and the head": (
         lambda m, x: m.fc(m.pool(m.net(x.view(6, 2, 4))).flatten(1)),
         {"net": net(4, 8), "pool": nn.AdaptiveAvgPool2d((1, 8)), "fc": L(8, 3)}, {"net": True},
@@ -294,9 +310,16 @@ class Stepping(Forward):
     def shared_step(self, x):
         return self(x).mean()
 
+    def fill(self, x):
+        self.kept = self.late(self.early(x))
 
-def test_a_step_by_another_name_that_calls_the_forward_has_the_stages_of_the_forward():
-    root = Stepping(lambda m, x: m.fc(m.late(m.early(x))), early=net(8, 8), late=net(8, 8), fc=L(8, 3))
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_step_by_another_name_that_calls_the_forward_has_the_stages_of_the_forward(kept):
+    def forward(m, x):
+        return m.fc((m.fill(x), m.kept)[1] if kept else m.late(m.early(x)))
+
+    root = Stepping(forward, early=net(8, 8), late=net(8, 8), fc=L(8, 3))
     tree = recorded_of(root, lambda m, x: m.shared_step(x))
     assert [tree.is_stage(tree.calls[name, ""]) for name in ("early", "late")] == [True, False]
     assert tree.readout(tree.calls["", ""]) == Readout("fc")
