@@ -77,7 +77,7 @@ class Call:
     given: bool = True
     made_by: frozenset[Key] = frozenset()
     consumers: frozenset[Key] = frozenset()
-    order: tuple[int, int] = (0, 0)
+    order: tuple[int, ...] = ()
     random_state: Tensor | None = None
     versions: tuple[int, ...] = ()
     count: int = 1

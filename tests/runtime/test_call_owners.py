@@ -4,6 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from synbench_lightning.runtime.call_recorder import Call
+from synbench_lightning.runtime.call_tree import CallTree
+from synbench_lightning.runtime.heads import heads_behind
+from synbench_lightning.runtime.input_leaf import InputLeaf
 from tests.runtime.test_encoder_ranking import Forward, Of, Weights, net, ranked, recorded, recorded_of
 
 L = nn.Linear
@@ -187,3 +191,19 @@ def test_what_only_a_method_of_the_step_s_module_takes_is_used_by_the_loss_alone
 def test_of_modules_beside_each_other_one_with_less_than_three_hundredths_of_the_weights_comes_later(size, order):
     found = ranked(lambda m, x: (m.a(x), m.b(x)), a=Weights(size), b=Weights(1000))
     assert [name for name, _ in found] == order
+
+
+def test_calls_that_are_written_down_are_trained_and_share_the_input_unless_they_say_otherwise():
+    root = Forward(net=flat(), mlp=net(8, 8))
+    x = torch.rand(4, 8)
+    forward = Call("", shapes=((6, 8),))
+    inner = Call("net", "", InputLeaf(("args", 0), (1, 4, 4), 6), shapes=((6, 8),), sample=(x,), parent=("", ""),
+                 consumers=frozenset([("mlp", "")]))  # fmt: skip
+    last = Call("mlp", shapes=((6, 8),), vectors=(x, x), parent=("", ""))
+    tree = CallTree({call.key: call for call in (forward, inner, last)}, root)
+    assert tree.has_encoder(forward)
+    assert tree.shares_input(inner)
+    assert [head.path for head in heads_behind(inner, tree.calls)] == ["mlp"]
+    assert Call("net", sample=(x,)) != Call("net", sample=(x,))  # compared by identity, since they hold tensors
+    with pytest.raises(AttributeError):
+        last.trained = False

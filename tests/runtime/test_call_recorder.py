@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from synbench_lightning.runtime.call_recorder import Call, CallRecorder
+from synbench_lightning.runtime.call_recorder import CallRecorder
 
 IMAGES = torch.rand(6, 4)
 
@@ -327,8 +327,7 @@ def test_of_calls_with_another_and_with_the_module_s_own_input_the_latter_is_kep
     inner, other = found["net.inner"], found["net.other"]
     assert (inner.shares_input, inner.given, inner.count) == (True, True, 2)
     assert torch.equal(inner.arguments.args[0], IMAGES)
-    assert inner.order[0] < other.order[0] < other.order[1] < inner.order[1]
-    assert found["net"].order[0] < inner.order[0]
+    assert [found["net"].order, inner.order, other.order] == [(0, 7), (1, 6), (3, 4)]
 
 
 def test_a_call_has_the_random_state_that_it_began_with():
@@ -376,9 +375,49 @@ def test_methods_of_a_compiled_module_are_seen_and_the_class_of_compiled_modules
     recorder.end()
 
 
-def test_a_call_is_itself_alone_and_stays_as_it_was_recorded():
-    one, other = Call("net", sample=(IMAGES,)), Call("net", sample=(IMAGES,))
-    assert one != other
-    assert (one.trained, one.shares_input, one.given, one.order, one.count) == (True, True, True, (0, 0), 1)
-    with pytest.raises(AttributeError):
-        one.path = "other"
+def test_a_replaced_module_with_weights_is_seen():
+    module = Step(None, net=nn.Linear(4, 3), act=nn.ReLU())
+    recorder = CallRecorder(module)
+    assert not recorder.replaced
+    module.act = nn.ReLU()
+    assert not recorder.replaced
+    module.net = nn.Linear(4, 3)
+    assert recorder.replaced
+    recorder.end()
+
+
+@pytest.mark.parametrize(("repeated", "frozen"), [(True, False), (False, False), (True, True)])
+def test_what_a_backward_pass_repeats_is_no_call_of_its_own_and_is_trained_by_it(repeated, frozen):
+    module = Step(None, net=nn.Linear(4, 3).requires_grad_(not frozen))
+    recorder = CallRecorder(module)
+    with torch.no_grad():
+        module.net(IMAGES)
+    recorder.in_backward = True
+    if repeated:
+        module.net(IMAGES.requires_grad_(frozen))
+    recorder.in_backward = False
+    call = by_path(recorder.end())["net"]
+    assert (call.count, call.trained) == (1, repeated and not frozen)
+    IMAGES.requires_grad_(False)
+
+
+def test_a_module_that_calls_itself_is_made_in_the_call_around_it():
+    class Again(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x, again=True):
+            return self(torch.cat([x, x], 1), again=False) if again else self.layer(x)
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Again()
+
+        def forward(self, x):
+            return self.net(x[:, :2])
+
+    found = by_path(seen(lambda m, x: m.outer(x), outer=Outer()))
+    assert found["outer.net"].input.shape == (4,)
+    assert [found[path].parent for path in ("outer.net", "outer.net.layer")] == [("outer", ""), ("outer.net", "")]

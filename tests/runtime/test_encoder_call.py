@@ -233,6 +233,8 @@ def test_defaults_are_those_of_the_arguments_with_a_row_for_each_example():
     assert len(per_example) == 4
     nested = Arguments((x, (rows, rows)))
     assert template(encode, nested, input_leaf(nested))[2] == ()
+    further = Arguments((x, rows, rows))
+    assert template(lambda x, *more: x, further, input_leaf(further))[2] == ()
 
 
 def test_an_input_that_is_no_tensor_is_given_as_it_is_and_several_as_they_are_listed():
