@@ -239,7 +239,7 @@ def test_defaults_are_those_of_the_arguments_with_a_row_for_each_example():
 
 def test_an_input_that_is_no_tensor_is_given_as_it_is_and_several_as_they_are_listed():
     call, one, other = EncoderCall("net"), torch.rand(2, 3), torch.rand(2, 3)
-    assert call.bound(one) == Arguments((one,))
+    assert call.bound(one) == call.kept(Arguments((one,))) == Arguments((one,))
     assert call.bound("text") == Arguments(("text",))
     assert call.bound([one, other]) == call.bound((one, other)) == Arguments((one, other))
 
