@@ -106,11 +106,10 @@ class CallTree:
 
     def _last_head(self, call: Call) -> Call | None:
         parts = [part for part in self.parts(call) if self._has_matrix(part)]
-        if len(parts) == 1 and self.shares_input(parts[0]):
-            return None  # the only representation is its output
         last = max(parts, key=lambda part: part.order[1], default=None)
         if last is not None and (is_head(_relative(last, call)) or self._classifies(call, last)):
-            return last
+            alone = len(parts) == 1 and self.shares_input(last)  # then the only representation is its output
+            return None if alone else last
         makers = [self.calls[key] for key in call.made_by]
         makers = [maker for maker in makers if self._is_within(maker, call) and self._has_matrix(maker)]
         heads = [maker for maker in makers if is_head(_relative(maker, call))]

@@ -56,6 +56,13 @@ def squeezed(m, x):
     return m.up(z)
 
 
+def hooked(m, x):
+    """Its output is that of a projector, which a hook within its network calls."""
+    with m.net[0].register_forward_hook(lambda _, args, z: setattr(m, "kept", m.projector(z))):
+        m.net(x)
+    return m.kept
+
+
 L = nn.Linear
 READOUTS = {
     "the input of a classifier behind an encoder with a stem": (
@@ -79,6 +86,17 @@ READOUTS = {
         {"a": net(8, 8), "b": net(8, 8), "c": net(8, 4), "fc": L(8, 4)}, Readout("fc"),
     ),
     "the output of a network by the name of a head": (lambda m, x: m.head(x), {"head": net()}, None),
+    "the output of a single layer": (lambda m, x: m.layer(x), {"layer": L(8, 4)}, None),
+    "the input of a single layer that takes something else": (
+        lambda m, x: m.layer(2 * x),
+        {"layer": L(8, 4)},
+        Readout("layer"),
+    ),
+    "the input of a projector that a hook calls": (
+        hooked,
+        {"net": nn.Sequential(nn.Sequential(L(8, 6), nn.ReLU()), L(6, 3)), "projector": L(6, 5)},
+        Readout("projector"),
+    ),
     "the output of a network that normalization by the name of a head follows": (
         lambda m, x: m.head(m.net(x)), {"net": net(), "head": nn.LayerNorm(4)}, None,
     ),
