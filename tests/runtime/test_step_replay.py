@@ -53,7 +53,7 @@ def fit(make, function=given, datamodule=None):
         data = None if datamodule is None else datamodule()
         run.fit(model, datamodule=data)
         own = [data.count if data else 0, getattr(model, "count", 0), getattr(model, "seen", [])]
-        progress = run.fit_loop.epoch_loop.state_dict()
+        progress = run.fit_loop.state_dict()
         states.append([model.state_dict(), [one.state_dict() for one in run.optimizers], own, progress])
         states[-1].append([random.random(), np.random.rand(), torch.rand(())])
     assert_identical(*states)
@@ -295,3 +295,50 @@ def test_a_step_may_change_its_batch_which_is_used_again():
     for found in fit(InPlace, twice):
         assert torch.equal(found, 2 * before)
     assert torch.equal(BATCH[0], before)
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+def test_modules_have_the_modes_that_the_step_has_in_training_or_validation():
+    class PartlyFrozen(Autoencoder):
+        def on_train_batch_start(self, batch, batch_idx):
+            self.decoder.eval()
+
+        def validation_step(self, batch, batch_idx):
+            return self.encoder(batch[0])
+
+    def modes(trainer, pl_module):
+        found = []
+        for step in ("training_step", "validation_step"):
+            replay = StepReplay(trainer, pl_module, CALL, step=step)
+            with replay.ready():
+                found.append([part.training for part in (pl_module, pl_module.encoder, pl_module.decoder)])
+            found.append([part.training for part in (pl_module, pl_module.encoder, pl_module.decoder)])
+        return found
+
+    assert fit(PartlyFrozen, modes) == [[True, True, False], [True, True, False], [False] * 3, [True, True, False]]
+
+
+def test_a_step_is_given_the_index_of_a_batch_where_it_takes_one():
+    class Several(Autoencoder):
+        def training_step(self, *given):
+            return super().training_step([given[0][0] + len(given)], 0)
+
+    class Alone(Autoencoder):
+        def training_step(self, batch):
+            return super().training_step(batch, 0)
+
+    assert torch.equal(fit(Several)[0], BATCH[0] + 2)
+    assert torch.equal(fit(Alone)[0], BATCH[0])
+
+
+@pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`")
+def test_transfer_hooks_are_applied_unless_they_were():
+    def given(trainer, pl_module):
+        replay = StepReplay(trainer, pl_module, CALL)
+        with replay.ready():
+            both = [replay.everywhere(BATCH, 1), replay.everywhere(BATCH, 1, transferred=True)]
+            both += replay.inputs(BATCH, 1, transferred=True)
+        return [one.args[0] / BATCH[0] for one in both]
+
+    for found, factor in zip(fit(Hooked, given), (3, 1, 1), strict=True):
+        torch.testing.assert_close(found, torch.full_like(found, factor))
