@@ -188,7 +188,7 @@ class Rehearsal:
         if (single and not self.flags) or not self._rows_interact(leaf, arguments):
             return leaf, False
         value = at(arguments, leaf.path)
-        if value.ndim == (2 if leaf.is_integer else 3) and value.shape[1] > 1:
+        if value.ndim == (2 if leaf.is_integer else 3):
             other = leaf.time_first(value)
             if not self._rows_interact(other, arguments):
                 return other, False

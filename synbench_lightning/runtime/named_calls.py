@@ -66,7 +66,7 @@ def _compiled(
     names, layer = path.split("."), walk(pl_module, path)[-1]
     if not isinstance(layer, nn.Module) or id(layer) in paths:
         return [], ""
-    for depth in range(len(names) - 1, 0, -1):
+    for depth in range(len(names), 0, -1):
         if own := _named(pl_module, ".".join(names[:depth]), calls, paths):
             return own, ".".join(names[depth:])
     return [], ""

@@ -328,6 +328,24 @@ def test_of_two_sequences_on_time_may_come_first(batch, axis):
     assert probed(rehearsal(of(lambda m, x: x.cumsum(0)), torch.rand(6, batch, 3))).input.axis == axis
 
 
+def test_of_token_ids_time_may_come_first():
+    found = probed(
+        rehearsal(of(lambda m, ids: m.parts[0](ids).cumsum(0), nn.Embedding(9, 5)), torch.randint(9, (6, 8)))
+    )
+    assert (found.input.axis, found.placement.shape) == (1, (6, 5))
+
+
+def test_numbers_crops_and_single_examples_are_not_kept_whole():
+    found = probed(rehearsal(of(lambda m, x: x[:, None].expand(-1, 3)), torch.rand(8)))
+    assert (found.input, found.placement, found.whole) == (None, None, False)
+    crops = of(lambda m, crops: torch.cat([m.parts[0](one) for one in crops]), nn.Linear(4, 3))
+    for arguments in ([torch.rand(8, 4), torch.rand(8, 4)], [torch.rand(1, 4)]):
+        found = rehearsal(crops, arguments)
+        assert not probed(found).whole
+        with isolated(crops):
+            assert found.reading(Readout(parts=("parts.0",))).readout == Readout()
+
+
 def test_integers_beside_the_features_may_depend_on_the_batch():
     net = of(lambda m, x, y: (x + y, x.argsort(0), (x + y).mean(1)))
     found = probed(rehearsal(net, torch.rand(8, 4), torch.rand(8, 4)))
@@ -335,7 +353,7 @@ def test_integers_beside_the_features_may_depend_on_the_batch():
 
 
 def test_of_parts_those_that_were_called_and_depend_on_one_of_two_examples_may_be_read():
-    net = of(lambda m, x: m.parts[0](x), nn.Linear(4, 3), nn.Linear(4, 3))
+    net = of(lambda m, x: m.parts[0](x.mean(1, keepdim=True)), nn.Linear(1, 3), nn.Linear(4, 3))
     found = rehearsal(net, torch.rand(2, 4))
     with isolated(net):
         assert found.reading(Readout(parts=("parts.1", "parts.0"))).readout.parts == ("parts.0",)

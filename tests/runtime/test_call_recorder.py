@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from synbench_lightning.runtime.call_recorder import CallRecorder
+from synbench_lightning.runtime.data_flow import DataFlow
 
 IMAGES = torch.rand(6, 4)
 
@@ -126,12 +127,12 @@ def test_copies_and_pickles_made_meanwhile_have_no_hooks_and_are_not_seen():
     made = []
 
     def step(m, x):
-        made.extend((copy.deepcopy(m.net), pickle.loads(pickle.dumps(m.net))))
+        made.extend((copy.deepcopy(m.net), copy.deepcopy(m.net), pickle.loads(pickle.dumps(m.net))))
         return [net(x) for net in (m.net, *made)]
 
     found = seen(step, net=nn.Sequential(nn.Linear(4, 3)))
     assert found["net", ""].count == 1
-    assert not any(part._forward_hooks or part._forward_pre_hooks for net in made[:1] for part in net.modules())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for net in made[:2] for part in net.modules())
     assert all(torch.equal(net(IMAGES), made[0](IMAGES)) for net in made)
 
 
@@ -367,7 +368,13 @@ def test_most_is_called_with_more_than_half_of_the_trained_weights(called, most)
 def test_methods_of_a_compiled_module_are_seen_and_the_class_of_compiled_modules_is_left_as_it_was():
     kind = torch._dynamo.OptimizedModule
     before = kind.__getattr__
-    found = seen(lambda m, x: m.net.encode(x), net=torch.compile(Pair(), backend="eager"))
+
+    def step(m, x):
+        assert isinstance(m.net.layer, nn.Linear)
+        assert m.net.layer.weight.shape == (3, 4)
+        return m.net.encode(x)
+
+    found = seen(step, net=torch.compile(Pair(), backend="eager"))
     assert [(key, call.shapes) for key, call in found.items()] == [(("net", "encode"), ((6, 3),))]
     assert kind.__getattr__ is before
     recorder = CallRecorder(Step(None, net=Pair()))
@@ -421,3 +428,38 @@ def test_a_module_that_calls_itself_is_made_in_the_call_around_it():
     found = by_path(seen(lambda m, x: m.outer(x), outer=Outer()))
     assert found["outer.net"].input.shape == (4,)
     assert [found[path].parent for path in ("outer.net", "outer.net.layer")] == [("outer", ""), ("outer.net", "")]
+
+
+def test_methods_of_a_class_that_is_no_module_itself_are_seen():
+    class Mixin:
+        def embed(self, x):
+            return self.layer(x)
+
+    class Mixed(Mixin, Pair):
+        pass
+
+    before = dict(vars(Mixin))
+    found = seen(lambda m, x: (m.net.embed(x), m.net.encode(x)), net=Mixed())
+    assert {("net", "embed"), ("net", "encode")} <= set(found)
+    assert dict(vars(Mixin)) == before
+
+
+def test_arguments_are_those_that_a_call_was_given_before_hooks_of_the_user_that_change_them():
+    net = nn.Linear(4, 3)
+    with net.register_forward_pre_hook(lambda _, args: (2 * args[0],)):
+        module = Step(None, net=net)
+        recorder = CallRecorder(module)
+        output = net(IMAGES)
+        call = recorder.end()["net", ""]
+        assert call.arguments.args[0].data_ptr() == IMAGES.data_ptr()
+        assert torch.equal(call.arguments.of(net), output)
+
+
+def test_a_tensor_without_a_graph_is_followed_once_it_has_one():
+    flow, weight, other = DataFlow(), torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    later, never = torch.ones(3), torch.ones(3)
+    flow.mark("checkpointed", [later, never])
+    flow.mark("encoder", [one := 2 * other])
+    assert flow.sources([later, never]) == set()
+    later.mul_(weight)
+    assert flow.sources([one, later, never]) == {"encoder", "checkpointed"}

@@ -11,8 +11,10 @@ from lightning.pytorch import Callback, LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from synbench_lightning.runtime import step_replay
 from synbench_lightning.runtime.encoder_call import EncoderCall
 from synbench_lightning.runtime.input_leaf import InputLeaf
+from synbench_lightning.runtime.shared_state import bytes_reached
 from synbench_lightning.runtime.step_replay import NotReachedError, StepReplay
 from synbench_lightning.runtime.structures import at
 from tests.callbacks.runs import trainer
@@ -114,11 +116,14 @@ class WithHooks(LightningDataModule):
 
 
 class Hooked(Autoencoder):
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        return super().transfer_batch_to_device([batch[0] + dataloader_idx, batch[1]], device, dataloader_idx)
+
     def on_after_batch_transfer(self, batch, dataloader_idx):
         return [3 * batch[0] + dataloader_idx, batch[1]]
 
 
-@pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`")
+@pytest.mark.filterwarnings("ignore:You have overridden `")
 def test_the_transfer_hooks_are_those_that_training_has():
     assert torch.equal(fit(Hooked)[0], 3 * BATCH[0])
     assert torch.equal(fit(Autoencoder, datamodule=WithHooks)[0], BATCH[0] + 1)
@@ -321,7 +326,7 @@ def test_modules_have_the_modes_that_the_step_has_in_training_or_validation():
 def test_a_step_is_given_the_index_of_a_batch_where_it_takes_one():
     class Several(Autoencoder):
         def training_step(self, *given):
-            return super().training_step([given[0][0] + len(given)], 0)
+            return super().training_step([given[0][0] + len(given) + given[1]], 0)
 
     class Alone(Autoencoder):
         def training_step(self, batch):
@@ -331,7 +336,7 @@ def test_a_step_is_given_the_index_of_a_batch_where_it_takes_one():
     assert torch.equal(fit(Alone)[0], BATCH[0])
 
 
-@pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`")
+@pytest.mark.filterwarnings("ignore:You have overridden `")
 def test_transfer_hooks_are_applied_unless_they_were():
     def given(trainer, pl_module):
         replay = StepReplay(trainer, pl_module, CALL)
@@ -342,3 +347,55 @@ def test_transfer_hooks_are_applied_unless_they_were():
 
     for found, factor in zip(fit(Hooked, given), (3, 1, 1), strict=True):
         torch.testing.assert_close(found, torch.full_like(found, factor))
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+def test_a_step_runs_in_its_own_precision_and_a_batch_begins_in_training_alone():
+    class Both(Autoencoder):
+        def on_train_batch_start(self, batch, batch_idx):
+            self.begun = batch_idx
+
+        def validation_step(self, batch, batch_idx):
+            return self.training_step(batch, batch_idx)
+
+    def seen(trainer, pl_module):
+        found, plugin = [], trainer.precision_plugin
+        for name in ("train_step_context", "val_step_context"):
+            original = getattr(plugin, name)
+            setattr(plugin, name, lambda name=name, original=original: (found.append(name), original())[1])
+        for step in ("training_step", "validation_step"):
+            replay = StepReplay(trainer, pl_module, CALL, step=step)
+            with replay.ready():
+                pl_module.begun = None
+                replay.inputs(BATCH, 1)
+                found.append(pl_module.begun)
+        del plugin.train_step_context, plugin.val_step_context
+        return found
+
+    assert fit(Both, seen) == ["train_step_context", 0, "val_step_context", None]
+
+
+def test_an_encoder_within_another_module_is_seen():
+    class Nested(Autoencoder):
+        def __init__(self):
+            super().__init__()
+            self.model = nn.ModuleDict({"encoder": self.encoder, "other": nn.Linear(1, 1)})
+
+        def training_step(self, batch, batch_idx):
+            self.model["other"](torch.ones(1))
+            return super().training_step(batch, batch_idx)
+
+    call = EncoderCall("model.encoder.1", input=InputLeaf(("args", 0), (64,), 8))
+    found, *_ = fit(Nested, lambda *both: given(*both, call=call))
+    assert torch.equal(found, BATCH[0].flatten(1))
+
+
+@pytest.mark.parametrize("too_small", [0, 1])
+def test_a_datamodule_with_hooks_of_its_own_is_copied_up_to_a_size(too_small, monkeypatch):
+    reached = fit(Autoencoder, lambda trainer, _: bytes_reached(trainer.datamodule), datamodule=WithHooks)
+    monkeypatch.setattr(step_replay, "COPY_BYTES", reached - too_small)
+    if too_small:
+        with pytest.raises(NotReachedError, match="its own transfer hooks and is too large to copy"):
+            fit(Autoencoder, datamodule=WithHooks)
+    else:
+        assert torch.equal(fit(Autoencoder, datamodule=WithHooks)[0], BATCH[0] + 1)
