@@ -33,7 +33,7 @@ class Kind(IntEnum):
     INNER_ENCODER = auto()
     """Has the name of an encoder, and is part of a module that returns a representation."""
     OTHER = auto()
-    """Part of a module that returns a representation; or where the representation is, cannot be inferred."""
+    """Part of a module that returns a representation, or a module whose representation cannot be located."""
     STEM = auto()
     """Has the name of what comes before an encoder."""
 

@@ -211,7 +211,7 @@ def _optimizers_refuse(trainer: Trainer, pl_module: LightningModule) -> Iterator
     def refuse(*_: Any, **__: Any) -> None:
         raise NotReachedError("it updates weights before it calls the encoder")
 
-    wrapped: Any = pl_module.optimizers() if trainer.optimizers else []
+    wrapped: Any = pl_module.optimizers()
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
     stepping = (*trainer.optimizers, *schedulers, *(wrapped if isinstance(wrapped, list) else [wrapped]))
     refused = [(one, "step") for one in stepping] + [(pl_module, "manual_backward"), (pl_module, "lr_scheduler_step")]

@@ -199,6 +199,45 @@ def test_a_step_of_an_optimizer_before_the_encoder_is_not_made(before):
         fit(type("Stepping", (Manual,), {"before": before}))
 
 
+def test_a_step_that_is_not_made_does_not_reach_the_strategy():
+    """Which may have scaled gradients before it calls the optimizer."""
+
+    def refused(trainer, pl_module):
+        made = []
+        trainer.strategy.optimizer_step = lambda *args, **kwargs: made.append(args)
+        try:
+            with pytest.raises(NotReachedError, match="it updates weights"):
+                given(trainer, pl_module)
+        finally:
+            del trainer.strategy.optimizer_step
+        return made
+
+    assert fit(Manual, refused) == []
+
+
+def test_a_module_without_optimizers_is_replayed():
+    class Without(Autoencoder):
+        def configure_optimizers(self):
+            return None
+
+        def training_step(self, batch, batch_idx):
+            super().training_step(batch, batch_idx)
+
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+    def begun(trainer, pl_module):
+        trainer.should_stop = True
+        return given(trainer, pl_module)
+
+    model, run = Without(), Replaying(begun)
+    with pytest.warns(UserWarning, match="returned `None`"):
+        trainer(run, max_epochs=1, max_steps=-1).fit(model)
+    assert run.error is None
+    assert torch.equal(run.found[0], BATCH[0])
+
+
 def test_optimizers_by_hand_are_no_obstacle_after_the_encoder():
     assert torch.equal(fit(type("After", (Manual,), {"before": ""}))[0], BATCH[0])
 
