@@ -197,7 +197,7 @@ class Rehearsal:
     def _rows_interact(self, leaf: InputLeaf, arguments: Arguments) -> bool:
         """Whether the features of an example depend on the other examples in the batch, as for nodes of a graph."""
         # not the first rows, whose states in a recurrent layer do not depend on others
-        half = torch.arange(1, leaf.rows, 2)  # mutants: many of the others
+        half = torch.arange(1, leaf.rows, 2)  # mutants: any rows without the first
         another = 1  # mutants: any other seed
         try:
             whole = self._by_example(arguments, leaf, leaf.rows)

@@ -103,9 +103,9 @@ def test_a_change_of_a_database_is_seen():
         assert fingerprint(base) == 1
 
 
-def of_package(name, *functions):
+def of_package(name, *functions, **more):
     """An object of a class in a package, with functions."""
-    own = type("Run", (), {one: lambda self: None for one in functions})
+    own = type("Run", (), {one: lambda self: None for one in functions} | more)
     own.__module__ = name
     return own()
 
@@ -120,6 +120,7 @@ def of_package(name, *functions):
         (of_package("aim", "track"), True),
         (of_package("wandb", "finish", "logs", "adds"), False),
         (of_package("wandbox", "log"), False),
+        (of_package("wandb", "log", __slots__=()), False),  # it holds nothing that could take the place of a function
         (of_package("torch.utils", "log"), False),
         (type(of_package("wandb", "log")), False),
         (types.FunctionType((lambda: 0).__code__, {}, "log"), False),
