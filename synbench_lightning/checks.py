@@ -27,6 +27,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
+def is_integer(values: Tensor) -> bool:
+    """Whether a tensor holds integers, which booleans are not."""
+    return not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
+
+
 def check_integer(name: str, value: Any, lowest: int) -> int:
     """Return a 64-bit integer of at least ``lowest``; NumPy integers are accepted, booleans are not."""
     if not isinstance(value, bool):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +17,14 @@ collect_ignore = [  # looking for doctests imports every file; these register a 
     "integration/runs_of_a_package.py",  # a script, with arguments
 ]
 torch.set_num_threads(1)  # the tensors here are small: threads would wait for each other
+
+
+@pytest.fixture(autouse=True)
+def each_test_draws_the_same_numbers() -> None:
+    """What a test draws, as the weights of a module, does not depend on other tests or on the clock."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

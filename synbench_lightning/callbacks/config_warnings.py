@@ -6,36 +6,47 @@ import math
 import re
 from collections.abc import Collection, Iterator
 from difflib import get_close_matches
-from types import CodeType, FunctionType
+from functools import partial
 from typing import Any
 
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel
 
-from synbench_lightning.callbacks.metric_keys import name_of, renamed, sections
+from synbench_lightning.callbacks.metric_keys import WATCHED, name_of, renamed, sections
 from synbench_lightning.callbacks.schedule import Schedule
-from synbench_lightning.runtime.lightning_packages import (
-    LightningModule,
-    ModelCheckpoint,
-    Trainer,
-    lightning_classes,
-)
+from synbench_lightning.callbacks.stale_reads import stale_read_warnings
+from synbench_lightning.runtime.lightning_packages import LightningModule, ModelCheckpoint, Trainer, lightning_classes
 
 UNTRIED = ("strategies.DeepSpeedStrategy", "strategies.XLAStrategy", "strategies.SingleDeviceXLAStrategy")
 """Strategies that probes were never tested with."""
 
 
-def setup_warnings(trainer: Trainer) -> Iterator[str]:
+def setup_warnings(trainer: Trainer, pl_module: LightningModule) -> Iterator[str]:
     """Warnings if a probe may measure something unexpected under this trainer."""
     if isinstance(trainer.strategy, lightning_classes(*UNTRIED)):
         yield (
             f"SynBench is untested with {type(trainer.strategy).__name__}. If the first probe, before the first step, "
             "raises an error, remove the callback and use `evaluate()` on checkpoints."
         )
+    for name, probe in _averages(trainer, pl_module):
+        yield f"Probes measure the weights in training, not the averages that {name} computes. {probe}"
+
+
+def _averages(trainer: Trainer, pl_module: LightningModule) -> Iterator[tuple[str, str]]:
+    """What averages the weights in training, and how to probe the averages."""
+    after = "After the fit the module has the averaged weights: probe them with `evaluate()`."
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, lightning_classes("callbacks.WeightAveraging", "callbacks.StochasticWeightAveraging")):
+            yield type(callback).__name__, after
+        elif any(isinstance(value, AveragedModel) for value in vars(callback).values()):
+            yield type(callback).__name__, "To probe these, pass `encoder=` a function that calls them."
+    for path, module in pl_module.named_modules():
+        if isinstance(module, AveragedModel):
+            yield f"`{path}`", f'To probe these, name the encoder in them, `encoder="{path}.module..."`.'
+    for optimizer in trainer.optimizers:
+        if callable(getattr(optimizer, "eval", None)) and callable(getattr(optimizer, "train", None)):  # schedule-free
             yield (
-                f"Probes measure the weights in training, not the averages that {type(callback).__name__} computes. "
-                "After the fit the module has the averaged weights: probe them with `evaluate()`."
+                type(optimizer).__name__,
+                "Its `eval()` sets these: call it at the end of the fit, and probe them with `evaluate()`.",
             )
 
 
@@ -88,6 +99,10 @@ def interval_warnings(
                 change = f"filename={callback.filename!r}"
                 yield from _checkpoint_warnings(trainer, callback, change, schedule, steps_per_epoch)
     yield from _plateau_warnings(trainer, prefix, schedule, steps_per_epoch, probe_interval, probing)
+    yield from stale_read_warnings(
+        trainer, partial(_is_ours, trainer, prefix), schedule,
+        (probe_interval, _check_interval(trainer, steps_per_epoch)), listeners,
+    )  # fmt: skip
 
 
 def renamed_key_warnings(trainer: Trainer, prefix: str, listeners: type | tuple[type, ...]) -> Iterator[str]:
@@ -134,12 +149,22 @@ def best_key_warnings(trainer: Trainer, prefix: str, best: str) -> Iterator[str]
 def _monitors(trainer: Trainer, prefix: str) -> Iterator[tuple[Any, str]]:
     """The callbacks and schedulers that monitor a key under ``prefix``, and that key."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        monitor = getattr(callback, "monitor", None)
+        monitor = getattr(callback, "monitor", None) or _kept_key(callback, prefix)
         if isinstance(monitor, str) and _is_ours(trainer, prefix, monitor):
             yield callback, monitor
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau and config.monitor is not None and _is_ours(trainer, prefix, config.monitor):
             yield config.scheduler, config.monitor
+
+
+def _kept_key(callback: Any, prefix: str) -> str | None:
+    """A key to watch that a callback has in another attribute, or in a dict or list in one."""
+    for value in vars(callback).values():
+        several = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+        for one in several:
+            if isinstance(one, str) and one in [f"{prefix}/{name}" for name in WATCHED]:
+                return one
+    return None
 
 
 def _is_ours(trainer: Trainer, prefix: str, key: str) -> bool:
@@ -194,7 +219,6 @@ def _plateau_warnings(
 ) -> Iterator[str]:
     """Warnings about schedulers that would reduce the learning rate by checking one value repeatedly."""
     if not trainer.lightning_module.automatic_optimization:  # the module steps its schedulers itself
-        yield from _manual_plateau_warnings(trainer, prefix, schedule)
         return
     accumulated = trainer.accumulate_grad_batches
     for config in trainer.lr_scheduler_configs:
@@ -220,29 +244,3 @@ def _plateau_warnings(
             f'`{{"scheduler": {name}(...), "monitor": {monitor!r}, {change}}}`'
             + (f", or `{probing}(every_n_epochs={config.frequency})`." if config.interval == "epoch" else ".")
         )
-
-
-def _manual_plateau_warnings(trainer: Trainer, prefix: str, schedule: Schedule) -> Iterator[str]:
-    """Warnings about methods of the module that name a key and step such a scheduler."""
-    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-    plateau = next((one for one in schedulers if isinstance(one, ReduceLROnPlateau)), None)
-    if plateau is None:
-        return
-    for name, code in _own_code(trainer.lightning_module):
-        keys = [key for key in code.co_consts if isinstance(key, str) and _is_ours(trainer, prefix, key)]
-        if keys and "lr_schedulers" in code.co_names:
-            yield (
-                f"`{name}` steps {type(plateau).__name__} and reads {keys[0]!r}, but a probe is made every {schedule}: "
-                "a stale value counts as no improvement, and the learning rate is reduced. Step the scheduler once for "
-                "each probe, in the method `on_probe_end(trainer, pl_module, metrics)` of a callback."
-            )
-
-
-def _own_code(module: LightningModule) -> Iterator[tuple[str, CodeType]]:
-    """Name and code of the methods that the user's classes of a module define."""
-    for kind in type(module).__mro__:
-        if kind in lightning_classes("LightningModule"):
-            return
-        for name, value in vars(kind).items():
-            if isinstance(value, FunctionType):
-                yield name, value.__code__

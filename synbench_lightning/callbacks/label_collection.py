@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from synbench_lightning.callbacks.reread_views import READ_SECONDS, kept
+from synbench_lightning.checks import is_integer
 from synbench_lightning.probe.labelled_inputs import FEWEST_LABELLED, MOST_LABELLED
 from synbench_lightning.runtime.encoder_call import EncoderCall
 from synbench_lightning.runtime.example_reading import TrainingExamples, UnreadableError, seed_of
@@ -101,7 +102,7 @@ def _batches(loader: Any, seed: int) -> list[Any] | str:
 def _label_path(batch: Any) -> Path | None:
     """The path to the first integers ``(N,)`` in a batch that repeat; ``None`` if there are none."""
     for path, leaf in leaves(batch):
-        whole = not leaf.is_floating_point() and not leaf.is_complex() and leaf.dtype != torch.bool
+        whole = is_integer(leaf)
         if leaf.ndim == 1 and whole and 2 <= len(leaf.unique()) <= len(leaf) / 2:
             return path
     return None

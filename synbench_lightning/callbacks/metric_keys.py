@@ -9,8 +9,8 @@ from synbench_lightning.probe.result import ProbeResult
 
 DETAILS, TASKS, LAYERS, FIGURES, BAND = "_details", "_tasks", "_layers", "_figures", "_band"
 """Suffixes of the prefix in the names of the other sections; loggers sort them after the section of the prefix."""
-
-
+WATCHED = ("information", "readout", "score", "worst")
+"""Names of the values to watch, the one that follows downstream accuracy best first."""
 SECTIONS = {"task": TASKS, "layer": LAYERS}
 """Sections of values that are named ``<kind>/<name>``, by kind."""
 
@@ -67,8 +67,7 @@ def _of_layers(result: ProbeResult) -> dict[str, float]:
 
 def watched_names(result: ProbeResult) -> tuple[str, ...]:
     """The names to watch with their standard errors, in alphabetical order; the first is the one to monitor."""
-    names = ("information", "readout", "score", "worst")
-    return tuple(f"{name}{end}" for name in names[names.index(result.best_key) :] for end in ("", "_se"))
+    return tuple(f"{name}{end}" for name in WATCHED[WATCHED.index(result.best_key) :] for end in ("", "_se"))
 
 
 def keys_of(prefix: str, values: Mapping[str, float], watched: Collection[str]) -> dict[str, float]:

@@ -28,6 +28,7 @@ from synbench_lightning.runtime.encoder import Encoder, EncoderSpec, check_encod
 from synbench_lightning.runtime.encoder_call import plain_call
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer, rank_zero_info, rank_zero_warn
+from synbench_lightning.runtime.seeded_calls import modules_reached
 from synbench_lightning.runtime.sharding import is_sharded, reachable_forward
 
 MAX_FAILURES = 3
@@ -179,7 +180,7 @@ class ProbingCallback(HistoryCallback[R]):
             self._publish(trainer, last, self.metrics(last), position=None)
         intervals = interval_warnings(trainer, self.prefix, self.schedule, ProbeListener, type(self).__name__)
         for advice in (
-            *setup_warnings(trainer),
+            *setup_warnings(trainer, pl_module),
             *renamed_key_warnings(trainer, self.prefix, ProbeListener),
             *intervals,
         ):
@@ -306,8 +307,9 @@ class ProbingCallback(HistoryCallback[R]):
             with precision.val_step_context():
                 return forward(precision.convert_input(x))
 
+        kept = isolated(pl_module, modules_reached(self.encoder))
         try:
-            with self._budget.counted(), isolated(pl_module), probe_progress(trainer, self.title) as progress:
+            with self._budget.counted(), kept, probe_progress(trainer, self.title) as progress:
                 result = self._probe(trainer, pl_module, encoder, processes, progress)
         except Exception as error:
             if self.on_error == "raise" or not self.history:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from synbench_lightning.checks import is_integer
 from synbench_lightning.probe.proxy_samples import Block, Examples, as_it_is
 from synbench_lightning.runtime.collectives import Processes, Progress, agreed, gather_rows
 from synbench_lightning.runtime.devices import free_memory, is_memory_error, statistics_device
@@ -241,11 +242,17 @@ class BatchedEncoding:
         except Exception as error:
             given = x.values if isinstance(x, Proxy) else x
             what = f"a batch of shape {tuple(given.shape)}" if isinstance(given, Tensor) else described(given)
+            convert = (
+                f" These inputs are of {given.dtype}: if it takes real numbers, convert them as training does (mostly "
+                "`inputs.float() / 255` and a normalization)."
+                if isinstance(given, Tensor) and is_integer(given)
+                else ""
+            )
             raise RuntimeError(
-                f"The encoder failed on {what}: {type(error).__name__}: {error}. If its inputs have another shape, "
-                "pass `input_shape=`; if it accepts only one batch size, pass that as `batch_size=`; if it takes "
-                "other arguments or is another module, pass a callable: `lambda pl_module, x: ...` in the callback, "
-                "`lambda x: ...` in `evaluate`."
+                f"The encoder failed on {what}: {type(error).__name__}: {error}.{convert} If its inputs have another "
+                "shape, pass `input_shape=`; if it accepts only one batch size, pass that as `batch_size=`; if it "
+                "takes other arguments or is another module, pass a callable: `lambda pl_module, x: ...` in the "
+                "callback, `lambda x: ...` in `evaluate`."
             ) from error
         return self.read(output, rows, self.input_shape).detach()  # a forward may have turned gradients on
 

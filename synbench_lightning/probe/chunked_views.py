@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synbench_lightning.checks import shown
+from synbench_lightning.checks import is_integer, shown
 from synbench_lightning.probe.batched_encoding import BatchedEncoding
 from synbench_lightning.probe.view_sampling import (
     INPUT_FORWARDS,
@@ -99,7 +99,8 @@ def drawn_chunks(inputs: Any, views: Views | None, seed: int) -> ChunkedViews:
     if rows is None and not (isinstance(inputs, (list, tuple)) and len(inputs) > 0):
         raise ValueError(
             f"`inputs` must be a tensor (N, ...), a structure of tensors with one row per example, or a list of "
-            f"batches, got {shown(inputs)}."
+            f"batches, got {shown(inputs)}: `torch.as_tensor` makes a tensor of an array; of a dataset or a loader, "
+            "pass a batch of examples."
         )
     if rows is not None:
         check_enough("inputs", rows)
@@ -109,10 +110,11 @@ def drawn_chunks(inputs: Any, views: Views | None, seed: int) -> ChunkedViews:
     draws = num_draws(min(rows or MOST_INPUTS, MOST_INPUTS))
     draw, kind = views, "views"
     if views is None:
-        if not isinstance(inputs, Tensor) or inputs.ndim < 3 or inputs.is_complex():
+        if not isinstance(inputs, Tensor) or inputs.ndim < 3 or not is_integer(inputs):
+            listed = " For a list of examples pass `torch.stack(inputs)`." if isinstance(inputs, (list, tuple)) else ""
             raise ValueError(
                 f"`inputs` {described(inputs)} need `views`, since noise cannot be added to them: pass a function from "
-                "a batch of them to a random view of each (masked tokens, another window, another crop)."
+                f"a batch of them to a random view of each (masked tokens, another window, another crop).{listed}"
             )
         draw, kind = _rounded_noise, "noise"
     assert draw is not None

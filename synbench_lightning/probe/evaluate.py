@@ -26,6 +26,7 @@ from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.layer_reading import LayerReader, LayerSpec, check_layers
 from synbench_lightning.runtime.placements import Proxy
+from synbench_lightning.runtime.seeded_calls import modules_reached
 from synbench_lightning.runtime.structures import mapped, moved, taken
 
 
@@ -49,7 +50,8 @@ def evaluate(
 ) -> ProbeResult:
     """Compute the SynBench score of an encoder, and its information and readout, outside training.
 
-    A module is run in evaluation mode without gradients, and its state is restored afterwards.
+    A module, also one that a function calls, is run in evaluation mode without gradients, and its state is restored
+    afterwards.
 
     Args:
         encoder: a module or callable from ``(N, *input_shape)`` to features: ``(N, D)``, tokens ``(N, T, D)``, maps
@@ -122,7 +124,7 @@ def evaluate(
     dtype = torch.float32 if parameter is None else parameter.dtype
     call = None
     if inputs is not None and input_shape is None:
-        with isolated(module):
+        with isolated(module, modules_reached(encoder)):
             call = call_of_inputs(encoder, module, moved(_first_batch(inputs, batch_size), chosen))
         input_shape = None if call.placement is None else call.placement.shape
     elif input_shape is None:
@@ -141,7 +143,7 @@ def evaluate(
 
     for warning in probe.warnings:
         warnings.warn(warning, stacklevel=2)
-    with isolated(module):
+    with isolated(module, modules_reached(encoder)):
         return probe(forward, progress=progress)
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synbench_lightning.checks import shown
+from synbench_lightning.checks import is_integer, shown
 from synbench_lightning.functional.representation.readout import few_label_readout
 from synbench_lightning.probe.batched_encoding import BatchedEncoding
 from synbench_lightning.probe.proxy_samples import Block, Examples, in_blocks
-from synbench_lightning.probe.view_sampling import check_enough
+from synbench_lightning.probe.view_sampling import check_dense, check_enough
 from synbench_lightning.probe.views import ViewedInputs, check_inputs
 from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.structures import checksum, mapped, taken
@@ -137,13 +137,15 @@ def check_labels(labels: Any, inputs: Any) -> None:
     """
     pair = isinstance(labels, (tuple, list)) and len(labels) == 2
     y = labels[1] if pair else labels
-    whole = isinstance(y, Tensor) and y.ndim == 1 and not y.is_floating_point() and not y.is_complex()
+    whole = isinstance(y, Tensor) and y.ndim == 1 and is_integer(y)
     if not whole:
         raise ValueError(
             "`labels` must be integers (N,), one for each of `inputs`, or a pair (x, y) of labeled inputs "
             f"(N, *input_shape) and their labels (N,), got {shown(y)}{' as y' if pair else ''}: "
             "convert arrays with `torch.as_tensor`."
         )
+    if pair:
+        check_dense("labels[0]", labels[0])
     if not pair and (inputs is None or isinstance(inputs, str)):
         raise ValueError(
             f"`labels` of shape {tuple(y.shape)} need a tensor of `inputs` that they belong to, got inputs={inputs!r}: "

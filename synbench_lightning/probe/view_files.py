@@ -12,7 +12,7 @@ from torch import Tensor
 
 from synbench_lightning.checks import check_integer, shown
 from synbench_lightning.probe.chunked_views import ChunkedViews
-from synbench_lightning.probe.view_sampling import Views
+from synbench_lightning.probe.view_sampling import Views, check_dense
 from synbench_lightning.probe.views import SampledViews, ViewedInputs, viewed_inputs
 from synbench_lightning.runtime.structures import Arguments, leaves
 
@@ -123,6 +123,8 @@ def from_files(inputs: Any, views: Any) -> tuple[Any, Any]:
         inputs = load_tensor("inputs", inputs)
     if is_file_name(views):
         views = load_tensor("views", views)
+    check_dense("inputs", inputs)
+    check_dense("views", views)
     if not isinstance(views, Tensor):
         return inputs, views
     if inputs is not None and not (isinstance(inputs, str) and inputs == "auto"):

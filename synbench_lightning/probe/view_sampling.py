@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from synbench_lightning.probe.tasks import NOISE_BLOCK
 from synbench_lightning.runtime.seeded_calls import seeded
-from synbench_lightning.runtime.structures import described, mapped
+from synbench_lightning.runtime.structures import described, leaves, mapped
 
 FEWEST_INPUTS, MOST_INPUTS = 32, 128
 """Number of inputs that are encoded with noise or sampled views; fewer span too few directions."""
@@ -45,7 +46,7 @@ def random_view(views: Views, inputs: Any, seed: int, draw: int, chunk: int = 0)
         ValueError: if the function fails.
     """
     state = np.random.SeedSequence([seed, draw, *([chunk] if chunk else [])]).generate_state(1, np.uint64)
-    with seeded(views, int(state[0]) >> 1):
+    with seeded(int(state[0]) >> 1, views):
         try:
             return views(mapped(inputs, Tensor.clone))
         except Exception as error:
@@ -59,6 +60,24 @@ def check_enough(name: str, number: int, fewest: int = FEWEST_INPUTS) -> None:
     """Refuse too few inputs."""
     if number < fewest:
         raise ValueError(f"`{name}` must contain at least {fewest} examples, got {number}.")
+
+
+def check_dense(name: str, value: Any) -> None:
+    """Refuse tensors without a value for each element in memory: sparse, nested, quantized, or of the device "meta"."""
+    for _, leaf in leaves(value):
+        kind = (
+            "a nested tensor, whose examples differ in shape: pad them to one"
+            if leaf.is_nested
+            else f"a tensor of the layout {leaf.layout}: convert it with `.to_dense()`"
+            if leaf.layout != torch.strided
+            else "a quantized tensor: convert it with `.dequantize()`"
+            if leaf.is_quantized
+            else 'a tensor of the device "meta", which has no values: load them'
+            if leaf.is_meta
+            else None
+        )
+        if kind is not None:
+            raise ValueError(f"`{name}` must be of dense tensors, got {kind}.")
 
 
 def view_warnings(inputs: Tensor, one: Tensor, other: Tensor) -> tuple[str, ...]:

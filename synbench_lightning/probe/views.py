@@ -244,7 +244,7 @@ def check_inputs(name: str, inputs: Any, input_shape: Sequence[int], fewest: int
         )
     check_enough(name, len(inputs), fewest)
     kept = inputs[:most].detach().cpu().float()
-    if not 0 < (deviation := float(kept.double().std())) < float("inf"):
+    if not 0 < (deviation := float(kept.double().var(0).mean().sqrt())) < float("inf"):
         raise ValueError(f"`{name}` must be finite and vary; their standard deviation is {deviation:g}.")
     return kept
 

@@ -208,7 +208,7 @@ class TrainingExamples:
             raise UnreadableError(f"the dataset cannot be copied ({_last_line(error)})") from error
         collates = [source.collate for source in readings.sources]  # functions are not copied
         for numbers in order:
-            with seeded(collates, 0):
+            with seeded(0, *collates):
                 try:
                     read = readings.read(*numbers)
                 except Exception as error:

@@ -9,6 +9,7 @@ import types
 from queue import Queue, SimpleQueue
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from synbench_lightning.runtime.iterator_copies import is_of_python
@@ -19,6 +20,8 @@ ATOMS = (int, float, complex, bool, str, bytes, type(None))
 def fingerprint(value: Any) -> Any:
     """A value that changes with an object that cannot be restored, as far as that is visible."""
     try:
+        if isinstance(value, Tensor):
+            return value._version
         if isinstance(value, (Queue, SimpleQueue)):
             return value.qsize()
         if isinstance(value, types.GeneratorType):

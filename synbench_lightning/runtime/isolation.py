@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -27,7 +27,9 @@ PROBE_SEED = 0
 
 
 @contextmanager
-def isolated(module: nn.Module | None, also: Sequence[Any] = (), refuse_iterators: bool = False) -> Iterator[None]:
+def isolated(
+    module: nn.Module | None, also: Sequence[Callable[..., Any]] = (), refuse_iterators: bool = False
+) -> Iterator[None]:
     """Context for evaluation without side effects: all state of training is restored, also if the body raises.
 
     Inside, every submodule is in evaluation mode and gradients are off. Afterwards, everything reachable from the
@@ -43,7 +45,7 @@ def isolated(module: nn.Module | None, also: Sequence[Any] = (), refuse_iterator
 
     Args:
         module: the root of all modules that the body runs; ``None`` if there are none.
-        also: other objects that the body writes to.
+        also: functions that the body calls, besides the forwards of the module, and other modules.
         refuse_iterators: whether to raise before anything is run if these hold an iterator, which cannot be restored.
 
     Raises:
@@ -53,16 +55,17 @@ def isolated(module: nn.Module | None, also: Sequence[Any] = (), refuse_iterator
         stack.enter_context(settings_kept())
         stack.enter_context(_random_states())
         stack.enter_context(_deterministic_where_possible())
+        modules: Sequence[nn.Module] = ()
+        trackers: Sequence[Any] = ()
         if module is not None:
             _refuse_lazy(module)
-            trackers: list[Any] = []
-            if has_shards(module):
-                modules = stack.enter_context(_buffers_of_shards(module))
-            else:
-                state = stack.enter_context(_state(module, also, refuse_iterators))
-                modules, trackers = state.modules, state.trackers
-            stack.enter_context(muted_logging(modules, trackers))
-            stack.enter_context(_evaluation_mode(modules))
+        if module is not None and has_shards(module):
+            modules = stack.enter_context(_buffers_of_shards(module))
+        elif module is not None or also:
+            state = stack.enter_context(state_kept(module, also, refuse_iterators))
+            modules, trackers = state.modules, state.trackers
+        stack.enter_context(muted_logging(modules, trackers))
+        stack.enter_context(_evaluation_mode(modules))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
@@ -119,8 +122,10 @@ def _refuse_lazy(module: nn.Module) -> None:
 
 
 @contextmanager
-def _state(module: nn.Module, also: Sequence[Any], refuse_iterators: bool) -> Iterator[ModuleSnapshot]:
-    """Snapshot and restore everything reachable from the module."""
+def state_kept(
+    module: nn.Module | None, also: Sequence[Callable[..., Any]] = (), refuse_iterators: bool = False
+) -> Iterator[ModuleSnapshot]:
+    """Restore everything that is reachable from a module or from the code of functions; part of :func:`isolated`."""
     state = ModuleSnapshot(module, also)
     try:
         if refuse_iterators and state.iterators:

@@ -70,6 +70,15 @@ def lacks_forward(module: Any) -> bool:
     return getattr(type(module), "forward", None) in [kind.forward for kind in lightning_classes("LightningModule")]
 
 
+def trainer_of(module: Any) -> Trainer | None:
+    """The trainer that a LightningModule is attached to, if it is one and is attached."""
+    try:
+        trainer = module.trainer if isinstance(module, lightning_classes("LightningModule")) else None
+    except RuntimeError:  # attached to none
+        return None
+    return trainer if isinstance(trainer, lightning_classes("Trainer")) else None
+
+
 @cache
 def _classes(paths: tuple[str, ...], _imported: tuple[bool, ...]) -> tuple[type[Any], ...]:
     found = []

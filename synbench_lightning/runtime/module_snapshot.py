@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from functools import partial
+from itertools import islice
 from queue import Queue, SimpleQueue
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
@@ -18,20 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
-from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from synbench_lightning.runtime.experiment_trackers import is_tracker
 from synbench_lightning.runtime.fingerprints import fingerprint
 from synbench_lightning.runtime.iterator_copies import IteratorCopies
 from synbench_lightning.runtime.lightning_packages import lightning_classes
-from synbench_lightning.runtime.named_in_code import (
-    MISSING,
-    class_attributes,
-    code_of,
-    global_variables,
-    named_namespaces,
-)
+from synbench_lightning.runtime.named_in_code import MISSING, UsersCode
 from synbench_lightning.runtime.queue_trace import QueueTrace
 from synbench_lightning.runtime.restoring import (
     generator_state,
@@ -44,25 +38,31 @@ from synbench_lightning.runtime.restoring import (
     restore_variables,
     restored_memory,
 )
+from synbench_lightning.runtime.run_state import (
+    COPY_BYTES,
+    MOST_ELEMENTS,
+    behind_trainer,
+    belongs_to_run,
+    named_attributes,
+    packages_of_run,
+)
 
 MOST = 200_000  # mutants: memory and time alone
 """Maximum number of objects that are followed; exceeding it triggers a warning. Each takes a few microseconds."""
 
 ATOMS = (int, float, complex, bool, str, bytes, type(None), type, type(Ellipsis), torch.dtype, torch.device, torch.Size)
 FOREIGN = (
-    "lightning.", "pytorch_lightning.", "lightning_fabric.", "torch.utils.data.", "torch.optim.", "torch.distributed.",
-    "torch._dynamo.", "torch.utils.hooks", "torch.fx.", "logging.", "threading.", "concurrent.", "multiprocessing.",
-    "socket.", "weakref.", "_thread.", "queue.", "asyncio.", "subprocess.", "tqdm.", "rich.", "matplotlib.",
-    "torch.utils.tensorboard.", "tensorboard.", "tensorboardX.", "wandb.", "mlflow.", "comet_ml.", "neptune.",
+    "torch.utils.data.", "torch.optim.", "torch.distributed.", "torch._dynamo.", "torch.utils.hooks", "torch.fx.",
+    "logging.", "threading.", "concurrent.", "multiprocessing.", "socket.", "weakref.", "_thread.", "queue.",
+    "asyncio.", "subprocess.", "tqdm.", "rich.", "matplotlib.", "torch.utils.tensorboard.", "tensorboard.",
+    "tensorboardX.", "wandb.", "mlflow.", "comet_ml.", "neptune.",
 )  # fmt: skip
-"""Packages whose objects belong to the run and not to the model, or have irreversible effects; not followed."""
-OF_THE_RUN = (
-    Dataset, DataLoader, Sampler, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, threading.Thread,
-)  # fmt: skip
+"""Packages whose objects belong to the process and not to the model, or have irreversible effects; not followed."""
 WEAK = WeakKeyDictionary, WeakValueDictionary, WeakSet
 VISIBLE = SimpleQueue, _BaseDataLoaderIter
 """What is of a foreign package, and is named where it has changed."""
-OF_LIGHTNING = ("LightningDataModule", "Trainer")
+CALLED = {"forward", "__call__"}
+"""Methods that run when an object is called."""
 GLOBAL_HOOKS = ("_global_forward_pre_hooks", "_global_forward_hooks")
 """torch's registries of hooks that run in the forward of every module."""
 
@@ -73,12 +73,12 @@ class ModuleSnapshot:
     Followed are modules, registered or not, their hooks and the hooks of all modules, nested containers,
     instances of the user's classes and the attributes of these classes, the variables of closures, the module-level
     variables that hooks and forwards name, tensors, arrays and generators of random numbers. Of a trainer the user's
-    callbacks and loggers are followed, after everything else. Data sets, data loaders, optimizers, and objects of
-    Lightning's own classes are not.
+    callbacks and loggers are followed, after everything else. Of data sets, data modules, samplers, optimizers, and
+    objects of Lightning's own classes, those attributes are that this code names, too (:mod:`.run_state`).
 
     Args:
-        module: the root module.
-        also: other objects whose attributes are followed, too.
+        module: the root module, if there is one.
+        also: other functions whose code is followed, too.
 
     Attributes:
         modules: all modules that were reached.
@@ -86,34 +86,60 @@ class ModuleSnapshot:
         iterators: paths of iterators that were reached, which cannot be restored once they are advanced.
     """
 
-    def __init__(self, module: nn.Module, also: Sequence[Any] = ()) -> None:
+    def __init__(self, module: nn.Module | None, also: Sequence[Callable[..., Any]] = ()) -> None:
         self.modules: list[nn.Module] = []
         self.iterators: list[str] = []
         self.trackers: list[Any] = []
         self._restores: list[tuple[str, Callable[[], object]]] = []
         self._opaque: list[tuple[str, Any, Any]] = []
         self._seen: dict[int, Any] = {}  # keeps what it has seen alive, so that no number is given twice
-        self._classes: set[type] = set()
+        self._code = UsersCode(packages_of_run(module))
+        self._classes: dict[type, str] = {}
+        self._of_run: dict[int, tuple[str, Any]] = {}
+        self._names: dict[str, None] = {}
+        self._done: dict[Any, int] = {}
         self._copies = IteratorCopies()
+        self._in_run = False
         self._left: str | None = None
-        self._trainers: list[tuple[str, Any]] = []
         try:
             self._note_all(module, also)
         except BaseException:
             self.restore()
             raise
 
-    def _note_all(self, module: nn.Module, also: Sequence[Any]) -> None:
+    def _note_all(self, module: nn.Module | None, also: Sequence[Callable[..., Any]]) -> None:
         hooks = [(f"torch.nn.modules.module.{name}", getattr(torch_module, name)) for name in GLOBAL_HOOKS]
-        self._follow([(type(module).__name__, module), *hooks])
-        for one in also:
-            self._seen[id(one)] = one
-            self._follow(self._note_attributes(type(one).__name__, one))
+        functions = ((getattr(one, "__qualname__", type(one).__name__), one) for one in also)
+        self._follow([(type(module).__name__, module), *hooks, *functions])
+        self._follow_names()
         of_module = list(self.iterators)
-        for path, trainer in self._trainers:
-            of_run = {"callbacks": trainer.callbacks, "loggers": trainer.loggers}
-            self._follow((f"{path}.{name}{at}", one) for name, held in of_run.items() for at, one in _numbered(held))
+        for path, trainer in list(self._of_run.values()):
+            if isinstance(trainer, lightning_classes("Trainer")):
+                held = ("callbacks", trainer.callbacks), ("loggers", trainer.loggers)
+                self._follow((f"{path}.{name}{at}", one) for name, kept in held for at, one in _numbered(kept))
+        self._in_run = True
+        self._follow_names()
         self.iterators = of_module
+
+    def _follow_names(self) -> None:
+        """Follow what the code names of its classes and of the run, and what that code names in turn."""
+        known: tuple[int, ...] = ()
+        while known != (known := (len(self._classes), len(self._of_run), len(self._names))):
+            for kind, path in list(self._classes.items()):
+                methods = self._code.methods(kind, self._new_names(kind))
+                self._follow((f"{path}.{name}", method) for name, method in methods)
+            for number, (path, value) in list(self._of_run.items()) if self._in_run else ():
+                new = self._new_names(number)
+                kept = named_attributes(value, new)
+                self._restores.append((path, partial(restore_variables, getattr(value, "__dict__", {}), kept)))
+                behind = behind_trainer(value, new) if isinstance(value, lightning_classes("Trainer")) else ()
+                self._follow((f"{path}.{name}", one) for name, one in (*kept.items(), *behind) if one is not MISSING)
+
+    def _new_names(self, key: Any) -> set[str]:
+        """The names that were found since the last call with this key."""
+        new = set(islice(self._names, self._done.get(key, 0), None))
+        self._done[key] = len(self._names)
+        return new
 
     def _follow(self, values: Iterable[tuple[str, Any]]) -> None:
         waiting = deque(values)
@@ -125,7 +151,9 @@ class ModuleSnapshot:
                 self._left = path
                 break
             self._seen[id(value)] = value
-            waiting.extend((f"{path}{name}", inner) for name, inner in self._note(path, value))
+            inner = list(islice(self._note(path, value), MOST_ELEMENTS + 1 if self._in_run else None))
+            if not (self._in_run and len(inner) > MOST_ELEMENTS):
+                waiting.extend((f"{path}{name}", one) for name, one in inner)
 
     def restore(self) -> list[str]:
         """Restore everything; returns the names of what could not be restored and has changed."""
@@ -142,7 +170,9 @@ class ModuleSnapshot:
         """Record how to restore one object; yields the names and values that it contains."""
         if hasattr(type(value), "__next__") and not isinstance(value, io.IOBase) and value not in self._copies:
             self.iterators.append(path)
-        if isinstance(value, Tensor):
+        if self._in_run and isinstance(value, (Tensor, np.ndarray)) and value.nbytes > COPY_BYTES:
+            self._opaque.append((path, value, fingerprint(value)))
+        elif isinstance(value, Tensor):
             self._restores.append((path, partial(restore_tensor, *noted_tensor(value))))
             yield from self._note_attributes(path, value)
         elif isinstance(value, torch.jit.ScriptModule):
@@ -174,8 +204,9 @@ class ModuleSnapshot:
                 yield "", content
         elif is_tracker(value):
             self.trackers.append(value)
-        elif isinstance(value, lightning_classes("Trainer")):
-            self._trainers.append((path, value))
+        elif belongs_to_run(value) and not isinstance(value, nn.Module) and not _is_ours(value):
+            self._of_run[id(value)] = path, value
+            self._classes.setdefault(type(value), path)
         elif isinstance(value, nn.Module) or _is_plain_object(value):
             if isinstance(value, nn.Module):
                 self.modules.append(value)
@@ -231,11 +262,12 @@ class ModuleSnapshot:
                 self._restores.append((f"{path}:{name}", partial(setattr, cell, "cell_contents", content)))
                 self._lend([("cell_contents", content)], partial(setattr, cell))
                 yield f":{name}", content
-            named = dict(global_variables(value))
+            self._names |= dict.fromkeys(self._code.names(value))
+            named = dict(self._code.global_variables(value))
             self._restores.append((path, partial(restore_variables, value.__globals__, named)))
             self._lend(named.items(), value.__globals__.__setitem__)
             yield from ((f":{name}", inner) for name, inner in named.items())
-            for owner, variables in named_namespaces(value):
+            for owner, variables in self._code.named_namespaces(value):
                 self._restores.append((f"{path}:{owner.__name__}", partial(restore_class, owner, variables)))
                 self._lend(variables.items(), partial(setattr, owner))
                 yield from ((f":{owner.__name__}.{name}", inner) for name, inner in variables.items())
@@ -248,13 +280,13 @@ class ModuleSnapshot:
         self._restores.append((path, partial(restore_attributes, attributes, kept)))
         self._lend(kept.items(), attributes.__setitem__)
         yield from ((f".{name}", inner) for name, inner in kept.items())
-        for kind, of_class in () if type(value) in self._classes else class_attributes(value):
-            self._restores.append((f"{path}.__class__", partial(restore_class, kind, of_class)))
-            self._lend(of_class.items(), partial(setattr, kind))
-            yield from ((f".{name}", inner) for name, inner in of_class.items())
         if type(value) not in self._classes:
-            self._classes.add(type(value))
-            yield from ((f".{name}", function) for name, function in code_of(value))
+            self._classes[type(value)] = path
+            for kind, of_class in self._code.class_attributes(value):
+                self._restores.append((f"{path}.__class__", partial(restore_class, kind, of_class)))
+                self._lend(of_class.items(), partial(setattr, kind))
+                yield from ((f".{name}", inner) for name, inner in of_class.items())
+            yield from ((f".{name}", method) for name, method in self._code.methods(type(value), CALLED))
         for name in () if isinstance(value, (Tensor, nn.Module)) else _slots(value):
             if hasattr(value, name):
                 inner = getattr(value, name)
@@ -276,15 +308,17 @@ def _slots(value: Any) -> Iterator[str]:
                 yield f"_{kind.__name__.lstrip('_')}{name}" if private else name
 
 
+def _is_ours(value: Any) -> bool:
+    """Whether an object is of a class of this package, and at work in a probe."""
+    return any(kind.__module__.startswith("synbench_lightning.") for kind in type(value).__mro__)
+
+
 def _is_foreign(value: Any) -> bool:
-    ours = any(kind.__module__.startswith("synbench_lightning.") for kind in type(value).__mro__)  # at work in a probe
-    if ours or isinstance(value, (*OF_THE_RUN, *lightning_classes(*OF_LIGHTNING))):
-        return True
-    return f"{type(value).__module__}.".startswith(FOREIGN)
+    return _is_ours(value) or isinstance(value, threading.Thread) or f"{type(value).__module__}.".startswith(FOREIGN)
 
 
 def _is_plain_object(value: Any) -> bool:
-    if _is_foreign(value) or isinstance(value, io.IOBase):
+    if _is_foreign(value) or isinstance(value, (io.IOBase, types.ModuleType)):
         return False
     # That of a generic alias is of the class behind it, and cannot be written.
     return isinstance(getattr(value, "__dict__", None), dict) or any(True for _ in _slots(value))

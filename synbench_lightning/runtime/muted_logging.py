@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from synbench_lightning.runtime.experiment_trackers import imported_trackers, writing_functions
-from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer, lightning_classes
+from synbench_lightning.runtime.lightning_packages import Trainer, lightning_classes, trainer_of
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def muted_logging(modules: Iterable[nn.Module], trackers: Iterable[Any] = ()) ->
         trackers: clients of experiment trackers, which have no effect either, like functions as ``wandb.log``.
     """
     ours: list[Any] = [module for module in modules if isinstance(module, lightning_classes("LightningModule"))]
-    trainers = {id(trainer): trainer for module in ours if (trainer := _trainer(module)) is not None}
+    trainers = {id(trainer): trainer for module in ours if (trainer := trainer_of(module)) is not None}
     with ExitStack() as stack:
         for module in ours:
             stack.enter_context(_without_effect(module, ("log", "log_dict", "print")))
@@ -78,14 +78,6 @@ class _Silent:
 
     def __setitem__(self, *_: Any) -> None:
         pass
-
-
-def _trainer(module: LightningModule) -> Trainer | None:
-    try:
-        trainer = module.trainer
-    except RuntimeError:  # attached to none
-        return None
-    return trainer if isinstance(trainer, lightning_classes("Trainer")) else None
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import inspect
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from functools import cache
 from typing import Any
 
@@ -16,55 +16,67 @@ LIBRARIES = ("torch", "torchvision", "torchmetrics", "lightning", "pytorch_light
 MISSING = object()
 
 
-def global_variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """The module-level variables that a function of the user names, inner functions included; `MISSING` if not set."""
-    if not is_users(function.__module__):
-        return
-    for name in sorted(_names(function.__code__)):
-        value = function.__globals__.get(name, MISSING)
-        if value is MISSING and hasattr(builtins, name):
-            continue
-        if not isinstance(value, (types.ModuleType, type, types.BuiltinFunctionType)):
-            yield name, value
+class UsersCode:
+    """What functions of the user refer to.
 
-
-def named_namespaces(function: types.FunctionType) -> Iterator[tuple[type | types.ModuleType, dict[str, Any]]]:
-    """The user's classes and Python modules that a function of the user names, with those of their variables.
-
-    Of a Python module, those that the function names, too; of a class, its attributes.
+    Args:
+        packages: installed packages that count as the user's, too: those that the trained module and its callbacks
+            come from.
     """
-    names = _names(function.__code__)
-    for name in sorted(names):
-        value = function.__globals__.get(name)
-        if isinstance(value, type) and is_users(value.__module__):
-            yield value, _variables_of_class(value)
-        elif isinstance(value, types.ModuleType) and is_users(value.__name__):
-            closed = (types.ModuleType, type, types.BuiltinFunctionType)
-            yield value, {n: v for n, v in vars(value).items() if n in names and not isinstance(v, closed)}
 
+    def __init__(self, packages: Iterable[str] = ()) -> None:
+        self._packages = frozenset(packages) - set(LIBRARIES)
 
-def class_attributes(value: Any) -> Iterator[tuple[type, dict[str, Any]]]:
-    """The user's classes of an object, and their attributes that are not methods, properties or other descriptors."""
-    for kind in type(value).__mro__:
-        if is_users(kind.__module__):
-            yield kind, _variables_of_class(kind)
+    def owns(self, module: str | None) -> bool:
+        """Whether a Python module, by its name, is the user's."""
+        return is_users(module) or (module is not None and module.partition(".")[0] in self._packages)
 
+    def names(self, function: types.FunctionType) -> set[str]:
+        """What a function names: variables, attributes, and texts, as `getattr` takes them."""
+        return _names(function.__code__, texts=True) if self.owns(function.__module__) else set()
 
-def code_of(value: Any) -> Iterator[tuple[str, types.FunctionType]]:
-    """The functions that run when an object is called, if they are the user's.
+    def global_variables(self, function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+        """The module-level variables that a function names, inner functions included; `MISSING` if not set."""
+        if not self.owns(function.__module__):
+            return
+        for name in sorted(_names(function.__code__)):
+            value = function.__globals__.get(name, MISSING)
+            if value is MISSING and hasattr(builtins, name):
+                continue
+            if not isinstance(value, (types.ModuleType, type, types.BuiltinFunctionType)):
+                yield name, value
 
-    These are its ``forward`` or ``__call__``, and the methods that they name, and so on.
-    """
-    waiting, seen = ["forward", "__call__"], set[str]()
-    while waiting:
-        name = waiting.pop()
-        function = inspect.getattr_static(type(value), name, None)
-        function = getattr(function, "__func__", function)  # of a class method or a static one
-        if name in seen or not isinstance(function, types.FunctionType) or not is_users(function.__module__):
-            continue
-        seen.add(name)
-        waiting += sorted(_names(function.__code__))
-        yield name, function
+    def named_namespaces(
+        self, function: types.FunctionType
+    ) -> Iterator[tuple[type | types.ModuleType, dict[str, Any]]]:
+        """The user's classes and Python modules that a function names, with those of their variables.
+
+        Of a Python module, those that the function names, too; of a class, its attributes.
+        """
+        names = _names(function.__code__)
+        enclosed = inspect.getclosurevars(function).nonlocals if function.__closure__ else {}
+        for name in sorted(names | enclosed.keys()):
+            value = enclosed.get(name, function.__globals__.get(name))
+            if isinstance(value, type) and self.owns(value.__module__):
+                yield value, _variables_of_class(value)
+            elif isinstance(value, types.ModuleType) and self.owns(value.__name__):
+                closed = (types.ModuleType, type, types.BuiltinFunctionType)
+                yield value, {n: v for n, v in vars(value).items() if n in names and not isinstance(v, closed)}
+
+    def class_attributes(self, value: Any) -> Iterator[tuple[type, dict[str, Any]]]:
+        """The user's classes of an object, and their attributes that are not methods, properties or descriptors."""
+        for kind in type(value).__mro__:
+            if self.owns(kind.__module__):
+                yield kind, _variables_of_class(kind)
+
+    def methods(self, kind: type, names: Set[str]) -> Iterator[tuple[str, types.FunctionType]]:
+        """The functions behind those methods and properties of a class that have one of some names."""
+        for owner in kind.__mro__:
+            for name in sorted(names & vars(owner).keys()) if self.owns(owner.__module__) else ():
+                function = vars(owner)[name]
+                function = function.fget if isinstance(function, property) else getattr(function, "__func__", function)
+                if isinstance(function, types.FunctionType):
+                    yield name, function
 
 
 def _variables_of_class(kind: type) -> dict[str, Any]:
@@ -85,6 +97,7 @@ def is_users(module: str | None) -> bool:
     )
 
 
-def _names(code: types.CodeType) -> set[str]:
-    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
-    return set(code.co_names).union(*map(_names, inner))
+def _names(code: types.CodeType, texts: bool = False) -> set[str]:
+    inner = [_names(constant, texts) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    found = [constant for constant in code.co_consts if texts and isinstance(constant, str)]
+    return {*code.co_names, *found}.union(*inner)

@@ -11,54 +11,40 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from synbench_lightning.runtime.isolation import isolated
+from synbench_lightning.runtime.devices import seed_accelerator
+from synbench_lightning.runtime.isolation import isolated, state_kept
 from synbench_lightning.runtime.lightning_packages import lightning_classes
 
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
 @contextmanager
-def seeded(function: Any, seed: int) -> Iterator[None]:
-    """Seed everything random in a function inside the context; restore it and all random states afterwards.
+def seeded(seed: int, *functions: Callable[..., Any]) -> Iterator[None]:
+    """Seed everything random in some functions inside the context; restore them and all random states afterwards.
 
-    That holds for the global generators of Python, numpy and torch, and for generators and attributes of the function
-    itself: those of an object, of the transforms in its lists, of what a closure or a partial refers to, and of the
-    module-level names that the function's code mentions.
+    That holds for the global generators of Python, numpy and torch, and for generators of the functions: those of
+    an object, of the transforms in its lists, of what a closure or a partial refers to, and of the module-level names
+    that the code mentions. All other state that is reachable in this way is restored, too
+    (:class:`.ModuleSnapshot`).
 
     Example:
         >>> generator = np.random.default_rng(0)
         >>> def draw() -> float:
         ...     return generator.random()
-        >>> with seeded(draw, 3):
+        >>> with seeded(3, draw):
         ...     first = draw()
-        >>> with seeded(draw, 3):
+        >>> with seeded(3, draw):
         ...     draw() == first
         True
         >>> draw() == np.random.default_rng(0).random()
         True
     """
-    objects = _reached(function)
-    generators = [value for value in objects if isinstance(value, GENERATORS)]
-    states = [(generator, _state(generator)) for generator in generators]
-    attributes = [(value, dict(value.__dict__)) for value in objects if not isinstance(value, GENERATORS)]
-    with isolated(None):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)
-        if torch.cuda.is_initialized():
-            torch.cuda.manual_seed_all(seed)
-        for generator in generators:
-            _seed(generator, seed)
-        try:
-            yield
-        finally:
-            for value, kept in attributes:
-                value.__dict__.clear()
-                value.__dict__.update(kept)
-            for generator, state in states:
-                _set_state(generator, state)
+    with state_kept(None, functions), seeding(*functions) as seed_all:
+        seed_all(seed)
+        seed_accelerator(seed)
+        yield
 
 
 def seeder(*values: Any) -> Callable[[int], None]:
@@ -109,18 +95,13 @@ def reached(*values: Any) -> Iterator[Any]:
             rest += [] if isinstance(value, closed) else _inner(value)
 
 
+def modules_reached(function: Any) -> list[nn.Module]:
+    """Modules that a function may run: those that its closure or its module-level names refer to, or its object."""
+    return [value for value in reached(function) if isinstance(value, nn.Module)]
+
+
 MOST_ITEMS = 1000  # mutants: memory and time alone
 """Longer containers are skipped: they hold data, not transforms."""
-
-
-def _reached(function: Any) -> list[Any]:
-    """Generators, and objects with attributes, that are reachable from a function."""
-    passed_over = (*PASSED_OVER, *lightning_classes("Trainer"))
-    return [
-        value
-        for value in reached(function)
-        if isinstance(value, GENERATORS) or (_has_attributes(value) and not isinstance(value, passed_over))
-    ]
 
 
 PASSED_OVER = (type, ModuleType, Tensor, np.ndarray, str, bytes, int, float)

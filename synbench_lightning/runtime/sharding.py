@@ -28,21 +28,24 @@ def has_shards(module: nn.Module) -> bool:
 
 
 def reachable_forward(encoder: Encoder, strategy: Strategy, pl_module: LightningModule) -> Callable[[Tensor], Any]:
-    """The encoder's forward, entered through the outermost sharded module that it is part of.
+    """The encoder's forward, entered through the sharded modules that it is part of, from the outermost one on.
 
-    That module gathers its own weights and those of its submodules. An encoder that is called directly would become the
-    FSDP root, and the next training step would fail.
+    Each gathers its own weights. An encoder that is called directly would become the FSDP root, and the next training
+    step would fail.
     """
-    model = strategy.model
+    entries: list[tuple[nn.Module, nn.Module]] = []
     if _wraps_the_root(strategy):
-        assert model is not None
-        return _redirected(encoder.forward, entry=model, inner=pl_module)
+        assert strategy.model is not None
+        entries.append((strategy.model, pl_module))
     for owner in encoder.owners:
         if isinstance(owner, FullyShardedDataParallel):
-            return _redirected(encoder.forward, entry=owner, inner=owner.module)
-        if isinstance(owner, FSDPModule):
-            return _redirected(encoder.forward, entry=owner, inner=owner)
-    return encoder.forward
+            entries.append((owner, owner.module))
+        elif isinstance(owner, FSDPModule):
+            entries.append((owner, owner))
+    forward = encoder.forward
+    for entry, inner in reversed(entries):
+        forward = _redirected(forward, entry, inner)
+    return forward
 
 
 def _redirected(forward: Callable[[Tensor], Any], entry: nn.Module, inner: nn.Module) -> Callable[[Tensor], Any]:

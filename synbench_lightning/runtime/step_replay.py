@@ -17,7 +17,6 @@ from synbench_lightning.runtime.input_shape import inputs_of_shape
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.lightning_packages import LightningModule, Trainer, lightning_classes
 from synbench_lightning.runtime.seeded_calls import seeding
-from synbench_lightning.runtime.shared_state import COPY_BYTES, bytes_reached
 from synbench_lightning.runtime.structures import Arguments, mapped
 
 HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -44,8 +43,7 @@ class StepReplay:
         step: ``"training_step"`` or ``"validation_step"``.
 
     Raises:
-        NotReachedError: if the step takes an iterator instead of a batch; if the datamodule has transfer hooks and is
-            too large to copy.
+        NotReachedError: if the step takes an iterator instead of a batch.
     """
 
     def __init__(
@@ -73,12 +71,13 @@ class StepReplay:
             ValueError: if the module holds an iterator, which a run would advance.
         """
         flags = {part: part.training for part in self.pl_module.modules()}
-        also = () if self._datamodule is None else (self._datamodule,)
+        data = () if self._datamodule is None else (self._datamodule,)
         refuse = self.call is not None
+        run = [self.function, self.pl_module.on_train_batch_start, *map(self._hook, HOOKS)]
         with (
-            isolated(self.pl_module, also, refuse_iterators=refuse),
+            isolated(self.pl_module, run, refuse_iterators=refuse),
             _optimizers_refuse(self.trainer, self.pl_module),
-            seeding(self.pl_module, *also) as self._seed,
+            seeding(self.pl_module, *data) as self._seed,
         ):
             for part, flag in flags.items():
                 part.training = flag and self.step == "training_step"
@@ -170,8 +169,6 @@ class StepReplay:
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         if datamodule is None or not any(_overrides(datamodule, name, "LightningDataModule") for name in HOOKS):
             return None
-        if bytes_reached(datamodule) > COPY_BYTES:
-            raise NotReachedError("the datamodule has its own transfer hooks and is too large to copy")
         return datamodule
 
 

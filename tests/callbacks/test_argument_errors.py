@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, TensorDataset
 
 from synbench_lightning import BenchmarkCallback, GaussianTask, ProbePlan, SynBenchCallback
@@ -229,8 +230,47 @@ def test_averaged_weights_are_said_not_to_be_the_ones_that_are_probed():
         run.fit(Autoencoder())
 
 
+class Averaged(Autoencoder):
+    def __init__(self):
+        super().__init__()
+        self.average = AveragedModel(self.encoder)
+
+
+class ScheduleFree(torch.optim.SGD):
+    """Has the weights of evaluation in its state, as optimizers without a schedule do."""
+
+    def train(self):
+        pass
+
+    def eval(self):
+        pass
+
+
+class WithoutASchedule(Autoencoder):
+    def configure_optimizers(self):
+        return ScheduleFree(self.parameters(), 1e-2)
+
+
+class OwnAverage(lightning_callbacks.Callback):
+    def __init__(self):
+        self.average = AveragedModel(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "callbacks", "message"),
+    [
+        (Averaged, (), r'the averages that `average` computes.*`encoder="average.module..."`'),
+        (WithoutASchedule, (), r"the averages that ScheduleFree computes. Its `eval\(\)` sets these"),
+        (Autoencoder, (OwnAverage(),), "the averages that OwnAverage computes. .*pass `encoder=` a function"),
+    ],
+)
+def test_averages_wherever_they_are_kept_are_said_not_to_be_probed(make, callbacks, message):
+    with pytest.warns(UserWarning, match=f"Probes measure the weights in training, not {message}"):
+        trainer(*callbacks, probing(), max_steps=1).fit(make())
+
+
 def test_a_strategy_that_was_never_tried_is_told_before_the_first_step():
-    assert list(setup_warnings(trainer(probing(), max_steps=1))) == []
+    assert list(setup_warnings(trainer(probing(), max_steps=1), Autoencoder())) == []
     strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)  # its constructor asks for the package
-    [advice] = setup_warnings(SimpleNamespace(strategy=strategy, callbacks=[]))
+    [advice] = setup_warnings(SimpleNamespace(strategy=strategy, callbacks=[], optimizers=[]), Autoencoder())
     assert "is untested with DeepSpeedStrategy" in advice

@@ -117,7 +117,35 @@ class OwnCheckpoint(ModelCheckpoint):
     """A subclass of the user's."""
 
 
+class Reports(Callback):
+    """Reports values under other names, as callbacks for searches of hyperparameters do."""
+
+    def __init__(self):
+        self._metrics = {"quality": KEY}
+
+    def on_validation_end(self, trainer, pl_module):
+        {name: trainer.callback_metrics.get(key) for name, key in self._metrics.items()}
+
+
+class EachBatch(Callback):
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.callback_metrics.get("synbench/score", 1.0) < 0
+
+
+class EachEpoch(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.callback_metrics.get("synbench/score", 1.0) < 0
+
+
+class EachProbe(EachBatch):
+    def on_probe_end(self, trainer, pl_module, metrics):
+        """Whoever has this knows of probes."""
+
+
 CONSUMERS = {
+    "a callback that has the key in a dict": (Reports, {}, r"Reports\(monitor='synbench/score'\) may check at the end"),
+    "code of each batch": (EachBatch, {}, r"`EachBatch.on_train_batch_end` reads 'synbench/score', .*on_probe_end"),
+    "code of each epoch": (EachEpoch, {}, r"`EachEpoch.on_train_epoch_end` reads 'synbench/score', but a .* 25 steps"),
     "a callback of the user's": (Best, {}, r"Best\(monitor='synbench/score'\) may check at the end.*on_probe_end"),
     "early stopping": (
         lambda: EarlyStopping(KEY, mode="max"), {}, r"EarlyStopping\(monitor='synbench/score'\) checks at the end",
@@ -153,7 +181,15 @@ def test_whoever_may_read_a_stale_value_is_warned_of(row):
 
 def test_values_that_are_fresh_are_read_without_a_warning():
     files = ModelCheckpoint(filename="{synbench/score:.3f}", auto_insert_metric_name=False, save_top_k=-1)
-    consumers = [Best(), EarlyStopping(KEY, mode="max"), ModelCheckpoint(monitor=KEY, mode="max"), files]
+    consumers = [
+        Best(),
+        Reports(),
+        EachEpoch(),
+        EachProbe(),
+        EarlyStopping(KEY, mode="max"),
+        ModelCheckpoint(monitor=KEY, mode="max"),
+        files,
+    ]
     synbench = SynBenchCallback(every_n_epochs=1, plan=SMALL, log_figures=False)
     assert advice(Autoencoder(), synbench, *consumers, enable_checkpointing=True) == []
 

@@ -188,6 +188,23 @@ def test_layers_of_sharded_modules_are_read_on_every_process_and_training_is_und
 
 
 @needs_fsdp
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", ["all", "fsdp1, layers"])
+def test_a_layer_within_several_sharded_modules_is_probed_and_training_is_undisturbed(tmp_path, parts):
+    plain, probed = tmp_path / "plain", tmp_path / "probed"
+    plain.mkdir()
+    probed.mkdir()
+    found, _ = run(probed, sharded=parts, inner=True)
+    assert_same_on_every_process(found)
+    seed_everything(0)
+    assert_like_one_process(
+        found[0]["history"][0], evaluate(Autoencoder().encoder[1], (64,), tasks="default", plan=SMALL)
+    )
+    for one, other in zip(run(plain, sharded=parts, probes=False)[0], found, strict=True):
+        assert one["weights"] == other["weights"]
+
+
+@needs_fsdp
 def test_fsdp2_with_uneven_shares_makes_as_many_forwards_on_every_process(tmp_path):
     found, _ = run(tmp_path, sharded="all", forwards=480, num_scales=5)  # fifteen blocks
     assert_same_on_every_process(found)

@@ -135,11 +135,13 @@ def train(
     accelerator: str = "cpu",
     lengths_differ: bool = False,
     user: str | None = None,
+    inner: bool = False,
 ) -> None:
     """Train an autoencoder; with ``fails_on`` the encoder raises on that rank at step ``fails_at``.
 
     With ``benchmark`` a benchmark is evaluated in place of the score; with ``inputs`` batches are larger, and
-    information about the first one is measured. ``user`` names a module as users write them.
+    information about the first one is measured. ``user`` names a module as users write them. With ``inner`` a layer
+    of the encoder is probed.
     """
     lengths: list[int] = []
 
@@ -163,8 +165,16 @@ def train(
         strategy = of_lightning(auto_wrap_policy={nn.Linear} if sharded == "fsdp1, layers" else None)
     plan = ProbePlan(forwards=forwards, num_scales=num_scales)
     through: Any = None if lengths_differ or inputs or user else "encoder" if sharded else encoder
+    if inner:
+        through = "encoder.1"
     callback: Any = probing(
-        every=5, encoder=through, on_error=on_error, plan=plan, batch_size=32, inputs="auto" if inputs else None
+        every=5,
+        encoder=through,
+        on_error=on_error,
+        plan=plan,
+        batch_size=32,
+        inputs="auto" if inputs else None,
+        input_shape=(64,) if inner else None,
     )
     if benchmark:
         callback = BenchmarkCallback(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from synbench_lightning import ProbePlan, ProbeResult, evaluate
+from synbench_lightning import ProbePlan, ProbeResult, SynBenchCallback, evaluate
 from synbench_lightning.probe.probe import Probe
 from synbench_lightning.probe.views import INPUT_NOISE, NoisyViews
 
@@ -93,6 +93,10 @@ def test_more_features_than_examples_are_no_obstacle():
         ([1, 2], r"`inputs` \[1, 2\] need `views`"),
         (torch.ones(64, 1, 6, 6), "`inputs` must be finite and vary; their standard deviation is 0"),
         (torch.full((64, 1, 6, 6), float("nan")), "`inputs` must be finite and vary"),
+        (torch.randn(1, 1, 6, 6).expand(64, -1, -1, -1), "`inputs` must be finite and vary; .* 0"),
+        (torch.rand(64, 1, 6, 6) > 0.5, r"`inputs` bool\(64, 1, 6, 6\) need `views`"),
+        (list(torch.randn(64, 1, 6, 6)), r"`inputs` \[.*\] need `views`.*`torch.stack\(inputs\)`"),
+        (torch.randn(64, 1, 6, 6).numpy(), r"`inputs` must be a tensor.*of shape \(64, 1, 6, 6\): `torch.as_tensor`"),
     ],
 )
 def test_wrong_inputs_are_refused_before_anything_is_run(inputs, message):
@@ -101,3 +105,30 @@ def test_wrong_inputs_are_refused_before_anything_is_run(inputs, message):
             "dc", SMALL, (1, 6, 6), epsilons=(0.0,), thresholds=(0.7,), batch_size=8, normalize=None, inputs=inputs,
             seed=0, device=CPU,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (torch.Tensor.to_sparse, "a tensor of the layout torch.sparse_coo: .*to_dense"),
+        (lambda x: x.to("meta"), 'a tensor of the device "meta"'),
+        (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8), "a quantized tensor"),
+        (lambda x: torch.nested.nested_tensor(list(x)), "a nested tensor"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:torch.quantize", "ignore:The PyTorch API of nested tensors")
+def test_tensors_without_values_in_memory_are_refused_by_the_name_of_the_argument(change, message):
+    x = change(images(64))
+    with pytest.raises(ValueError, match=f"`inputs` must be of dense tensors, got {message}"):
+        evaluate(nn.Flatten(), (1, 6, 6), plan=SMALL, inputs=x)
+    with pytest.raises(ValueError, match="`inputs` must be of dense tensors"):
+        SynBenchCallback(inputs={"pixels": x}, views=lambda batch: batch)
+    with pytest.raises(ValueError, match=r"`labels\[0\]` must be of dense tensors"):
+        evaluate(nn.Flatten(), (1, 6, 6), plan=SMALL, labels=(x, torch.arange(64) % 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_an_encoder_of_real_numbers_that_gets_integers_is_told_to_convert_them(dtype):
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    with pytest.raises(RuntimeError, match=rf"These inputs are of {dtype}: .*`inputs.float\(\) / 255`"):
+        evaluate(encoder, (1, 6, 6), plan=SMALL, inputs=(100 * images(64).abs()).to(dtype))

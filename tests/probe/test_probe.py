@@ -122,6 +122,15 @@ def test_a_module_is_left_as_it_was():
     assert all(p.grad is None for p in encoder.parameters())
 
 
+def test_a_module_that_a_function_calls_is_evaluated_like_the_module():
+    encoder = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Dropout())
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    found = evaluate(lambda x: encoder(x), (8,), plan=SMALL)
+    assert found.scores == evaluate(encoder, (8,), plan=SMALL).scores
+    assert all(m.training for m in encoder.modules())
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

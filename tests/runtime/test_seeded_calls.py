@@ -45,7 +45,7 @@ def test_a_generator_is_seeded_wherever_a_function_has_it(kind, hold):
     }[hold]
     values = []
     for seed in (3, 3, 4):
-        with seeded(held, seed):
+        with seeded(seed, held):
             values.append(held())
     assert values[0] == values[1] != values[2]
     assert draw(generator) == draw(untouched)
@@ -62,7 +62,7 @@ def test_module_level_names_and_global_generators_are_seeded_too():
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     values = []
     for seed in (3, 3, 4):
-        with seeded(from_the_module, seed):
+        with seeded(seed, from_the_module):
             values.append(everything())
     assert values[0] == values[1]
     assert all(one != other for one, other in zip(values[0], values[2], strict=True))
@@ -78,7 +78,7 @@ def test_attributes_are_as_before_also_where_the_function_fails():
         transform.count, transform.new = 9, 1
         raise KeyError
 
-    with pytest.raises(KeyError), seeded(failing, 0):
+    with pytest.raises(KeyError), seeded(0, failing):
         failing()
     assert vars(transform) == {"inner": (), "count": 0}
 

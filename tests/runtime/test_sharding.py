@@ -62,13 +62,15 @@ def alone():
     torch.distributed.destroy_process_group()
 
 
-def test_an_encoder_within_a_sharded_module_is_reached_through_it(alone):
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_encoder_within_a_sharded_module_is_reached_through_it(alone, nested):
     mesh = torch.distributed.init_device_mesh("cpu", (1,))
     root = nn.Module()
     root.plain, root.outer = nn.Linear(3, 3), Entry(Entry(nn.Linear(3, 2)))
-    fully_shard(root.outer, mesh=mesh)
+    for part in [root.outer.inner, root.outer] if nested else [root.outer]:
+        fully_shard(part, mesh=mesh)
     strategy, x = SimpleNamespace(model=root), torch.rand(4, 3)
-    assert [has_shards(one) for one in (root, root.outer, root.outer.inner, root.plain)] == [True, True, False, False]
+    assert [has_shards(one) for one in (root, root.outer, root.outer.inner, root.plain)] == [True, True, nested, False]
     assert is_sharded(strategy, root)
     assert not is_sharded(strategy, root.plain)
     layer = root.outer.inner.inner
