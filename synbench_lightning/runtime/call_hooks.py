@@ -32,7 +32,8 @@ def around_module(
         compiled = partial(nn.Module._call_impl, part)
     if compiled is None:
         handles = (
-            part.register_forward_pre_hook(_Hook(begin, copies), with_kwargs=True),
+            # before the user's hooks, which change the arguments once more where a call is repeated
+            part.register_forward_pre_hook(_Hook(begin, copies), with_kwargs=True, prepend=True),
             part.register_forward_hook(_Hook(finish, copies), with_kwargs=True),
         )
 
@@ -162,7 +163,7 @@ def methods(root: nn.Module, parts: list[nn.Module]) -> Iterator[tuple[type, str
     closed = {kind for part in root.modules() if id(part) not in open_parts for kind in type(part).__mro__}
     kinds = dict.fromkeys(kind for part in parts if id(part) in open_parts for kind in type(part).__mro__)
     for kind in kinds:
-        if kind in closed or not issubclass(kind, nn.Module):
+        if kind in closed:
             continue
         for name, value in list(vars(kind).items()):
             if isinstance(value, FunctionType) and _is_watched(kind, name):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
+from math import prod
 from typing import Any
 
 import torch
@@ -68,15 +70,15 @@ class Call:
     arguments: Arguments | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
     sample: tuple[Tensor, ...] = ()
-    vectors: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    vectors: tuple[Tensor, Tensor] | None = None
     trained: bool = True
     parent: Key | None = None
     shares_input: bool = True
     given: bool = True
     made_by: frozenset[Key] = frozenset()
     consumers: frozenset[Key] = frozenset()
-    order: tuple[int, int] = (0, 0)
-    random_state: Tensor | None = field(default=None, repr=False)
+    order: tuple[int, ...] = ()
+    random_state: Tensor | None = None
     versions: tuple[int, ...] = ()
     count: int = 1
 
@@ -93,6 +95,11 @@ class Call:
     def name(self) -> str:
         """Name in messages: a dotted attribute."""
         return name_of(self.key)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example of its input; ``()`` without one."""
+        return () if self.input is None else self.input.shape
 
     @property
     def features(self) -> bool:
@@ -134,9 +141,9 @@ class CallRecorder:
     def __init__(self, root: LightningModule) -> None:
         self._root = root
         self._calls: list[Call] = []  # in the order in which they ended
-        self._open: list[tuple[Key, Arguments, InputLeaf | None, Tensor | None, Tensor | None, int]] = []
+        self._open: list[tuple[Key, Arguments, InputLeaf | None, Tensor, Tensor | None, int]] = []
         self._flow, self._consumers = DataFlow(), dict[Key, set[Key]]()
-        self._count = 0
+        self._moments = count()
         self.in_backward = False
         """Whether a backward pass is under way: activation checkpointing repeats calls in it."""
         self._trained_again = set[Key]()  # by calls that were repeated with gradients
@@ -177,7 +184,8 @@ class CallRecorder:
         return {
             key: replace(
                 call,
-                consumers=frozenset(self._consumers.get(key, ())),
+                made_by=call.made_by & found.keys(),
+                consumers=frozenset(self._consumers.get(key, set()) & found.keys()),
                 trained=call.trained or key in self._trained_again,
             )
             for key, call in found.items()
@@ -214,9 +222,8 @@ class CallRecorder:
         arguments = Arguments(tuple(args), dict(kwargs))
         for source in self._flow.sources(tensors_in(arguments)):
             self._consumers.setdefault(source, set()).add((path, method))
-        state = torch.get_rng_state() if path.count(".") < 3 else None
-        self._open.append(((path, method), arguments, input_leaf(arguments), state, _vectors(arguments), self._count))
-        self._count += 1
+        leaf, state, begun = input_leaf(arguments), torch.get_rng_state(), next(self._moments)
+        self._open.append(((path, method), arguments, leaf, state, _vectors(arguments), begun))
 
     def _finish(self, path: str, method: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self._is_left_out():
@@ -251,12 +258,11 @@ class CallRecorder:
                 shares_input=shares,
                 given=given,
                 made_by=made_by,
-                order=(begun, self._count),
+                order=(begun, next(self._moments)),
                 random_state=state if kept else None,
                 versions=_versions(module, arguments) if kept else (),
             )
         )  # fmt: skip
-        self._count += 1
 
 
 def watch_calls(root: nn.Module, key: Key, see: Callable[[Arguments], None]) -> Callable[[], None]:
@@ -304,16 +310,16 @@ def _same_shape(leaf: InputLeaf | None, of_parent: InputLeaf | None) -> bool:
 
 
 def _joined(one: Call, other: Call) -> Call:
-    """Two calls of a module: that which gives features, with the larger input."""
+    """Two calls of a module, the earlier one first, as one: that which gives features, with the larger input."""
     if one.features != other.features:
         chosen = one if one.features else other
     else:
-        chosen = max(one, other, key=lambda call: (call.arguments is not None, call.input.numel if call.input else 0))
+        chosen = max(one, other, key=lambda call: (call.arguments is not None, prod(call.input_shape)))
     return replace(
         chosen,
         trained=one.trained or other.trained,
         shares_input=one.shares_input or other.shares_input,
         given=one.given or other.given,
         count=one.count + other.count,
-        order=(min(one.order[0], other.order[0]), max(one.order[1], other.order[1])),
+        order=(one.order[0], max(one.order[1], other.order[1])),
     )

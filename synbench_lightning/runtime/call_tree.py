@@ -41,7 +41,7 @@ class CallTree:
         self._returns: dict[Key, bool] = {}
         self._feeders: dict[Key, list[Key]] = {key: [] for key in calls}
         for call in calls.values():
-            for consumer in call.consumers & calls.keys():
+            for consumer in call.consumers:
                 self._feeders[consumer].append(call.key)
 
     def represents(self, call: Call) -> bool:
@@ -85,7 +85,10 @@ class CallTree:
             return None
         others = [part for part in self.parts(call) if is_head(_relative(part, call)) and part.features]
         heads = [self._first_head(head, call) for head in (last, *filter(self._has_matrix, others))]
-        return max(heads, key=lambda head: max((one.order[1] for one in self._feeders_of(head, call)), default=-1))
+        earliest = float("-inf")
+        return max(
+            heads, key=lambda head: max((one.order[1] for one in self._feeders_of(head, call)), default=earliest)
+        )
 
     def _first_head(self, head: Call, call: Call) -> Call:
         seen = set[Key]()
@@ -102,17 +105,15 @@ class CallTree:
         return [one for one in found if self._has_matrix(one)]
 
     def _last_head(self, call: Call) -> Call | None:
-        prefix = f"{call.path}." if call.path else ""
         parts = [part for part in self.parts(call) if self._has_matrix(part)]
-        if len(parts) == 1 and self.shares_input(parts[0]) and not any(self._module(parts[0]).children()):
-            return None  # a single layer: the only representation is its output
         last = max(parts, key=lambda part: part.order[1], default=None)
-        if last is not None and (is_head(last.path.removeprefix(prefix)) or self._classifies(call, last)):
-            return last
-        makers = [self.calls[key] for key in call.made_by if key in self.calls and self.calls[key].path != call.path]
-        makers = [maker for maker in makers if maker.path.startswith(prefix) and self._has_matrix(maker)]
-        heads = [maker for maker in makers if is_head(maker.path.removeprefix(prefix))]
-        return min(heads, key=lambda maker: maker.order[0], default=None)
+        if last is not None and (is_head(_relative(last, call)) or self._classifies(call, last)):
+            alone = len(parts) == 1 and self.shares_input(last)  # then the only representation is its output
+            return None if alone else last
+        makers = [self.calls[key] for key in call.made_by]
+        makers = [maker for maker in makers if self._is_within(maker, call) and self._has_matrix(maker)]
+        heads = [maker for maker in makers if is_head(_relative(maker, call))]
+        return min(heads, key=lambda maker: maker.order, default=None)
 
     def is_stage(self, call: Call) -> bool:
         """Whether a submodule is one stage of a pipeline whose later stages produce the representation."""
@@ -133,7 +134,7 @@ class CallTree:
             head = self.head(owner)
             assert head is not None
             size = _parameters(self.root, call.path)
-            taken = None if head.input is None else (head.input.rows, *head.input.shape)
+            taken = head.input and (head.input.rows, *head.input.shape)
             same_shape = call.input is None or owner.input is None or call.input.shape == owner.input.shape
             if not (same_shape or self._passed_on(call, "given")):
                 return True
@@ -142,11 +143,7 @@ class CallTree:
             later = [part for part in later if part not in heads]
             if heads and not any(_parameters(self.root, part.path) > size for part in later):
                 return False
-            return any(_parameters(self.root, part.path) for part in later) or (
-                taken is not None and taken not in call.shapes
-            )
-        if self._predicts_words(owner):
-            return True
+            return any(_parameters(self.root, part.path) for part in later) or taken not in call.shapes
         if call.path == owner.path:  # another method of it
             first = min(self._extent(part, owner) for part in self.parts(owner) if part.features)
             return self._extent(call, owner) > first
@@ -156,7 +153,7 @@ class CallTree:
         """Whether a network in it encodes the input to vectors, which later modules then project."""
         vectors = [part for part in self.parts(call) if part.features and all(len(shape) == 2 for shape in part.shapes)]
         larger = [part for part in vectors if part.input is not None and len(part.input.shape) > 1]
-        networks = [part for part in larger if any(True for _ in self._module(part).children())]
+        networks = [part for part in larger if list(self._module(part).children())]
         return any(part.consumers and self._passed_on(part, "given") and not is_head(part.path) for part in networks)
 
     def is_encoding_method(self, call: Call) -> bool:
@@ -222,7 +219,7 @@ class CallTree:
                 return False
             assert call.parent is not None
             call = self.calls[call.parent]
-        return owner is not None or getattr(call, how)
+        return True
 
     def _has_matrix(self, call: Call) -> bool:
         """Whether a module has weight matrices, not only the vectors of a normalization layer."""
@@ -231,15 +228,14 @@ class CallTree:
     def _represents(self, call: Call) -> bool:
         if not call.features or call.returns_loss or self.head(call) is not None:
             return False
-        inside = f"{call.path}." if call.path else ""
         within = [other for other in self.calls.values() if self._is_within(other, call)]
-        if any("decoder" in words(other.path.removeprefix(inside)) for other in within if other.path != call.path):
+        if any("decoder" in words(_relative(other, call)) for other in within if other.path != call.path):
             return False
         return not (self._reconstructs(call) or self._predicts_words(call) or self._compares(call))
 
     def _reconstructs(self, call: Call) -> bool:
         """Whether an output has the shape of the input but was computed from something smaller."""
-        shape = () if call.input is None else call.input.shape
+        shape = call.input_shape
         if not any(output[1:] == shape for output in call.shapes) or self._is_used(call):
             return False
         if len(shape) >= 3:
@@ -254,17 +250,16 @@ class CallTree:
             return False
         layers = [part for part in self._module(whole).modules() if isinstance(part, nn.Embedding)]
         counts = {layer.num_embeddings for layer in layers} - {layer.embedding_dim for layer in layers}
-        return call.shapes[0][-1:] != () and call.shapes[0][-1] in counts
+        return bool(call.shapes[0]) and call.shapes[0][-1] in counts
 
     def _compares(self, call: Call) -> bool:
         """Whether the arguments are several inputs of one kind (views of an example) of which a submodule takes one."""
-        if call.input is None or call.input.listed or len(call.input.shape) < 2 or call.arguments is None:
+        if call.input is None or call.input.listed or len(call.input.shape) < 2:
             return False
         whole = (call.input.rows, *call.input.shape)
         alike = [one for _, one in leaves(call.arguments) if one.shape == whole and one.dtype == call.input.dtype]
         return len(alike) > 1 and any(
-            part.given and part.features and any(True for _ in self._module(part).children())
-            for part in self.parts(call)
+            part.given and part.features and list(self._module(part).children()) for part in self.parts(call)
         )
 
     def _classifies(self, call: Call, last: Call) -> bool:
@@ -272,10 +267,9 @@ class CallTree:
         if named_like_encoder(call.path) or self._is_used(call) or not last.features or last.input is None:
             return False
         module = self._module(last)
-        weights = [parameter for parameter in module.parameters(recurse=False) if parameter.ndim == 2]
-        narrower = any(2 * output[-1] <= last.input.shape[-1] for output in last.shapes)
-        single = len(last.input.shape) == 1 and call.shapes == last.shapes
-        return single and narrower and bool(weights) and not any(True for _ in module.children())
+        linear = any(parameter.ndim == 2 for parameter in module.parameters()) and not list(module.children())
+        narrower = 2 * _narrowest(last) <= last.input.numel
+        return linear and narrower and len(last.input.shape) == 1 and call.shapes == last.shapes
 
     def _continues(self, part: Call, stage: Call, owner: Call) -> bool:
         """Whether a consumer of a stage's output has more parameters than the stage, and is no head or decoder."""
@@ -286,7 +280,7 @@ class CallTree:
     def _is_small_beside(self, call: Call) -> bool:
         """Whether a much larger module, neither head nor decoder, consumes the output of a call."""
         size = _parameters(self.root, call.path)
-        others = [self.calls[key] for key in call.consumers & self.calls.keys() if key[0] not in ("", call.path)]
+        others = [self.calls[key] for key in call.consumers if key[0] not in ("", call.path)]
         others = [other for other in others if not (is_head(other.path) or _is_as_large(other, call))]
         return any(size < SMALL * _parameters(self.root, other.path) for other in others)
 
@@ -300,16 +294,16 @@ class CallTree:
         inner = [part for part in parts if all(own[1:] != shape for own in part.shapes)]
         return sorted(inner, key=lambda part: (self._extent(part, call), -part.order[1]))
 
-    def _extent(self, part: Call, whole: Call) -> tuple[int, int]:
+    def _extent(self, part: Call, whole: Call) -> tuple[int, ...]:
         """Number of positions of a submodule's smallest output; for vectors, also its width."""
-        shape = () if whole.input is None else whole.input.shape
         widths = Widths.of(self._module(whole))
 
         def positions(own: tuple[int, ...]) -> int:
-            return prod(own[1:]) // own[channel_axis(own, shape, widths).axis] if len(own) > 2 else 1
+            channels = channel_axis(own, whole.input_shape, widths).axis
+            return prod(size for axis, size in enumerate(own) if axis not in (0, channels))
 
         fewest = min(positions(own) for own in part.shapes if len(own) >= 2)
-        return fewest, _narrowest(part) if fewest == 1 else 0
+        return (fewest, _narrowest(part)) if fewest == 1 else (fewest,)
 
     def _is_used(self, call: Call) -> bool:
         """Whether a module other than a loss consumes the output of a call."""

@@ -51,10 +51,10 @@ class DataFlow:
                 found |= self._without_graph[tensor]
             else:
                 ahead.append(tensor.grad_fn)
-        seen = 0
-        while ahead and seen < MOST_NODES:
+        for _ in range(MOST_NODES):
+            if not ahead:
+                break
             node = ahead.pop(0)
-            seen += 1
             if (keys := _metadata(node).get((KEY, id(self)))) is not None:
                 found |= keys
             else:

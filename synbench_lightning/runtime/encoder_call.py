@@ -152,7 +152,8 @@ class EncoderCall:
 
     def _output(self, function: Callable[..., Any], module: nn.Module | None, arguments: Arguments) -> Any:
         with counting_tokens(token_mask(arguments)) as mask:
-            if (self.head or self.part) and module is not None:
+            if self.head or self.part:
+                assert module is not None
                 output = seen_at(module.get_submodule(self.head or self.part), bool(self.head), function, arguments)
             else:
                 output = arguments.of(function)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import IntEnum, auto
+from typing import Any
 
 from torch import nn
 
@@ -13,6 +15,27 @@ from synbench_lightning.runtime.module_names import AVERAGES, STEMS, is_head, la
 
 MAKERS = {"generator", "generate", "decoder", "decode", "reconstruct"}
 """Words in the names of modules that generate or reconstruct inputs."""
+
+
+class Kind(IntEnum):
+    """What a call is, by name and position; the most plausible encoder comes first."""
+
+    ENCODER = auto()
+    """Has the name of an encoder, or is a method that encodes."""
+    NETWORK = auto()
+    """Returns a representation."""
+    BEFORE_HEAD = auto()
+    """The representation is the input of its head."""
+    WITH_ENCODER = auto()
+    """The representation is returned by another module: a part of it, or one before a head of the step."""
+    STAGE = auto()
+    """One of several stages before the representation."""
+    INNER_ENCODER = auto()
+    """Has the name of an encoder, and is part of a module that returns a representation."""
+    OTHER = auto()
+    """Part of a module that returns a representation, or a module whose representation cannot be located."""
+    STEM = auto()
+    """Has the name of what comes before an encoder."""
 
 
 def rank_encoders(calls: Mapping[Key, Call], root: nn.Module) -> list[Call]:
@@ -35,19 +58,18 @@ def rank_encoders(calls: Mapping[Key, Call], root: nn.Module) -> list[Call]:
         found = [call for call in found if "." not in call.path and not words(call.path) & MAKERS]
     sizes = {call.path: sum(p.numel() for p in root.get_submodule(call.path).parameters()) for call in found}
 
-    def key(call: Call) -> tuple[float, ...]:
-        depth = call.path.count(".") + 1 if call.path else 0
-        beside = [sizes[other.path] for other in found if other.path and other.path.count(".") + 1 == depth]
+    def key(call: Call) -> tuple[Any, ...]:
+        beside = [size for path, size in sizes.items() if _depth(path) == _depth(call.path)]
         documented = CANDIDATES.index(call.path) if call.path in CANDIDATES else len(CANDIDATES)
         return (
             not call.trained,
             bool(words(call.path) & AVERAGES),
             _kind(call, tree),
             call.input is None or call.input.is_integer,
-            depth,
+            _depth(call.path),
             documented,
-            sizes[call.path] < SMALL * max(beside, default=0),
-            call.order[0],
+            sizes[call.path] < SMALL * max(beside),
+            call.order,
         )
 
     return sorted(found, key=key)
@@ -61,27 +83,30 @@ def _may_be_encoder(call: Call, tree: CallTree) -> bool:
         return False
     if "." not in call.path or named_like_encoder(call.path):
         return True
-    layer = not any(True for _ in tree.root.get_submodule(call.path).children())
+    layer = not list(tree.root.get_submodule(call.path).children())
     return tree.shares_input(call) and not layer and all(not tree.represents(owner) for owner in tree.owners(call))
 
 
-def _kind(call: Call, tree: CallTree) -> float:
-    """Rank of a call by name and position as the encoder: 0 is best."""
+def _depth(path: str) -> int:
+    return len(path.split(".")) if path else 0
+
+
+def _kind(call: Call, tree: CallTree) -> Kind:
     if last_words(call.path) & STEMS:
-        return 7
-    represents, readout = tree.represents(call), tree.readout(call)
-    if not represents:
-        return 6 if readout is None else 2 if readout.head else 3
+        return Kind.STEM
+    if not tree.represents(call):
+        readout = tree.readout(call)
+        if readout is None:
+            return Kind.OTHER
+        return Kind.BEFORE_HEAD if readout.head else Kind.WITH_ENCODER
     if call.path == "":
-        heads = any(is_head(path) for path, _ in tree.calls if path and "." not in path)
-        return 3 if heads or tree.has_encoder(call) else 1
+        heads = any(is_head(path) for path, _ in tree.calls if _depth(path) == 1)
+        return Kind.WITH_ENCODER if heads or tree.has_encoder(call) else Kind.NETWORK
     if tree.is_encoding_method(call):
-        return 0
+        return Kind.ENCODER
     named = named_like_encoder(call.path)
     if any(tree.represents(owner) for owner in tree.owners(call)):
-        return 5 if named else 6
+        return Kind.INNER_ENCODER if named else Kind.OTHER
     if tree.is_stage(call):
-        return 4
-    if named:
-        return 0
-    return 1 if "." not in call.path or tree.shares_input(call) else 6
+        return Kind.STAGE
+    return Kind.ENCODER if named else Kind.NETWORK

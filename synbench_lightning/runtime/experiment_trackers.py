@@ -13,11 +13,8 @@ PREFIXES = ("log_", "add_", "report_", "track_")
 
 def is_tracker(value: Any) -> bool:
     """Whether an object is of a tracker's package and has functions that write, as a ``SummaryWriter``."""
-    if isinstance(value, (type, types.FunctionType, types.ModuleType)) or not hasattr(value, "__dict__"):
-        return False
-    return f"{type(value).__module__}.".startswith(tuple(f"{package}." for package in PACKAGES)) and bool(
-        writing_functions(value)
-    )
+    of_package = f"{type(value).__module__}.".startswith(tuple(f"{package}." for package in PACKAGES))
+    return of_package and hasattr(value, "__dict__") and bool(writing_functions(value))
 
 
 def imported_trackers() -> list[types.ModuleType]:

@@ -67,7 +67,7 @@ def _own_lists(state: Any) -> Any:
 
 def is_of_python(value: Any) -> bool:
     """Whether a value is an iterator of Python itself or of `itertools`, and not a generator."""
-    kind = type(value)
-    if isinstance(value, types.GeneratorType) or not hasattr(kind, "__next__"):
-        return False
-    return kind.__module__ in ("builtins", "itertools")
+    kind = type(value)  # to ask an object for its class may have effects
+    return (
+        kind is not types.GeneratorType and hasattr(kind, "__next__") and kind.__module__ in ("builtins", "itertools")
+    )

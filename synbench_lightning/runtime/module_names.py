@@ -40,7 +40,7 @@ def words(path: str) -> set[str]:
 
 def last_words(path: str) -> set[str]:
     """The words of the last name in a dotted attribute."""
-    return words(path.rsplit(".", 1)[-1])
+    return words(path.rpartition(".")[-1])
 
 
 def named_like_encoder(path: str) -> bool:
@@ -50,7 +50,7 @@ def named_like_encoder(path: str) -> bool:
         >>> named_like_encoder("model.visual"), named_like_encoder("model.visual_projection")
         (True, False)
     """
-    return _says(path.rsplit(".", 1)[-1]) is TRUNKS
+    return _says(path.rpartition(".")[-1]) is TRUNKS
 
 
 def is_head(path: str) -> bool:

@@ -46,7 +46,7 @@ def _named(pl_module: LightningModule, path: str, calls: Mapping[Key, Call], pat
     if seen is None:
         return []
     is_module = isinstance(walk(pl_module, path)[-1], nn.Module)
-    method = "" if is_module else path.rsplit(".", 1)[-1]
+    method = "" if is_module else path.rpartition(".")[-1]
     own = [call for (where, name), call in calls.items() if where == seen and (name == method or is_module)]
     return [call for call in own if call.features]
 
@@ -66,7 +66,7 @@ def _compiled(
     names, layer = path.split("."), walk(pl_module, path)[-1]
     if not isinstance(layer, nn.Module) or id(layer) in paths:
         return [], ""
-    for depth in range(len(names) - 1, 0, -1):
+    for depth in range(len(names), 0, -1):
         if own := _named(pl_module, ".".join(names[:depth]), calls, paths):
             return own, ".".join(names[depth:])
     return [], ""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from synbench_lightning.runtime.call_hooks import around_module, nothing
@@ -151,7 +150,7 @@ class StepReplay:
 
     def _begin_batch(self, batch: Any) -> None:
         """Run the module's hook at the start of a batch."""
-        if self.step == "training_step" and _overrides(self.pl_module, "on_train_batch_start", "LightningModule"):
+        if self.step == "training_step":
             self.pl_module.on_train_batch_start(batch, 0)
 
     def _on_device(self, batch: Any) -> Any:
@@ -195,20 +194,11 @@ def _calls_seen(module: nn.Module, method: str, see: Callable[[Arguments], None]
             del own[method]
             own |= before
         return
-    if isinstance(module, torch.jit.ScriptModule):  # which has no hooks
-        end = around_module(module, lambda _, args, kwargs: see(Arguments(tuple(args), dict(kwargs))), nothing, [])
-        try:
-            yield
-        finally:
-            end()
-        return
-    handle = module.register_forward_pre_hook(
-        lambda _, args, kwargs: see(Arguments(tuple(args), dict(kwargs))), with_kwargs=True, prepend=True
-    )
+    end = around_module(module, lambda _, args, kwargs: see(Arguments(tuple(args), dict(kwargs))), nothing, [])
     try:
         yield
     finally:
-        handle.remove()
+        end()
 
 
 @contextmanager
@@ -218,7 +208,7 @@ def _optimizers_refuse(trainer: Trainer, pl_module: LightningModule) -> Iterator
     def refuse(*_: Any, **__: Any) -> None:
         raise NotReachedError("it updates weights before it calls the encoder")
 
-    wrapped: Any = pl_module.optimizers() if trainer.optimizers else []
+    wrapped: Any = pl_module.optimizers()
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
     stepping = (*trainer.optimizers, *schedulers, *(wrapped if isinstance(wrapped, list) else [wrapped]))
     refused = [(one, "step") for one in stepping] + [(pl_module, "manual_backward"), (pl_module, "lr_scheduler_step")]

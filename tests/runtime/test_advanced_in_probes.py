@@ -67,6 +67,15 @@ def test_nothing_else_is_copied_and_nothing_that_rests_on_a_generator(value):
         assert copies.of(zip(LONG, map(str, value), strict=False)) is None
 
 
+def test_an_object_is_not_asked_for_its_class():
+    class Hidden:
+        @property
+        def __class__(self):
+            raise RuntimeError
+
+    assert IteratorCopies().of(Hidden()) is None
+
+
 GLOBAL = iter(LONG)
 
 
@@ -150,6 +159,38 @@ def test_a_queue_holds_what_it_held(kind, recwarn):
     assert queue.qsize() == 4
     assert [queue.get() for _ in range(4)] == [other.get() for _ in range(4)]
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("kind", [Queue, LifoQueue, PriorityQueue])
+def test_a_queue_waits_for_as_many_tasks_as_before(kind):
+    module = nn.Linear(1, 1)
+    module.queue = kind()
+    for item in (5, 3):
+        module.queue.put(item)
+    with isolated(module):
+        module.queue.put(1), module.queue.put(9)
+        taken = [module.queue.get() for _ in range(3)]
+    assert len(taken) == 3
+    assert (module.queue.unfinished_tasks, module.queue.qsize()) == (2, 2)
+    for _ in range(2):
+        module.queue.get()
+        module.queue.task_done()
+    module.queue.join()  # does not wait
+
+
+@pytest.mark.parametrize("kind", [Queue, LifoQueue])
+def test_equal_items_of_a_queue_are_those_that_were_there(kind):
+    module, items = nn.Linear(1, 1), [[1], [1]]
+    module.queue = kind()
+    for item in items:
+        module.queue.put(item)
+    with isolated(module):
+        module.queue.put([1])
+        for _ in range(3):
+            module.queue.get()
+        module.queue.put([1])
+    found = [module.queue.get() for _ in range(2)]
+    assert [id(one) for one in found] == [id(one) for one in (items if kind is Queue else items[::-1])]
 
 
 def test_what_other_threads_do_to_a_queue_stays():

@@ -126,12 +126,12 @@ def test_copies_and_pickles_made_meanwhile_have_no_hooks_and_are_not_seen():
     made = []
 
     def step(m, x):
-        made.extend((copy.deepcopy(m.net), pickle.loads(pickle.dumps(m.net))))
+        made.extend((copy.deepcopy(m.net), copy.deepcopy(m.net), pickle.loads(pickle.dumps(m.net))))
         return [net(x) for net in (m.net, *made)]
 
     found = seen(step, net=nn.Sequential(nn.Linear(4, 3)))
     assert found["net", ""].count == 1
-    assert not any(part._forward_hooks or part._forward_pre_hooks for net in made[:1] for part in net.modules())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for net in made[:2] for part in net.modules())
     assert all(torch.equal(net(IMAGES), made[0](IMAGES)) for net in made)
 
 
@@ -177,6 +177,7 @@ def test_of_several_calls_the_one_with_features_of_the_largest_input_counts():
         (lambda z: z.sum(), False),
         (lambda z: z.sum(1), False),
         (lambda z: z[:5], False),
+        (lambda z: torch.cat([z, z]), False),
         (lambda z: z.argmax(1, keepdim=True), False),
     ],
 )
@@ -222,7 +223,12 @@ def test_what_an_output_was_made_of_is_seen():
         def forward(self, x):
             return 2 * self.projector(self.trunk(x).relu())
 
-    assert by_path(seen(lambda m, x: m.net(x), net=Net()))["net"].made_by == {("net.projector", "")}
+    class Several(Net):
+        def forward(self, x):
+            return super().forward(x), self.trunk(x)
+
+    for net in (Net(), Several()):  # of several outputs, the first
+        assert by_path(seen(lambda m, x: m.net(x), net=net))["net"].made_by == {("net.projector", "")}
 
 
 def test_what_is_in_a_compiled_module_is_not_looked_at_and_what_is_beside_it_is():

@@ -101,6 +101,10 @@ def test_an_encoder_that_takes_half_precision_gets_it_and_what_the_trainer_has_c
     call = called(seen, torch.rand(8, 3).half())
     assert call(seen, None, Proxy(torch.rand(5, 3))).dtype == torch.float16
     assert call(seen, None, Proxy(torch.rand(5, 3).bfloat16())).dtype == torch.bfloat16
+    assert call(seen, None, torch.rand(5, 3)).dtype == torch.float16
+    assert call(seen, None, torch.rand(5, 3).bfloat16()).dtype == torch.bfloat16
+    ids = called(seen, torch.randint(9, (8, 3)))
+    assert ids(seen, None, torch.rand(5, 3)).dtype == torch.float32  # as they are given, for an error of the encoder
 
 
 def test_features_before_a_head_and_after_a_part():
@@ -181,7 +185,11 @@ def test_a_state_without_what_came_later_is_read_and_a_broken_one_is_refused():
     for name in ("part", "whole", "calls"):
         del state[name]
     state["input"].pop("axis")
-    assert EncoderCall.of_state(state).part == ""
+    found = EncoderCall.of_state(state)
+    assert (found.part, found.whole, found.calls, found.input.axis) == ("", False, 1, 0)
+    assert found != EncoderCall.of_state(state)  # calls are compared by identity, since they hold tensors
+    with pytest.raises(AttributeError):
+        found.part = "layer"
     del state["path"]
     with pytest.raises(ValueError, match="its 'call' cannot be read"):
         EncoderCall.of_state(state)
@@ -189,11 +197,13 @@ def test_a_state_without_what_came_later_is_read_and_a_broken_one_is_refused():
 
 def test_only_tensors_with_examples_in_their_second_axis_are_transposed():
     output = {"out": torch.rand(6, 8, 4), "last": (torch.rand(1, 8, 3), torch.rand(8, 7)), "mean": torch.rand(8)}
+    output["gates"] = torch.rand(6, 8)
     found = examples_first(output, 8)
     assert torch.equal(found["out"], output["out"].transpose(0, 1))
     assert torch.equal(found["last"][0], output["last"][0].transpose(0, 1))
     assert found["last"][1].shape == (8, 7)
     assert found["mean"].shape == (8,)
+    assert torch.equal(found["gates"], output["gates"].T)
 
 
 def test_of_other_arguments_those_with_a_row_for_each_example_are_reduced_to_the_fullest_row():
@@ -223,3 +233,73 @@ def test_defaults_are_those_of_the_arguments_with_a_row_for_each_example():
     assert len(per_example) == 4
     nested = Arguments((x, (rows, rows)))
     assert template(encode, nested, input_leaf(nested))[2] == ()
+    further = Arguments((x, rows, rows))
+    assert template(lambda x, *more: x, further, input_leaf(further))[2] == ()
+
+
+def test_an_input_that_is_no_tensor_is_given_as_it_is_and_several_as_they_are_listed():
+    call, one, other = EncoderCall("net"), torch.rand(2, 3), torch.rand(2, 3)
+    assert call.bound(one) == call.kept(Arguments((one,))) == Arguments((one,))
+    assert call.bound("text") == Arguments(("text",))
+    assert call.bound([one, other]) == call.bound((one, other)) == Arguments((one, other))
+
+
+def test_a_mapping_takes_the_place_of_the_one_that_training_gave_and_other_rows_are_repeated():
+    def seen(batch, rows, scale=None):
+        return batch, rows, scale
+
+    ids, mask, rows = torch.randint(1, 9, (8, 5)), torch.ones(8, 5).long(), torch.arange(1, 17).view(8, 2)
+    call = called(seen, {"ids": ids, "mask": mask}, rows, scale=rows)
+    for batch in ({"ids": ids[:3], "mask": mask[:3]}, {"ids": ids[:3]}):
+        given, repeated, scale = call(seen, None, batch)
+        assert given is batch
+        assert torch.equal(repeated, rows[:1].expand(3, 2))
+        assert scale is None
+
+
+def test_a_mapping_gives_the_arguments_that_training_gave_by_name_and_other_rows_are_repeated():
+    def seen(*, ids, rows, mask=None):
+        return ids, rows, mask
+
+    ids, rows = torch.randint(1, 9, (8, 5)), torch.arange(1, 17).view(8, 1, 2)
+    call = called(seen, ids=ids, rows=rows, mask=ids)
+    given, repeated, mask = call(seen, None, {"ids": ids[:3]})
+    assert torch.equal(given, ids[:3])
+    assert torch.equal(repeated, rows[:1].expand(3, 1, 2))
+    assert mask is None
+    assert torch.equal(call(seen, None, {"ids": ids[:3], "rows": rows[3:6]})[1], rows[3:6])
+    assert call(seen, None, {"ids": "a text"})[1].shape == (1, 1, 2)
+
+
+@pytest.mark.parametrize("missing", ["input", "placement"])
+def test_an_encoder_without_a_place_for_vectors_says_so(missing):
+    call = replace(called(lambda x: x, torch.rand(8, 3)), **{missing: None})
+    with pytest.raises(ValueError, match="does not accept real-valued vectors"):
+        call(lambda x: x, None, Proxy(torch.rand(5, 3)))
+
+
+def test_what_a_method_returns_is_read_though_it_calls_its_module():
+    class Twice(nn.Linear):
+        def embed(self, x):
+            return 2 * self(x)
+
+    net, x = Twice(3, 2), torch.rand(5, 3)
+    call = replace(called(net.embed, torch.rand(8, 3)), method="embed")
+    assert torch.equal(call(net.embed, net, x), 2 * net(x))
+
+
+def test_an_object_that_cannot_be_rebuilt_is_kept_as_it_is():
+    class Graph:
+        def __init__(self):
+            self.edges = torch.zeros(8, 2).long()
+
+        def to_dict(self):
+            return {"edges": self.edges}
+
+        def to(self, device):
+            return self
+
+    arguments = Arguments((torch.rand(8, 3), Graph()))
+    kept, per_example, _ = template(lambda *args: 0, arguments, input_leaf(arguments))
+    assert kept.args[1] is arguments.args[1]
+    assert per_example == ()

@@ -28,21 +28,47 @@ class Of(nn.Module):
         return self.over(self, *args)
 
 
-class Root(LightningModule):
-    pass
+class Weights(nn.Module):
+    """So many weights, and so many outputs."""
+
+    def __init__(self, number, outputs=8):
+        super().__init__()
+        self.weight, self.outputs = nn.Parameter(torch.zeros(number, 1)), outputs
+
+    def forward(self, x):
+        return (x * (1 + self.weight.sum()))[:, : self.outputs]
+
+
+class Forward(LightningModule):
+    """A LightningModule over parts by name, with a forward over them."""
+
+    def __init__(self, forward=None, **parts):
+        super().__init__()
+        self.over = forward
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, *args):
+        return self.over(self, *args)
+
+
+def recorded_of(root, step, x=None):
+    """The tree of the calls of a step."""
+    recorder = CallRecorder(root)
+    step(root, torch.rand(6, 8) if x is None else x)
+    return CallTree(recorder.end(), root)
+
+
+def recorded(step, x=None, **parts):
+    """The tree of the calls of a step over some modules."""
+    return recorded_of(Forward(**parts), step, x)
 
 
 def ranked(step, x=None, **parts):
     """Names of the candidates in their order, each with where in it the representation is."""
-    root = Root()
-    for name, part in parts.items():
-        root.add_module(name, part)
-    recorder = CallRecorder(root)
-    step(root, torch.rand(6, 8) if x is None else x)
-    calls = recorder.end()
-    tree = CallTree(calls, root)
+    tree = recorded(step, x, **parts)
     found = []
-    for call in rank_encoders(calls, root):
+    for call in rank_encoders(tree.calls, tree.root):
         readout = tree.readout(call)
         found.append((call.name, readout and (readout.head or readout.parts)))
     return found
@@ -83,7 +109,7 @@ def test_what_stands_before_the_encoder_comes_after_it(stem):
 
 def test_what_is_trained_goes_before_its_average_and_before_what_is_not():
     def step(m, x):
-        return m.head(m.student_encoder(x)), m.teacher_encoder(x), m.frozen_encoder(x)
+        return m.frozen_encoder(x), m.teacher_encoder(x), m.head(m.student_encoder(x))
 
     frozen = net().requires_grad_(False)
     found = ranked(step, head=net(4), teacher_encoder=net(), student_encoder=net(), frozen_encoder=frozen)
@@ -219,3 +245,103 @@ def test_a_trunk_that_is_given_scaled_pictures_is_no_stage():
 def test_a_model_with_a_decoder_inside_is_none_whatever_comes_after_it():
     model = Of(lambda m, x: m.out(m.decoder(m.narrow(x))), narrow=net(8, 4), decoder=net(4, 12), out=net(12, 12))
     assert first(lambda m, x: m.model(x).sum(), model=model) == ("model.narrow", None)
+
+
+def names(step, x=None, **parts):
+    return [name for name, _ in ranked(step, x, **parts)]
+
+
+def names_of(root, step, x=None):
+    tree = recorded_of(root, step, x)
+    return [call.name for call in rank_encoders(tree.calls, tree.root)]
+
+
+def test_where_everything_has_the_name_of_a_head_a_loss_is_none_of_it():
+    def step(m, x):
+        return m.criterion(m.discriminator(m.generator(x)))
+
+    parts = {
+        "generator": net(8, 8),
+        "discriminator": net(8, 8),
+        "criterion": Of(lambda m, z: m.net(z).mean(), net=net()),
+    }
+    assert names(step, **parts) == ["discriminator"]
+
+
+def test_what_takes_real_inputs_comes_before_what_takes_words_or_nothing():
+    parts = {
+        "words": nn.Embedding(9, 4),
+        "table": Of(lambda m: m.net.weight * 1, net=nn.Linear(8, 6)),
+        "net": Weights(9),
+    }
+    ids = torch.randint(9, (6, 5))
+    assert names(lambda m, x: (m.words(ids), m.table(), m.net(x)), **parts) == ["net", "words", "table"]
+
+
+def test_weights_are_compared_with_those_of_modules_at_the_same_depth():
+    deeper = Of(lambda m, x: m.encoder(x).mean(), encoder=Weights(2000))
+    found = names(lambda m, x: (m.a(x), m.c(x), m.head(x)), a=Weights(1), c=Weights(40), head=deeper)
+    assert found == ["head.encoder", "c", "a"]
+    assert names(lambda m, x: (m.one(x), m.model(x)), one=Weights(40), model=Weights(40)) == ["model", "one"]
+
+
+@pytest.mark.parametrize("name", ["net", "model"])
+def test_the_forward_of_the_step_s_module_comes_first_unless_a_head_takes_what_it_returns(name):
+    def forward(m, x):
+        return 2 * getattr(m, name)(x)
+
+    inner = {name: Of(lambda m, x: m.head(m.net(x)), net=net(8, 8), head=nn.LayerNorm(8))}
+    assert names_of(Forward(forward, **inner), lambda m, x: m(x)) == ["forward", name]
+    root = Forward(forward, **inner, projector=net(8, 8))
+    assert names_of(root, lambda m, x: m.projector(m(x))) == [name, "forward"]
+
+
+def test_the_network_of_a_forward_that_projects_comes_first():
+    root = Forward(lambda m, x: m.mlp(m.net(x)), net=nn.Sequential(nn.Flatten(), nn.Linear(16, 8)), mlp=net(8, 8))
+    assert names_of(root, lambda m, x: m(x), torch.rand(6, 1, 4, 4)) == ["net", "mlp", "forward"]
+
+
+def test_a_step_that_returns_a_loss_is_no_candidate_and_a_model_that_does_is_read_before_its_head():
+    class Stepping(Forward):
+        def shared_step(self, x):
+            return self.quiet(x), self.model(x)
+
+    model = Of(lambda m, x: m.final_proj(m.late(m.early(x))).mean(), early=net(8, 8), late=net(8, 8),
+               final_proj=nn.Linear(8, 4))  # fmt: skip
+    root = Stepping(model=model, quiet=Of(lambda m, x: m.encoder(x).mean(), encoder=Weights(9)))
+    assert names_of(root, lambda m, x: m.shared_step(x)) == ["quiet.encoder", "model", "model.early"]
+
+
+def test_of_two_models_the_one_with_a_head_comes_before_the_one_that_is_read_after_a_part():
+    def narrow(m, x):
+        return m.up(m.a(2 * x))
+
+    parts = {"one": Of(narrow, a=nn.Linear(8, 2), up=nn.Linear(2, 8)),
+             "other": Of(lambda m, x: m.fc(m.b(m.a(x))), a=net(8, 8), b=net(8, 8), fc=nn.Linear(8, 3))}  # fmt: skip
+    assert ranked(lambda m, x: (m.one(x), m.other(x)), **parts) == [
+        ("other", "fc"), ("one", ("a",)), ("other.a", None)
+    ]  # fmt: skip
+
+
+def test_a_model_that_compares_views_comes_after_its_encoder_and_before_a_stem():
+    pair = Of(lambda m, one, other: m.net(one) - m.net(other), net=nn.Sequential(nn.Flatten(), nn.Linear(8, 4)))
+    x = torch.rand(6, 2, 4)
+    found = names(lambda m, x: m.pair(m.stem(x), m.stem(x.flip(1))), x, pair=pair, stem=nn.Linear(4, 4))
+    assert found == ["pair.net", "pair", "stem"]
+
+
+class Calling(nn.Module):
+    """Calls modules that it does not hold."""
+
+    def __init__(self, *others):
+        super().__init__()
+        self.layer, self.others = net(8, 8), others
+
+    def forward(self, x):
+        return self.layer(x) + sum(other(x) for other in self.others)
+
+
+def test_within_a_model_one_by_the_name_of_an_encoder_comes_before_others_and_after_the_model():
+    own, encoder = Weights(9), Weights(9)
+    found = names(lambda m, x: m.model(x), own=own, own_encoder=encoder, model=Calling(own, encoder))
+    assert found == ["model", "own_encoder", "own"]

@@ -117,3 +117,20 @@ def test_a_path_is_within_itself_and_what_it_continues():
     assert is_within("a", "a")
     assert not is_within("ab", "a")
     assert not is_within("a", "a.b")
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize(("factor", "names"), [(1.0015, ["head"]), (1.003, [])])
+def test_what_is_given_is_the_output_up_to_a_thousandth_of_each_and_of_the_mean(scale, factor, names):
+    x = torch.full((5, 8), scale)
+    _, heads = found(lambda m, x: m.head(factor * m.encoder(x)), x, encoder=Given(), head=nn.Linear(8, 2))
+    assert [head.path for head in heads] == names
+
+
+def test_modules_of_the_encoder_and_those_that_take_real_parts_are_no_heads():
+    encoder = nn.Sequential(nn.Linear(8, 8), Given())
+    _, heads = found(lambda m, x: m.head(m.encoder(x)), torch.randn(5, 8), encoder=encoder, head=nn.Linear(8, 2))
+    assert [head.path for head in heads] == ["head"]
+    encoder = Given(lambda x: torch.complex(x, torch.zeros_like(x)))
+    _, heads = found(lambda m, x: m.head(m.encoder(x).real), torch.randn(5, 8), encoder=encoder, head=nn.Linear(8, 2))
+    assert heads == ()

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from synbench_lightning import ProbePlan, evaluate
-from synbench_lightning.runtime.process_settings import settings_kept
+from synbench_lightning.runtime.process_settings import COMPUTATION, settings_kept
 from tests.callbacks.runs import probing, steps, trainer
 from tests.integration.modules import Plain
 
@@ -71,6 +71,50 @@ def test_what_was_set_before_stays_set():
         assert torch.empty(1).is_meta
     finally:
         torch.set_default_device(None)
+
+
+def _attention():
+    cuda = torch.backends.cuda
+    return [cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled()]
+
+
+def _set_attention(flags):
+    cuda = torch.backends.cuda
+    setters = (cuda.enable_flash_sdp, cuda.enable_mem_efficient_sdp, cuda.enable_math_sdp)
+    for enable, flag in zip(setters, flags, strict=True):
+        enable(flag)
+
+
+@pytest.mark.parametrize("off", range(3))
+def test_each_kind_of_attention_is_as_it_was(off):
+    before = _attention()
+    flags = [kind != off for kind in range(3)]
+    try:
+        _set_attention(flags)
+        with settings_kept():
+            _set_attention([not flag for flag in flags])
+        assert _attention() == flags
+    finally:
+        _set_attention(before)
+
+
+def test_what_a_computation_depends_on_is_put_back_alone_where_it_is_asked_for():
+    with settings_kept(COMPUTATION):
+        os.environ["SYNBENCH_TEST"] = "2"
+        torch.set_default_dtype(torch.float64)
+    assert os.environ.pop("SYNBENCH_TEST") == "2"
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_default_device_is_put_back_where_there_was_none_and_where_there_was_one():
+    for before in (None, "meta"):
+        try:
+            torch.set_default_device(before)
+            with settings_kept(COMPUTATION):
+                torch.set_default_device("cpu" if before else "meta")
+            assert torch.empty(1).is_meta == (before == "meta")
+        finally:
+            torch.set_default_device(None)
 
 
 class ChangesSettings(nn.Linear):

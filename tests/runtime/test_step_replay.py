@@ -11,8 +11,10 @@ from lightning.pytorch import Callback, LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from synbench_lightning.runtime import step_replay
 from synbench_lightning.runtime.encoder_call import EncoderCall
 from synbench_lightning.runtime.input_leaf import InputLeaf
+from synbench_lightning.runtime.shared_state import bytes_reached
 from synbench_lightning.runtime.step_replay import NotReachedError, StepReplay
 from synbench_lightning.runtime.structures import at
 from tests.callbacks.runs import trainer
@@ -53,7 +55,7 @@ def fit(make, function=given, datamodule=None):
         data = None if datamodule is None else datamodule()
         run.fit(model, datamodule=data)
         own = [data.count if data else 0, getattr(model, "count", 0), getattr(model, "seen", [])]
-        progress = run.fit_loop.epoch_loop.state_dict()
+        progress = run.fit_loop.state_dict()
         states.append([model.state_dict(), [one.state_dict() for one in run.optimizers], own, progress])
         states[-1].append([random.random(), np.random.rand(), torch.rand(())])
     assert_identical(*states)
@@ -114,11 +116,14 @@ class WithHooks(LightningDataModule):
 
 
 class Hooked(Autoencoder):
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        return super().transfer_batch_to_device([batch[0] + dataloader_idx, batch[1]], device, dataloader_idx)
+
     def on_after_batch_transfer(self, batch, dataloader_idx):
         return [3 * batch[0] + dataloader_idx, batch[1]]
 
 
-@pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`")
+@pytest.mark.filterwarnings("ignore:You have overridden `")
 def test_the_transfer_hooks_are_those_that_training_has():
     assert torch.equal(fit(Hooked)[0], 3 * BATCH[0])
     assert torch.equal(fit(Autoencoder, datamodule=WithHooks)[0], BATCH[0] + 1)
@@ -192,6 +197,45 @@ class Manual(Autoencoder):
 def test_a_step_of_an_optimizer_before_the_encoder_is_not_made(before):
     with pytest.raises(NotReachedError, match="it updates weights before it calls the encoder"):
         fit(type("Stepping", (Manual,), {"before": before}))
+
+
+def test_a_step_that_is_not_made_does_not_reach_the_strategy():
+    """Which may have scaled gradients before it calls the optimizer."""
+
+    def refused(trainer, pl_module):
+        made = []
+        trainer.strategy.optimizer_step = lambda *args, **kwargs: made.append(args)
+        try:
+            with pytest.raises(NotReachedError, match="it updates weights"):
+                given(trainer, pl_module)
+        finally:
+            del trainer.strategy.optimizer_step
+        return made
+
+    assert fit(Manual, refused) == []
+
+
+def test_a_module_without_optimizers_is_replayed():
+    class Without(Autoencoder):
+        def configure_optimizers(self):
+            return None
+
+        def training_step(self, batch, batch_idx):
+            super().training_step(batch, batch_idx)
+
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+    def begun(trainer, pl_module):
+        trainer.should_stop = True
+        return given(trainer, pl_module)
+
+    model, run = Without(), Replaying(begun)
+    with pytest.warns(UserWarning, match="returned `None`"):
+        trainer(run, max_epochs=1, max_steps=-1).fit(model)
+    assert run.error is None
+    assert torch.equal(run.found[0], BATCH[0])
 
 
 def test_optimizers_by_hand_are_no_obstacle_after_the_encoder():
@@ -295,3 +339,102 @@ def test_a_step_may_change_its_batch_which_is_used_again():
     for found in fit(InPlace, twice):
         assert torch.equal(found, 2 * before)
     assert torch.equal(BATCH[0], before)
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+def test_modules_have_the_modes_that_the_step_has_in_training_or_validation():
+    class PartlyFrozen(Autoencoder):
+        def on_train_batch_start(self, batch, batch_idx):
+            self.decoder.eval()
+
+        def validation_step(self, batch, batch_idx):
+            return self.encoder(batch[0])
+
+    def modes(trainer, pl_module):
+        found = []
+        for step in ("training_step", "validation_step"):
+            replay = StepReplay(trainer, pl_module, CALL, step=step)
+            with replay.ready():
+                found.append([part.training for part in (pl_module, pl_module.encoder, pl_module.decoder)])
+            found.append([part.training for part in (pl_module, pl_module.encoder, pl_module.decoder)])
+        return found
+
+    assert fit(PartlyFrozen, modes) == [[True, True, False], [True, True, False], [False] * 3, [True, True, False]]
+
+
+def test_a_step_is_given_the_index_of_a_batch_where_it_takes_one():
+    class Several(Autoencoder):
+        def training_step(self, *given):
+            return super().training_step([given[0][0] + len(given) + given[1]], 0)
+
+    class Alone(Autoencoder):
+        def training_step(self, batch):
+            return super().training_step(batch, 0)
+
+    assert torch.equal(fit(Several)[0], BATCH[0] + 2)
+    assert torch.equal(fit(Alone)[0], BATCH[0])
+
+
+@pytest.mark.filterwarnings("ignore:You have overridden `")
+def test_transfer_hooks_are_applied_unless_they_were():
+    def given(trainer, pl_module):
+        replay = StepReplay(trainer, pl_module, CALL)
+        with replay.ready():
+            both = [replay.everywhere(BATCH, 1), replay.everywhere(BATCH, 1, transferred=True)]
+            both += replay.inputs(BATCH, 1, transferred=True)
+        return [one.args[0] / BATCH[0] for one in both]
+
+    for found, factor in zip(fit(Hooked, given), (3, 1, 1), strict=True):
+        torch.testing.assert_close(found, torch.full_like(found, factor))
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+def test_a_step_runs_in_its_own_precision_and_a_batch_begins_in_training_alone():
+    class Both(Autoencoder):
+        def on_train_batch_start(self, batch, batch_idx):
+            self.begun = batch_idx
+
+        def validation_step(self, batch, batch_idx):
+            return self.training_step(batch, batch_idx)
+
+    def seen(trainer, pl_module):
+        found, plugin = [], trainer.precision_plugin
+        for name in ("train_step_context", "val_step_context"):
+            original = getattr(plugin, name)
+            setattr(plugin, name, lambda name=name, original=original: (found.append(name), original())[1])
+        for step in ("training_step", "validation_step"):
+            replay = StepReplay(trainer, pl_module, CALL, step=step)
+            with replay.ready():
+                pl_module.begun = None
+                replay.inputs(BATCH, 1)
+                found.append(pl_module.begun)
+        del plugin.train_step_context, plugin.val_step_context
+        return found
+
+    assert fit(Both, seen) == ["train_step_context", 0, "val_step_context", None]
+
+
+def test_an_encoder_within_another_module_is_seen():
+    class Nested(Autoencoder):
+        def __init__(self):
+            super().__init__()
+            self.model = nn.ModuleDict({"encoder": self.encoder, "other": nn.Linear(1, 1)})
+
+        def training_step(self, batch, batch_idx):
+            self.model["other"](torch.ones(1))
+            return super().training_step(batch, batch_idx)
+
+    call = EncoderCall("model.encoder.1", input=InputLeaf(("args", 0), (64,), 8))
+    found, *_ = fit(Nested, lambda *both: given(*both, call=call))
+    assert torch.equal(found, BATCH[0].flatten(1))
+
+
+@pytest.mark.parametrize("too_small", [0, 1])
+def test_a_datamodule_with_hooks_of_its_own_is_copied_up_to_a_size(too_small, monkeypatch):
+    reached = fit(Autoencoder, lambda trainer, _: bytes_reached(trainer.datamodule), datamodule=WithHooks)
+    monkeypatch.setattr(step_replay, "COPY_BYTES", reached - too_small)
+    if too_small:
+        with pytest.raises(NotReachedError, match="its own transfer hooks and is too large to copy"):
+            fit(Autoencoder, datamodule=WithHooks)
+    else:
+        assert torch.equal(fit(Autoencoder, datamodule=WithHooks)[0], BATCH[0] + 1)
