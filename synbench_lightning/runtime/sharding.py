@@ -33,9 +33,8 @@ def reachable_forward(encoder: Encoder, strategy: Strategy, pl_module: Lightning
     That module gathers its own weights and those of its submodules. An encoder that is called directly would become the
     FSDP root, and the next training step would fail.
     """
-    model = strategy.model
+    model: Any = strategy.model
     if _wraps_the_root(strategy):
-        assert model is not None
         return _redirected(encoder.forward, entry=model, inner=pl_module)
     for owner in encoder.owners:
         if isinstance(owner, FullyShardedDataParallel):
