@@ -50,7 +50,7 @@ class Widths(NamedTuple):
 
 
 def channel_axis(shape: Sequence[int], input_shape: Sequence[int], widths: Widths) -> Layout:
-    """Infer the channel axis of an output ``(N, ...)`` with at least three axes.
+    """Infer the channel axis of an output ``(N, ...)`` with at least two axes.
 
     Criteria in order: the format that the module declares; a single axis of size greater than 1; a size equal to the
     width of a layer; other axes that look like space or time, by their sizes alone or compared with the input; the
