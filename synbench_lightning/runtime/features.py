@@ -172,6 +172,11 @@ class FeatureReader:
         return found.axis
 
 
+def reader_of_layer(layer: nn.Module, network: nn.Module) -> FeatureReader:
+    """Reader of a layer's output. The channel axis of an activation follows from the widths of its network."""
+    return FeatureReader(layer if list(layer.parameters()) else network, announce=False)
+
+
 def _others(ndim: int, axis: int) -> tuple[int, ...]:
     return tuple(other for other in range(1, ndim) if other != axis)
 
