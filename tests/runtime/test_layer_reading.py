@@ -175,7 +175,7 @@ def test_a_layer_may_return_what_an_encoder_may():
 
 
 def test_an_error_lists_twenty_names():
-    with pytest.raises(ValueError, match="'18', '19'[.]$"):
+    with pytest.raises(ValueError, match=r"'18', '19'[.]$"):
         chosen(nn.Sequential(*(nn.Linear(4, 4) for _ in range(25))), ("a",), torch.randn(3, 4))
 
 
