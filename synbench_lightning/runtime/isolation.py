@@ -140,9 +140,7 @@ def _state(module: nn.Module, also: Sequence[Any], refuse_iterators: bool) -> It
 def _buffers_of_shards(module: nn.Module) -> Iterator[list[nn.Module]]:
     """Restore only buffers: FSDP itself gathers and frees the sharded weights."""
     modules = list(module.modules())
-    kept = [
-        (buffer, buffer.detach().clone()) for part in modules for buffer in part._buffers.values() if buffer is not None
-    ]
+    kept = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     try:
         yield modules
     finally:

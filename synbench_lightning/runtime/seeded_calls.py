@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synbench_lightning.runtime.isolation import isolated
+from synbench_lightning.runtime.isolation import isolated, seed_generators
 from synbench_lightning.runtime.lightning_packages import lightning_classes
 
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -44,11 +44,7 @@ def seeded(function: Any, seed: int) -> Iterator[None]:
     states = [(generator, _state(generator)) for generator in generators]
     attributes = [(value, dict(value.__dict__)) for value in objects if not isinstance(value, GENERATORS)]
     with isolated(None):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)
-        if torch.cuda.is_initialized():
-            torch.cuda.manual_seed_all(seed)
+        seed_generators(seed)
         for generator in generators:
             _seed(generator, seed)
         try:

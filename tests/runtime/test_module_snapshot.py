@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 
+from synbench_lightning.runtime import module_snapshot
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.module_snapshot import ModuleSnapshot
 
@@ -40,6 +41,17 @@ class Slotted:
 
     def shown(self):
         return self.count, self.__secret
+
+
+NAMED: list[torch.Tensor] = []
+
+
+class Naming:
+    def __call__(self, x):
+        return self.keep(x)
+
+    def keep(self, x):
+        NAMED.append(x)
 
 
 def counter():
@@ -95,6 +107,8 @@ CHANGES = {
     "slots": (Slotted, lambda v: v.add(), lambda v: str(v.shown())),
     "namespace": (lambda: types.SimpleNamespace(a=[1]), lambda v: v.__dict__.update(b=v.a.append(2)), str),
     "closure": (counter, lambda v: v(), lambda v: v.shown()),
+    "default of a function": (lambda: lambda kept=[]: kept, lambda v: v().append(1), lambda v: list(v())),
+    "what a call names": (Naming, lambda v: v(torch.ones(1)), lambda v: list(NAMED)),
     "sparse": (adjacency, lambda v: v.mul_(2), lambda v: v.to_dense().tolist()),
     "nested": (
         lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
@@ -192,6 +206,17 @@ def test_what_cannot_be_put_back_is_named():
         next(module.value["steps"])
     with warnings.catch_warnings(), isolated(module):
         warnings.simplefilter("error")
+
+
+def test_what_comes_after_a_number_of_objects_is_named(monkeypatch):
+    module = holder([[[1]]])
+    number = len(ModuleSnapshot(module)._seen)
+    monkeypatch.setattr(module_snapshot, "MOST", number)
+    assert ModuleSnapshot(module).restore() == []
+    monkeypatch.setattr(module_snapshot, "MOST", number - 1)
+    (named,) = ModuleSnapshot(module).restore()
+    assert named.startswith("Linear.")
+    assert named.endswith(f" and everything after {number - 1} objects")
 
 
 def test_every_restore_runs_whatever_another_does():
