@@ -248,12 +248,12 @@ class ModuleSnapshot:
         self._restores.append((path, partial(restore_attributes, attributes, kept)))
         self._lend(kept.items(), attributes.__setitem__)
         yield from ((f".{name}", inner) for name, inner in kept.items())
-        for kind, of_class in () if type(value) in self._classes else class_attributes(value):
-            self._restores.append((f"{path}.__class__", partial(restore_class, kind, of_class)))
-            self._lend(of_class.items(), partial(setattr, kind))
-            yield from ((f".{name}", inner) for name, inner in of_class.items())
         if type(value) not in self._classes:
             self._classes.add(type(value))
+            for kind, of_class in class_attributes(value):
+                self._restores.append((f"{path}.__class__", partial(restore_class, kind, of_class)))
+                self._lend(of_class.items(), partial(setattr, kind))
+                yield from ((f".{name}", inner) for name, inner in of_class.items())
             yield from ((f".{name}", function) for name, function in code_of(value))
         for name in () if isinstance(value, (Tensor, nn.Module)) else _slots(value):
             if hasattr(value, name):

@@ -47,6 +47,8 @@ NAMED: list[torch.Tensor] = []
 
 
 class Naming:
+    count = 0
+
     def __call__(self, x):
         return self.keep(x)
 
@@ -108,6 +110,7 @@ CHANGES = {
     "namespace": (lambda: types.SimpleNamespace(a=[1]), lambda v: v.__dict__.update(b=v.a.append(2)), str),
     "closure": (counter, lambda v: v(), lambda v: v.shown()),
     "default of a function": (lambda: lambda kept=[]: kept, lambda v: v().append(1), lambda v: list(v())),
+    "attribute of a class": (Naming, lambda v: setattr(type(v), "count", 1), lambda v: v.count),
     "what a call names": (Naming, lambda v: v(torch.ones(1)), lambda v: list(NAMED)),
     "sparse": (adjacency, lambda v: v.mul_(2), lambda v: v.to_dense().tolist()),
     "nested": (
