@@ -261,8 +261,27 @@ def test_the_trainer_and_the_data_are_not_looked_into():
     module = holder([Data(), torch.optim.SGD(nn.Linear(1, 1).parameters())])
     state = ModuleSnapshot(module)
     module.value[0].reads += 1
+    module.value[1].param_groups[0]["lr"] = 3.0
     assert state.restore() == []
     assert module.value[0].reads == 1
+    assert module.value[1].param_groups[0]["lr"] == 3.0
+
+
+def test_iterators_that_have_no_copy_are_listed(tmp_path):
+    (tmp_path / "file").touch()
+    with (tmp_path / "file").open() as file:
+        module = holder({"a": (n for n in range(3)), "b": iter([1, 2]), "c": [1, 2], "d": file})
+        assert ModuleSnapshot(module).iterators == ["Linear.value['a']"]
+
+
+def test_iterators_are_lent_in_lists_and_dicts():
+    module = holder([iter([1, 2]), {"a": iter("ab")}, OrderedDict(a=iter((3, 4)))])
+    before = [module.value[0], module.value[1]["a"], module.value[2]["a"]]
+    with isolated(module):
+        assert [next(module.value[0]), next(module.value[1]["a"]), next(module.value[2]["a"])] == [1, "a", 3]
+    after = [module.value[0], module.value[1]["a"], module.value[2]["a"]]
+    assert all(one is other for one, other in zip(before, after, strict=True))
+    assert [next(one) for one in after] == [1, "a", 3]
 
 
 def test_what_a_container_loads_when_it_is_read_is_not_loaded():
