@@ -16,11 +16,13 @@ from synbench_lightning.runtime.example_reading import (
     ExpensiveError,
     TrainingExamples,
     UnreadableError,
+    _batch_size,
     _different,
     _flat,
     _in_structure,
     _Indices,
     _Readings,
+    _sampler_of,
     _shape_of,
     _Source,
     _WorkerStart,
@@ -51,8 +53,9 @@ def sizes(found):
 @pytest.mark.parametrize(
     ("batch_sizes", "examples", "whole", "expected"),
     [
-        ([16], 128, False, [(16,)] * 8), ([16], 8, False, [(8,)]), ([1], 3, False, [(1,)] * 3), ([16], 40, True, [(40,)]),
-        ([16], 40, False, [(16,), (16,), (8,)]), ([8, 16], 8, False, [(4, 8)] * 2), ([16, 8], 8, False, [(8, 4)]),
+        ([16], 128, False, [(16,)] * 8), ([16], 8, False, [(8,)]), ([1], 3, False, [(1,)] * 3),
+        ([16], 40, True, [(40,)]), ([16], 40, False, [(16,), (16,), (8,)]),
+        ([8, 16], 8, False, [(4, 8)] * 2), ([16, 8], 8, False, [(8, 4)]),
         ([8, 16], 32, True, [(32, 64)]), ([100, 1], 10, False, [(10, 1)]),
     ],
 )  # fmt: skip
@@ -80,6 +83,27 @@ def test_a_subset_has_indices_of_python_or_names(indices):
     expected = indices if isinstance(indices, list) else indices.tolist()
     assert sorted(found[0][0]) == expected
     assert {type(index) for index in found[0][0]} == {type(expected[0])}
+
+
+class Batches:
+    """A batch sampler of another kind."""
+
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+
+    def __iter__(self):
+        yield [0, 1]
+
+
+def test_the_size_of_batches_is_that_of_the_loader_or_of_its_batch_sampler_if_it_has_one():
+    loaders = [
+        DataLoader(Numbers(), 8), DataLoader(Numbers(), batch_sampler=Batches(batch_size=5)),
+        DataLoader(Numbers(), None), DataLoader(Numbers(), batch_sampler=Batches()),
+        DataLoader(Numbers(), batch_sampler=Batches(batch_size="many")),
+    ]  # fmt: skip
+    assert [_batch_size(loader) for loader in loaders] == [8, 5, 1, 1, 1]
+    assert _sampler_of(loaders[1]) is loaders[1].batch_sampler
+    assert _sampler_of(loaders[2]) is loaders[2].sampler
 
 
 @pytest.mark.parametrize(("batches", "number"), [(float("inf"), 40), (3, 24), (9, 40)])
@@ -183,7 +207,8 @@ def test_what_has_no_indices_is_not_read():
 @pytest.mark.parametrize(
     ("batches", "examples", "expected"),
     [
-        ([[1, 1, 2], [2, 3]], 9, [[1, 2], [3]]), ([[1, 2], [2, 1], [3]], 3, [[1, 2], [3]]), ([[1, 2], [3]], 2, [[1, 2]]),
+        ([[1, 1, 2], [2, 3]], 9, [[1, 2], [3]]), ([[1, 2], [2, 1], [3]], 3, [[1, 2], [3]]),
+        ([[1, 2], [3]], 2, [[1, 2]]),
         ([[1, 2], [3, 4], [5]], 3, [[1, 2], [3, 4]]), ([[[1], [1], [2]]], 9, [[[1], [2]]]), ([], 9, []), ([[]], 9, []),
     ],
 )  # fmt: skip
@@ -264,9 +289,8 @@ def test_what_is_random_depends_on_the_example_the_view_and_the_seed():
     assert draw(["long" * 20 + "a"]) != draw(["long" * 20 + "b"])
     collates = [draw([3, 4], collate=lambda examples: torch.rand(())) for _ in range(2)]
     assert collates[0] == collates[1]
-    assert draw([3], by_batch=True, collate=lambda batch: batch) == draw(
-        [3], by_batch=True, collate=lambda batch: batch
-    )
+    wholes = [draw([3], by_batch=True, collate=lambda batch: batch) for _ in range(2)]
+    assert wholes[0] == wholes[1]
 
 
 def test_seeds_are_the_same_in_every_version():
