@@ -38,10 +38,10 @@ def reachable_forward(encoder: Encoder, strategy: Strategy, pl_module: Lightning
     Each gathers its own weights. An encoder that is called directly would become the FSDP root, and the next training
     step would fail.
     """
+    model: Any = strategy.model
     entries: list[tuple[nn.Module, nn.Module]] = []
     if _wraps_the_root(strategy):
-        assert strategy.model is not None
-        entries.append((strategy.model, pl_module))
+        entries.append((model, pl_module))
     for owner in encoder.owners:
         if isinstance(owner, FullyShardedDataParallel):
             entries.append((owner, owner.module))
