@@ -53,7 +53,11 @@ def test_tensors_of_integers_have_a_length_and_a_range():
     checks.check_integers("t", torch.tensor([[0, -5]]))
     checks.check_integers("t", torch.tensor([0, 2]), length=2, below=3)
     checks.check_integers("t", torch.empty(0, dtype=torch.long), length=0, below=3)
-    checks.check_integers("t", torch.tensor([5, 7], dtype=torch.uint8), length=2)
+    checks.check_integers("t", torch.tensor([5, 7], dtype=torch.int16), length=2)
+    refused(
+        lambda: checks.check_integers("t", torch.tensor([5, 7], dtype=torch.uint8), length=2),
+        "`t` must not be torch.uint8, which selects as a mask: convert it with `.long()`.",
+    )
     for values in (torch.tensor([1.0]), torch.tensor([1j]), torch.tensor([True]), [1], np.array([1])):
         refused(
             lambda values=values: checks.check_integers("t", values, what="one each"),
@@ -108,7 +112,7 @@ def test_tensors_of_real_numbers_have_the_shape_that_is_asked_for(shape, sizes, 
 
 
 def test_tensors_of_real_numbers_are_dense_floating_and_finite():
-    for values in (torch.ones(2, dtype=torch.long), torch.ones(2).to_sparse(), [1.0, 2.0], torch.ones(2) * 1j):
+    for values in (torch.ones(2, dtype=torch.long), [1.0, 2.0], torch.ones(2) * 1j):
         with pytest.raises(ValueError, match="`x` must be a floating-point tensor"):
             checks.check_floats("x", values, "(n,)", (None,))
     values = torch.tensor([1.0, math.nan, math.inf])
@@ -117,6 +121,40 @@ def test_tensors_of_real_numbers_are_dense_floating_and_finite():
         "`x` must be finite, got NaN or infinity in 2 of 3 values.",
     )
     assert checks.check_floats("x", values, "(n,)", (None,), finite=False)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (torch.ones(2).to_sparse(), "a tensor of the layout torch.sparse_coo: convert it with `.to_dense()`"),
+        (torch.ones(2, device="meta"), 'a tensor of the device "meta", which has no values: load them'),
+    ],
+)
+def test_a_tensor_without_values_in_memory_is_refused_by_each_check(values, found):
+    for check in (
+        lambda: checks.check_floats("x", values, "(n,)", (None,)),
+        lambda: checks.check_integers("x", values),
+        lambda: checks.check_numbers("x", values, "numbers"),
+        lambda: checks.check_dense("x", values),
+    ):
+        refused(check, f"`x` must be dense, got {found}.")
+    for other in (torch.ones(2), np.ones(2), None, "text"):
+        checks.check_dense("x", other)
+
+
+def test_a_value_whose_class_cannot_show_it_is_shown_by_its_class():
+    class Silent:
+        def __repr__(self):
+            raise RuntimeError
+
+    assert checks.shown(Silent()) == "a Silent"
+
+
+def test_a_device_that_is_not_there_is_refused():
+    assert checks.check_device("cpu") == torch.device("cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="`device` 'cuda' is not available: "):
+            checks.check_device("cuda")
 
 
 def test_numbers_and_lists_of_them_become_tensors():
