@@ -79,7 +79,7 @@ def check_integers(
     if not real or dtype == torch.bool or (length is not None and values.shape != (length,)):
         shape = "" if length is None else f" of shape {(length,)}"
         raise ValueError(f"`{name}` must be a tensor of integers{shape}{what and f', {what}'}, got {shown(values)}.")
-    if dtype == torch.uint8:
+    if dtype == torch.uint8 and length is not None:
         raise ValueError(f"`{name}` must not be torch.uint8, which selects as a mask: convert it with `.long()`.")
     if length and (int(values.min()) < 0 or (below is not None and int(values.max()) >= below)):
         limit = "of at least 0" if below is None else f"from 0 to {below - 1}"

@@ -107,7 +107,7 @@ def task_means(losses: Tensor, tasks: Tensor, num_tasks: int) -> tuple[Tensor, T
         raise ValueError(f"`losses` must be a tensor of real numbers, got {shown(losses)}.")
     values = losses.to(torch.promote_types(losses.dtype, torch.float32)).flatten()
     try:
-        index = tasks.expand(losses.shape).flatten()
+        index = tasks.long().expand(losses.shape).flatten()
     except RuntimeError:
         raise ValueError(
             f"`tasks` must broadcast to the shape of `losses`, {tuple(losses.shape)}, got {tuple(tasks.shape)}."

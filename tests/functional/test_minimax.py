@@ -104,6 +104,13 @@ def test_tasks_that_do_not_fit_the_losses_are_refused(tasks, message):
         task_means(torch.ones(4, 3), tasks, 2)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_tasks_of_any_integers_are_means_of_the_same(dtype):
+    losses, tasks = torch.randn(6), torch.tensor([0, 2, 1, 2, 0, 1])
+    for found, expected in zip(task_means(losses, tasks.to(dtype), 3), task_means(losses, tasks, 3), strict=True):
+        assert torch.equal(found, expected)
+
+
 def test_task_means_add_in_float32_and_an_empty_task_has_no_gradient():
     losses = torch.full((4096,), 0.1, dtype=torch.bfloat16, requires_grad=True)
     means, _ = task_means(losses, torch.zeros(4096, dtype=torch.long), 2)

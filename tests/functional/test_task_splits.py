@@ -14,6 +14,11 @@ from synbench_lightning.functional.minimax import task_means
 RNG = np.random.default_rng(0)
 
 
+def test_bytes_are_tokens():
+    tokens, table = torch.tensor([[0, 2], [1, 1]], dtype=torch.uint8), torch.tensor([5, 6, 7])
+    assert splits.of_tokens(tokens, table).tolist() == [[5, 7], [6, 6]]
+
+
 def test_tokens_by_frequency_have_equal_shares_of_a_text_and_fall_in_frequency():
     counts = torch.tensor(1e6 / np.arange(1, 5001)).long()[torch.tensor(RNG.permutation(5000))]  # Zipf's law
     table = splits.by_frequency(counts, 4)
