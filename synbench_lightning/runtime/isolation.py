@@ -38,8 +38,9 @@ def isolated(
     objects of the user's classes, generators, and state written by hooks, including callbacks of the trainer
     (:class:`.ModuleSnapshot`). The global generators of Python, NumPy and torch (CPU and accelerator) are restored, and
     so are settings of the process (:func:`.settings_kept`). ``torch.compile`` compiles nothing, and nothing is logged
-    (:func:`.muted_logging`). State that has changed and cannot be restored is named in a warning. Not covered: the
-    datamodule, module-level variables that neither a hook nor a ``forward`` names, and what is printed.
+    (:func:`.muted_logging`). State that has changed and cannot be restored is named in a warning. Of the run
+    (datamodule, data sets, optimizers) and of module-level variables that is restored which the code that runs names
+    (:mod:`.run_state`). Not covered: what is printed.
 
     The cost is a copy of all parameters, buffers and tensors of callbacks, on their device, while the body runs. Of
     weights that are sharded there is no copy; under the first version of FSDP only buffers and flags are restored.
