@@ -5,8 +5,11 @@ from __future__ import annotations
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from multiprocessing.context import get_spawning_popen
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, ClassVar, TypeVar
 
+from synbench_lightning.checks import shown
 from synbench_lightning.runtime.lightning_packages import Callback, LightningModule, Trainer, rank_zero_warn
 
 R = TypeVar("R")
@@ -88,7 +91,22 @@ class RunStateCallback(Callback):
         self._restores = True
 
     def __getstate__(self) -> dict[str, Any]:
+        if get_spawning_popen() is not None:  # for a process that the trainer spawns
+            self._check_functions()
         return {**self.__dict__, **self._fit_scoped, "_run": None}
+
+    def _check_functions(self) -> None:
+        """Require that functions that were given can be sent to other processes."""
+        for name, value in vars(self).items():
+            if callable(value) and not name.startswith("_"):
+                try:
+                    ForkingPickler.dumps(value)
+                except Exception as error:
+                    raise ValueError(
+                        f"`{name}` cannot be sent to the processes that this trainer spawns, got {shown(value)} "
+                        f"({type(error).__name__}: {error}): define it by `def` at the top level of a module, or use "
+                        "`strategy='ddp'` or `'ddp_fork'`."
+                    ) from error
 
 
 def history_of(state: Any, read: Callable[[Mapping[str, Any]], R]) -> list[R]:

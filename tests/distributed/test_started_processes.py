@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.callbacks.runs import probing, steps, trainer
 from tests.encoders import Autoencoder
@@ -49,3 +50,25 @@ def test_a_copy_or_a_pickled_callback_has_the_history_and_fetches_none_of_others
         trainer(other, max_steps=10).fit(Autoencoder())
         assert steps(other) == [0, 5, 10]
         assert steps(callback) == [0, 5]
+
+
+@pytest.mark.parametrize("name", ["encoder", "views"])
+def test_a_function_that_cannot_be_sent_to_spawned_processes_is_refused_by_name(name):
+    given = {"encoder": lambda module, x: module.encoder(x), "views": lambda batch: batch + torch.randn_like(batch)}
+    callback = probing(inputs=torch.randn(32, 1, 8, 8), **{name: given[name]})
+    assert pickle_error(callback) is not None
+    with pytest.raises(ValueError, match=f"`{name}` cannot be sent to the processes that this trainer spawns.*`def`"):
+        try:
+            trainer(callback, max_steps=5, strategy="ddp_spawn", devices=2).fit(Autoencoder())
+        finally:
+            os.environ.pop("MASTER_PORT", None)  # which Lightning sets
+
+
+def pickle_error(callback):
+    """Copies of the same callback in this process are made as ever; pickled to a file it fails in its own words."""
+    assert copy.deepcopy(callback).inputs.shape == (32, 1, 8, 8)
+    try:
+        pickle.dumps(callback)
+    except (AttributeError, pickle.PicklingError) as error:
+        return error
+    return None
