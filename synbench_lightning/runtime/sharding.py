@@ -28,20 +28,19 @@ def has_shards(module: nn.Module) -> bool:
 
 
 def reachable_forward(encoder: Encoder, strategy: Strategy, pl_module: LightningModule) -> Callable[[Tensor], Any]:
-    """The encoder's forward, entered through the outermost sharded module that it is part of.
+    """The encoder's forward, entered through the sharded modules that it is part of, the outermost first.
 
-    That module gathers its own weights and those of its submodules. An encoder that is called directly would become the
-    FSDP root, and the next training step would fail.
+    Each gathers its own weights. An encoder that is called directly would become the FSDP root, and the next training
+    step would fail.
     """
     model: Any = strategy.model
-    if _wraps_the_root(strategy):
-        return _redirected(encoder.forward, entry=model, inner=pl_module)
-    for owner in encoder.owners:
+    forward = encoder.forward
+    for owner in reversed(encoder.owners):
         if isinstance(owner, FullyShardedDataParallel):
-            return _redirected(encoder.forward, entry=owner, inner=owner.module)
-        if isinstance(owner, FSDPModule):
-            return _redirected(encoder.forward, entry=owner, inner=owner)
-    return encoder.forward
+            forward = _redirected(forward, entry=owner, inner=owner.module)
+        elif isinstance(owner, FSDPModule):
+            forward = _redirected(forward, entry=owner, inner=owner)
+    return _redirected(forward, entry=model, inner=pl_module) if _wraps_the_root(strategy) else forward
 
 
 def _redirected(forward: Callable[[Tensor], Any], entry: nn.Module, inner: nn.Module) -> Callable[[Tensor], Any]:
