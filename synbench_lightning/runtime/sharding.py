@@ -33,24 +33,19 @@ def has_flat_shards(module: nn.Module) -> bool:
 
 
 def reachable_forward(encoder: Encoder, strategy: Strategy, pl_module: LightningModule) -> Callable[[Tensor], Any]:
-    """The encoder's forward, entered through the sharded modules that it is part of, from the outermost one on.
+    """The encoder's forward, entered through the sharded modules that it is part of, the outermost first.
 
     Each gathers its own weights. An encoder that is called directly would become the FSDP root, and the next training
     step would fail.
     """
     model: Any = strategy.model
-    entries: list[tuple[nn.Module, nn.Module]] = []
-    if _wraps_the_root(strategy):
-        entries.append((model, pl_module))
-    for owner in encoder.owners:
-        if isinstance(owner, FullyShardedDataParallel):
-            entries.append((owner, owner.module))
-        elif isinstance(owner, FSDPModule):
-            entries.append((owner, owner))
     forward = encoder.forward
-    for entry, inner in reversed(entries):
-        forward = _redirected(forward, entry, inner)
-    return forward
+    for owner in reversed(encoder.owners):
+        if isinstance(owner, FullyShardedDataParallel):
+            forward = _redirected(forward, entry=owner, inner=owner.module)
+        elif isinstance(owner, FSDPModule):
+            forward = _redirected(forward, entry=owner, inner=owner)
+    return _redirected(forward, entry=model, inner=pl_module) if _wraps_the_root(strategy) else forward
 
 
 def _redirected(forward: Callable[[Tensor], Any], entry: nn.Module, inner: nn.Module) -> Callable[[Tensor], Any]:

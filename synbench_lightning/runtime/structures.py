@@ -6,6 +6,7 @@ import copy
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -141,8 +142,7 @@ def joined(structures: Sequence[Any]) -> Any:
     for parts in zip(*found, strict=True):
         paths, tensors = zip(*parts, strict=True)
         if len({(leaf.shape[1:], leaf.dtype) for leaf in tensors}) > 1 or not all(leaf.ndim for leaf in tensors):
-            first_leaf = tensors[0]  # mutants: all must be equal, so any of them
-            if not all(leaf.shape == first_leaf.shape and torch.equal(leaf, first_leaf) for leaf in tensors):
+            if not all(one.shape == other.shape and torch.equal(one, other) for one, other in pairwise(tensors)):
                 return None
             continue
         (path,) = set(paths)

@@ -57,11 +57,10 @@ def test_a_function_that_cannot_be_sent_to_spawned_processes_is_refused_by_name(
     given = {"encoder": lambda module, x: module.encoder(x), "views": lambda batch: batch + torch.randn_like(batch)}
     callback = probing(inputs=torch.randn(32, 1, 8, 8), **{name: given[name]})
     assert pickle_error(callback) is not None
+    run = trainer(callback, max_steps=5, strategy="ddp_spawn", devices=2)
     with pytest.raises(ValueError, match=f"`{name}` cannot be sent to the processes that this trainer spawns.*`def`"):
-        try:
-            trainer(callback, max_steps=5, strategy="ddp_spawn", devices=2).fit(Autoencoder())
-        finally:
-            os.environ.pop("MASTER_PORT", None)  # which Lightning sets
+        run.fit(Autoencoder())
+    os.environ.pop("MASTER_PORT", None)  # which Lightning sets
 
 
 def pickle_error(callback):

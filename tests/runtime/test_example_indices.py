@@ -171,6 +171,20 @@ def test_workers_may_be_spawned(workers, method, spawned):
     assert TrainingExamples(loader, 0).spawned == (by_default if spawned is None else spawned)
 
 
+@pytest.mark.parametrize(("workers", "method"), [(0, None), (1, "spawn"), (1, "fork"), (1, None)])
+def test_processes_are_started_as_the_workers_of_training_and_forked_where_it_has_none(workers, method, monkeypatch):
+    loader = DataLoader(Numbers(), num_workers=workers, multiprocessing_context=method)
+    source, contexts = TrainingExamples(loader, 0), []
+
+    def loader_of_batches(*_, multiprocessing_context, **__):
+        contexts.append(multiprocessing_context)
+        return []
+
+    monkeypatch.setattr(example_reading, "DataLoader", loader_of_batches)
+    assert list(source.read([], iter([]), 9.0)) == []
+    assert contexts == [loader.multiprocessing_context if workers else "fork"]
+
+
 def test_only_what_loaders_start_workers_with_is_run(monkeypatch):
     info, started = SimpleNamespace(dataset=None), []
     monkeypatch.setattr(example_reading, "get_worker_info", lambda: info)
@@ -291,6 +305,23 @@ def test_what_is_random_depends_on_the_example_the_view_and_the_seed():
     assert collates[0] == collates[1]
     wholes = [draw([3], by_batch=True, collate=lambda batch: batch) for _ in range(2)]
     assert wholes[0] == wholes[1]
+
+
+def test_shared_tensors_are_private_before_the_first_example_is_read():
+    class Writing(Dataset):
+        def __init__(self, held):
+            self.held = held
+
+        def __getitem__(self, index):
+            self.held[index] += 1
+            return self.held.clone()
+
+    shared = torch.zeros(3).share_memory_()
+    dataset, other = Writing(shared), shared.view(3)
+    with isolated(None):
+        first = pickle.loads(_Readings(None, [_Source(dataset, list, False)], [[[0, 1]]], 0, 9.0)[0, 0])
+    assert [one.tolist() for one in first.batch] == [[1, 0, 0], [1, 1, 0]]
+    assert other.tolist() == [0, 0, 0]
 
 
 def test_seeds_are_the_same_in_every_version():

@@ -284,7 +284,7 @@ def test_examples_that_cannot_be_read_are_reported(how, monkeypatch):
                 os._exit(3)
             time.sleep(20)
 
-    monkeypatch.setattr(example_reading, "PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(example_reading, "PATIENCE_SECONDS", 1.0)
     reason = {"raises": "KeyError: .*no example", "dies": "exited unexpectedly", "hangs": "timed out"}[how]
     with pytest.raises(UnreadableError, match=reason):
         read(DataLoader(Faulty(), batch_size=16))

@@ -76,15 +76,13 @@ def alone():
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_an_encoder_within_a_sharded_module_is_reached_through_it(alone, nested):
+def test_an_encoder_within_a_sharded_module_is_reached_through_it(alone):
     mesh = torch.distributed.init_device_mesh("cpu", (1,))
     root = nn.Module()
     root.plain, root.outer = nn.Linear(3, 3), Entry(Entry(nn.Linear(3, 2)))
-    for part in [root.outer.inner, root.outer] if nested else [root.outer]:
-        fully_shard(part, mesh=mesh)
+    fully_shard(root.outer, mesh=mesh)
     strategy, x = SimpleNamespace(model=root), torch.rand(4, 3)
-    assert [has_shards(one) for one in (root, root.outer, root.outer.inner, root.plain)] == [True, True, nested, False]
+    assert [has_shards(one) for one in (root, root.outer, root.outer.inner, root.plain)] == [True, True, False, False]
     assert is_sharded(strategy, root)
     assert not is_sharded(strategy, root.plain)
     layer = root.outer.inner.inner
@@ -95,3 +93,16 @@ def test_an_encoder_within_a_sharded_module_is_reached_through_it(alone, nested)
     assert (root.outer.calls, root.outer.inner.calls) == (1, 1)
     free = Encoder("plain", root.plain, (root,))
     assert reachable_forward(free, strategy, root) is root.plain
+
+
+def test_an_encoder_within_sharded_modules_in_each_other_is_reached_through_all_of_them(alone):
+    mesh = torch.distributed.init_device_mesh("cpu", (1,))
+    root, x = Entry(Entry(nn.Linear(3, 2))), torch.rand(4, 3)
+    layer, expected = root.inner.inner, root(x).detach()
+    fully_shard(root.inner, mesh=mesh)
+    fully_shard(root, mesh=mesh)
+    found = reachable_forward(Encoder("layer", layer, (root, root.inner)), SimpleNamespace(model=root), root)
+    with torch.no_grad():
+        torch.testing.assert_close(found(x), expected)
+    root(x).sum().backward()  # trains on
+    torch.testing.assert_close(layer.bias.grad.full_tensor(), torch.full((2,), 4.0))
