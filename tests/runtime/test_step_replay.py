@@ -11,10 +11,8 @@ from lightning.pytorch import Callback, LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from synbench_lightning.runtime import step_replay
 from synbench_lightning.runtime.encoder_call import EncoderCall
 from synbench_lightning.runtime.input_leaf import InputLeaf
-from synbench_lightning.runtime.shared_state import bytes_reached
 from synbench_lightning.runtime.step_replay import NotReachedError, StepReplay
 from synbench_lightning.runtime.structures import at
 from tests.callbacks.runs import trainer
@@ -427,14 +425,3 @@ def test_an_encoder_within_another_module_is_seen():
     call = EncoderCall("model.encoder.1", input=InputLeaf(("args", 0), (64,), 8))
     found, *_ = fit(Nested, lambda *both: given(*both, call=call))
     assert torch.equal(found, BATCH[0].flatten(1))
-
-
-@pytest.mark.parametrize("too_small", [0, 1])
-def test_a_datamodule_with_hooks_of_its_own_is_copied_up_to_a_size(too_small, monkeypatch):
-    reached = fit(Autoencoder, lambda trainer, _: bytes_reached(trainer.datamodule), datamodule=WithHooks)
-    monkeypatch.setattr(step_replay, "COPY_BYTES", reached - too_small)
-    if too_small:
-        with pytest.raises(NotReachedError, match="its own transfer hooks and is too large to copy"):
-            fit(Autoencoder, datamodule=WithHooks)
-    else:
-        assert torch.equal(fit(Autoencoder, datamodule=WithHooks)[0], BATCH[0] + 1)
