@@ -30,6 +30,10 @@ class Buffers:
         self._buffers = [buffer for buffer in module.buffers() if not is_lazy(buffer)]
         self._kept = [noted_tensor(buffer) for buffer in self._buffers]
 
+    def restore(self) -> None:
+        """Put the copied values in place."""
+        _restore(self._kept)
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Put the copied values in place inside the context; restore the present ones afterwards.

@@ -50,7 +50,7 @@ class Widths(NamedTuple):
 
 
 def channel_axis(shape: Sequence[int], input_shape: Sequence[int], widths: Widths) -> Layout:
-    """Infer the channel axis of an output ``(N, ...)`` with at least three axes.
+    """Infer the channel axis of an output ``(N, ...)`` with at least two axes.
 
     Criteria in order: the format that the module declares; a single axis of size greater than 1; a size equal to the
     width of a layer; other axes that look like space or time, by their sizes alone or compared with the input; the
@@ -73,15 +73,14 @@ def channel_axis(shape: Sequence[int], input_shape: Sequence[int], widths: Width
     known = [axis for axis in ends if shape[axis] in layers]
     if not known:
         known = [axis for axis in range(2, last) if shape[axis] in layers]
-    fitting = [axis for axis in known or ends if _is_space(_without(shape, axis), input_shape)]
-    likely = known if len(known) == 1 else fitting if len(fitting) == 1 else known or ends
-    if len(likely) > 1 and known and not fitting:  # the last layer of that width
-        latest = [len(layers) - layers[::-1].index(shape[axis]) for axis in likely]
-        likely = [axis for axis, place in zip(likely, latest, strict=True) if place == max(latest)]
-    if len(likely) > 1 and ndim > 3 and len({shape[axis] for axis in likely}) > 1:
-        likely = [max(likely, key=lambda axis: shape[axis])]
-    axis = likely[0] if len(likely) == 1 or usual not in likely else usual
-    if axis == usual and (axis in known if len(known) == 1 else len(fitting) == 1):
+    possible = known or ends
+    fitting = [axis for axis in possible if _is_space(_without(shape, axis), input_shape)]
+    likely = fitting if len(fitting) == 1 else possible
+    if known and not fitting:  # the last layer of that width
+        latest = {axis: max(place for place, width in enumerate(layers) if width == shape[axis]) for axis in likely}
+        likely = [axis for axis in likely if latest[axis] == max(latest.values())]
+    axis = likely[-1] if ndim == 3 else max(likely, key=lambda axis: shape[axis])
+    if axis == usual and 1 in (len(known), len(fitting)):
         return Layout(axis, None)
     return Layout(axis, last if axis == first else first)
 
@@ -104,7 +103,8 @@ def _is_space(sizes: tuple[int, ...], input_shape: Sequence[int]) -> bool:
     """Whether axes of these sizes look like the positions of a feature map or the tokens of the input."""
     space = _space_of_input(input_shape)
     if len(sizes) == 1:
-        grids = {math.prod(size // patch for size in space) for patch in range(1, min(space, default=0) + 1)}
+        patches = (1 + index for index in range(min(space, default=0)))
+        grids = {math.prod(size // patch for size in space) for patch in patches}
         return any(sizes[0] - extra in grids for extra in range(EXTRA_TOKENS + 1))
     if sizes[-2] == sizes[-1]:
         return True

@@ -25,7 +25,7 @@ def statistics_device(device: torch.device) -> torch.device:
 @cache
 def _has_float64(kind: str) -> bool:
     try:
-        torch.ones(1, dtype=torch.float64, device=kind).sum()
+        torch.ones((), dtype=torch.float64, device=kind).sum()
     except (TypeError, RuntimeError):  # which one is raised depends on the device
         return False
     return True
@@ -67,12 +67,12 @@ def free_memory(device: torch.device) -> None:
 def free_bytes(device: torch.device) -> int:
     """Free memory of a device in bytes; 0 if unknown."""
     ask: Any = getattr(torch.get_device_module(device), "mem_get_info", None)
-    return 0 if ask is None or device.type == "cpu" else int(ask(device)[0])
+    return 0 if ask is None else int(ask(device)[0])
 
 
 def pinned(tensor: torch.Tensor) -> torch.Tensor:
     """Copy a CPU tensor to pinned memory, if supported."""
     try:
-        return tensor.pin_memory() if tensor.device.type == "cpu" else tensor
-    except (RuntimeError, NotImplementedError):
+        return tensor.pin_memory()
+    except RuntimeError:  # not supported, or a tensor of another device
         return tensor

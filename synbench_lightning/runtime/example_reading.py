@@ -160,7 +160,7 @@ class TrainingExamples:
         """The indices of one of torch's samplers; ``None`` for other samplers."""
         sampler: Any = loader.sampler
         if type(sampler) is SubsetRandomSampler:
-            return [index if isinstance(index, int) else int(index) for index in sampler.indices]
+            return [index.item() if hasattr(index, "item") else index for index in sampler.indices]
         if type(sampler) is WeightedRandomSampler:
             return torch.as_tensor(sampler.weights).nonzero().flatten().tolist()
         if type(sampler) is SequentialSampler:  # the same ones in each epoch
@@ -176,7 +176,7 @@ class TrainingExamples:
             raise UnreadableError(
                 f"the examples that a {type(loader.sampler).__name__} selects cannot be determined here"
             )
-        (found,) = self._in_processes(_Indices(_sampler_of(loader), examples, self.seed), [0])
+        (found,) = self._in_processes(_Indices(_sampler_of(loader), examples, self.seed), [None])
         return found  # type: ignore[no-any-return]
 
     def _in_processes(self, readings: Dataset[Any], order: Iterable[Any]) -> Iterator[Any]:
@@ -208,7 +208,7 @@ class TrainingExamples:
             raise UnreadableError(f"the dataset cannot be copied ({_last_line(error)})") from error
         collates = [source.collate for source in readings.sources]  # functions are not copied
         for numbers in order:
-            with seeded(0, *collates):
+            with seeded(self.seed, *collates):
                 try:
                     read = readings.read(*numbers)
                 except Exception as error:
@@ -307,21 +307,19 @@ class _WorkerStart:
     """Run the ``worker_init_fn`` of the loaders in each worker."""
 
     def __init__(self, loaders: list[DataLoader[Any]]) -> None:
-        own = [loader for loader in loaders if loader.num_workers and loader.worker_init_fn is not None]
-        self.starts = [(loader.dataset, loader.worker_init_fn) for loader in own]
+        self.starts = [(loader.dataset, loader.worker_init_fn) for loader in loaders if loader.num_workers]
 
     def __call__(self, worker: int) -> None:
         info = get_worker_info()
         for dataset, start in self.starts:
-            assert start is not None
-            object.__setattr__(info, "dataset", dataset)  # as in a worker of the loader
-            start(worker)
+            if start is not None:
+                object.__setattr__(info, "dataset", dataset)  # as in a worker of the loader
+                start(worker)
 
 
 def _is_spawned(loader: DataLoader[Any]) -> bool:
-    context = loader.multiprocessing_context
-    default = multiprocessing.get_start_method(allow_none=False)
-    return bool(loader.num_workers) and (default if context is None else context.get_start_method()) != "fork"
+    context: Any = loader.multiprocessing_context or multiprocessing
+    return bool(loader.num_workers) and context.get_start_method() != "fork"
 
 
 def _flat(loaders: Any) -> list[DataLoader[Any]]:
@@ -385,8 +383,9 @@ def _why_not(loader: DataLoader[Any], spawned: bool) -> str | None:
 
 def seed_of(*parts: Any) -> int:
     """A seed derived from the ``repr`` of some values."""
-    entropy = [int.from_bytes(repr(part).encode()[:64], "little") for part in parts]
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) >> 1
+    entropy = [int.from_bytes(repr(part).encode(), "little") for part in parts]
+    (state,) = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
+    return int(state) >> 1
 
 
 def _same(value: Any) -> Any:

@@ -28,14 +28,14 @@ def exchanged(batch: Any, examples: int) -> Exchanged | None:
     """Permute a random third of the examples of a batch; ``None`` if that is not possible."""
     if examples < 4:
         return None
-    order, chosen = torch.arange(examples), torch.arange(0, examples, 2)
+    order, chosen = torch.arange(examples), torch.arange(examples)[::2]
     chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(examples))[: examples // 3 + 1]]
     order[chosen] = chosen.roll(1)
     other = taken(batch, order, examples)
     changed = torch.zeros(examples, dtype=torch.bool)
     for one, two in zip(tensors_in(batch), tensors_in(other), strict=True):
         if one.ndim > 1 and len(one) == examples:
-            changed |= row_changes(one, two) > 0
+            changed |= row_changes(one, two).bool()
     return Exchanged(other, changed) if changed.any() else None
 
 
@@ -71,14 +71,9 @@ class ExampleRows:
         Of several crops, the largest that differs is selected.
         """
         leaf = input_leaf(one)
-        if leaf is None:
+        if leaf is None or not (leaf.listed or self.layout):
             return _differ(one, other)
-        columns = 1
-        if leaf.listed:
-            columns = len(at(one, leaf.path))
-        elif self.layout is not None:
-            columns = leaf.rows // examples
-        for self.column in range(columns):
+        for self.column in range(len(at(one, leaf.path)) if leaf.listed else leaf.rows // examples):
             if _differ(self.of(one, examples), self.of(other, examples)):
                 return True
         self.column = 0
@@ -90,7 +85,7 @@ class ExampleRows:
         if leaf is None:
             return inputs
         if leaf.listed:
-            crops = sorted(at(inputs, leaf.path), key=lambda crop: -crop[0].numel())
+            crops = sorted(at(inputs, leaf.path), key=torch.numel, reverse=True)
             return replaced(inputs, leaf.path, [crops[self.column]])
         if self.layout is None or leaf.rows == examples or leaf.rows % examples:
             return inputs

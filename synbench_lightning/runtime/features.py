@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, float64, nn, strided, view_as_real
 
-from synbench_lightning.runtime.channel_layout import Layout, Widths, channel_axis
+from synbench_lightning.runtime.channel_layout import Widths, channel_axis
 from synbench_lightning.runtime.lightning_packages import rank_zero_info, rank_zero_warn
 from synbench_lightning.runtime.token_masks import Masked
 
@@ -109,16 +109,12 @@ class FeatureReader:
             self._axes[tensor.ndim] = self._axis(tensor, input_shape)
         axis = self._axes[tensor.ndim]
         if tensor.is_complex():
-            return (
-                view_as_real(tensor.mean(_others(tensor.ndim, axis)) if tensor.ndim > 2 else tensor).flatten(1).float()
-            )
+            return view_as_real(_pooled(tensor, axis)).flatten(1).float()
         tensor = tensor if tensor.dtype == float64 else tensor.float()
-        if tensor.ndim == 2:
-            return tensor
         if mask is not None and tensor.ndim == 3 and axis == 2 and tensor.shape[:2] == mask.shape:
             weights = mask.to(tensor)[..., None]
             return (tensor * weights).sum(1) / weights.sum(1).clamp_min(1)
-        return tensor.mean(_others(tensor.ndim, axis))
+        return _pooled(tensor, axis)
 
     def _chosen(self, output: Any, batch_size: int | None) -> tuple[Any, ...]:
         """Path of keys and indices to the representation in an output."""
@@ -157,7 +153,7 @@ class FeatureReader:
 
     def _axis(self, tensor: Tensor, input_shape: Sequence[int]) -> int:
         shape = tuple(tensor.shape)
-        found = channel_axis(shape, tuple(input_shape), self._widths) if tensor.ndim > 2 else Layout(1, None)
+        found = channel_axis(shape, tuple(input_shape), self._widths)
         if found.other is not None and self._announce:
             places = _others(tensor.ndim, found.other)
             rank_zero_info(
@@ -176,8 +172,19 @@ class FeatureReader:
         return found.axis
 
 
+def reader_of_layer(layer: nn.Module, network: nn.Module) -> FeatureReader:
+    """Reader of a layer's output. The channel axis of an activation follows from the widths of its network."""
+    return FeatureReader(layer if list(layer.parameters()) else network, announce=False)
+
+
 def _others(ndim: int, axis: int) -> tuple[int, ...]:
     return tuple(other for other in range(1, ndim) if other != axis)
+
+
+def _pooled(tensor: Tensor, axis: int) -> Tensor:
+    """The mean over all axes but the batch and the channels."""
+    others = _others(tensor.ndim, axis)
+    return tensor.mean(others) if others else tensor
 
 
 def _parts(output: Any) -> dict[Any, Any]:

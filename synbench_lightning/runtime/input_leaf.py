@@ -71,10 +71,9 @@ def input_leaf(arguments: Any) -> InputLeaf | None:
         container = at(arguments, path[:-1])
         if not isinstance(container, (list, tuple)) or path[:-1] == ("args",):
             return InputLeaf(path, tuple(leaf.shape[1:]), len(leaf), leaf.dtype)
-        crops = [one for one in container if isinstance(one, Tensor)]
-        if len(crops) == len(container) and all(one.ndim == leaf.ndim and len(one) == len(leaf) for one in crops):
-            largest = max(crops, key=lambda one: one[0].numel())
-            if len(crops) < len(leaf) or leaf.ndim > 3:
+        if all(isinstance(one, Tensor) and one.ndim == leaf.ndim and len(one) == len(leaf) for one in container):
+            largest = max(container, key=torch.numel)
+            if len(container) < len(leaf) or leaf.ndim > 3:
                 return InputLeaf(path[:-1], tuple(largest.shape[1:]), len(leaf), leaf.dtype, listed=True)
     return None
 

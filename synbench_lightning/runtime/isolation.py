@@ -13,12 +13,13 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from synbench_lightning.runtime.buffers import Buffers
 from synbench_lightning.runtime.devices import seed_accelerator
 from synbench_lightning.runtime.lightning_packages import rank_zero_warn
 from synbench_lightning.runtime.module_snapshot import ModuleSnapshot
 from synbench_lightning.runtime.muted_logging import muted_logging
 from synbench_lightning.runtime.process_settings import settings_kept
-from synbench_lightning.runtime.sharding import has_shards
+from synbench_lightning.runtime.sharding import has_flat_shards
 
 RAISES = 2
 """torch's debug mode of deterministic algorithms, as `Trainer(deterministic=True)` sets it."""
@@ -40,8 +41,8 @@ def isolated(
     (:func:`.muted_logging`). State that has changed and cannot be restored is named in a warning. Not covered: the
     datamodule, module-level variables that neither a hook nor a ``forward`` names, and what is printed.
 
-    The cost is a copy of all parameters, buffers and tensors of callbacks, on their device, while the body runs. For a
-    module whose weights are sharded by FSDP, only buffers and flags are restored.
+    The cost is a copy of all parameters, buffers and tensors of callbacks, on their device, while the body runs. Of
+    weights that are sharded there is no copy; under the first version of FSDP only buffers and flags are restored.
 
     Args:
         module: the root of all modules that the body runs; ``None`` if there are none.
@@ -59,8 +60,8 @@ def isolated(
         trackers: Sequence[Any] = ()
         if module is not None:
             _refuse_lazy(module)
-        if module is not None and has_shards(module):
-            modules = stack.enter_context(_buffers_of_shards(module))
+        if module is not None and has_flat_shards(module):
+            modules = stack.enter_context(_buffers_kept(module))
         elif module is not None or also:
             state = stack.enter_context(state_kept(module, also, refuse_iterators))
             modules, trackers = state.modules, state.trackers
@@ -142,18 +143,13 @@ def state_kept(
 
 
 @contextmanager
-def _buffers_of_shards(module: nn.Module) -> Iterator[list[nn.Module]]:
-    """Restore only buffers: FSDP itself gathers and frees the sharded weights."""
-    modules = list(module.modules())
-    kept = [
-        (buffer, buffer.detach().clone()) for part in modules for buffer in part._buffers.values() if buffer is not None
-    ]
+def _buffers_kept(module: nn.Module) -> Iterator[list[nn.Module]]:
+    """Restore only buffers: the first version of FSDP gathers and frees the weights through attributes of modules."""
+    before = Buffers(module)
     try:
-        yield modules
+        yield list(module.modules())
     finally:
-        with torch.no_grad():
-            for buffer, values in kept:
-                buffer.detach().copy_(values)
+        before.restore()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from synbench_lightning.checks import shown
-from synbench_lightning.runtime.features import FeatureReader
+from synbench_lightning.runtime.features import reader_of_layer
 from synbench_lightning.runtime.input_shape import tensors_in
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.structures import Arguments
@@ -48,7 +48,7 @@ class LayerEncoder(nn.Module):
                 f"`layer` must be the dotted name of a module of {type(encoder).__name__}, got {layer!r}: {error}."
             ) from error
         self.encoder, self.layer = encoder, layer
-        self._read = FeatureReader(module if any(True for _ in module.parameters()) else encoder, announce=False)
+        self._read = reader_of_layer(module, encoder)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Features ``(N, D)`` of the layer, from its last call in the forward of the encoder."""
@@ -83,7 +83,7 @@ def layer_or_encoder(module: nn.Module, path: str, x: Tensor) -> Callable[..., A
     if not isinstance(function, nn.Module) or _takes(function, x):
         return function  # type: ignore[no-any-return]
     names = path.split(".")
-    for depth in range(len(names) - 1, -1, -1):
+    for depth in reversed(range(len(names))):
         owner = module.get_submodule(".".join(names[:depth]))
         reader = LayerEncoder(owner, ".".join(names[depth:]))
         if _takes(reader, x):

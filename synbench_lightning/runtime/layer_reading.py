@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from synbench_lightning.runtime.collectives import Processes
 from synbench_lightning.runtime.encoder_call import Head
-from synbench_lightning.runtime.features import FeatureReader
+from synbench_lightning.runtime.features import FeatureReader, reader_of_layer
 from synbench_lightning.runtime.heads import heads_to_show, is_within, needed_heads, run_heads
 from synbench_lightning.runtime.input_shape import tensors_in
 from synbench_lightning.runtime.layer_selection import CalledModule, select_layers
@@ -139,18 +139,13 @@ class LayerReader:
         if processes.any(failure is not None):
             raise failure or RuntimeError("Another process failed; its log has the reason.")
         modules = {name: self.root.get_submodule(name) for name in processes.broadcast(names)}
-        # An activation has no layer widths from which its channel axis could be inferred.
-        readers = {
-            name: module if any(True for _ in module.parameters()) else self.root for name, module in modules.items()
-        }
-        self._chosen = [
-            Layer(name, module, FeatureReader(readers[name], announce=False)) for name, module in modules.items()
-        ]
+        self._chosen = [Layer(name, module, reader_of_layer(module, self.root)) for name, module in modules.items()]
         self._heads = needed_heads(self._heads, modules)
         with self.attached(read, input_shape, size) as layered:
             *layers, own = layered.split(layered(forward(), size, input_shape))
-        last = layers[self._inner - 1] if self._inner else own[:0]
-        self._repeats_output = processes.broadcast(last.shape == own.shape and torch.allclose(last, own, rtol=1e-4))
+        last = layers[self._inner - 1] if self._inner else None
+        same = last is not None and last.shape == own.shape and torch.allclose(last, own, rtol=1e-4)
+        self._repeats_output = processes.broadcast(same)
 
     @contextmanager
     def attached(

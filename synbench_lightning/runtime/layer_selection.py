@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 MOST_LAYERS = 12
 FEWEST_ALIKE = 3
 """At least this many modules of one class, called in sequence, are the blocks of a network."""
@@ -85,11 +87,17 @@ def _children(calls: Sequence[CalledModule]) -> dict[str | None, list[CalledModu
     paths = {call.path for call in calls}
     found: dict[str | None, list[CalledModule]] = {None: []}
     for call in calls:
-        names = call.path.split(".")
-        owners = (".".join(names[:depth]) for depth in range(len(names) - 1, -1, -1))
-        owner = next((path for path in owners if path in paths and path != call.path), None)
-        found.setdefault(owner, []).append(call)
+        found.setdefault(_owner(call.path, paths), []).append(call)
     return found
+
+
+def _owner(path: str, paths: set[str]) -> str | None:
+    """The longest of some paths that leads to another one."""
+    while path:
+        path, _, _ = path.rpartition(".")
+        if path in paths:
+            return path
+    return None
 
 
 def _blocks(parts: Sequence[CalledModule], children: dict[str | None, list[CalledModule]]) -> list[_Block]:
@@ -98,7 +106,7 @@ def _blocks(parts: Sequence[CalledModule], children: dict[str | None, list[Calle
     for part in parts:
         if part.weights:
             found.append(_Block(part.path, part.path, part.kind, part.weights, part.shape))
-        elif found and part.shape is not None and part.shape == found[-1].shape and not children.get(found[-1].start):
+        elif found and part.shape == found[-1].shape and not children.get(found[-1].start):
             found[-1] = found[-1]._replace(path=part.path)
     return [block for block in found if not _words(block.start) & BEFORE] or found
 
@@ -114,9 +122,8 @@ def _alike(blocks: Sequence[_Block], total: int) -> list[_Block]:
 
 def _spread(paths: Sequence[str], most: int) -> tuple[str, ...]:
     """At most ``most`` evenly spaced paths, including the first and the last."""
-    if len(paths) <= most:
-        return tuple(paths)
-    return tuple(paths[round(index * (len(paths) - 1) / (most - 1))] for index in range(most))
+    indices = np.linspace(0, len(paths) - 1, min(most, len(paths))).round()
+    return tuple(paths[int(index)] for index in indices)
 
 
 def _words(path: str) -> set[str]:

@@ -62,7 +62,7 @@ def lightning_classes(*paths: str) -> tuple[type[Any], ...]:
         >>> {kind.__name__ for kind in lightning_classes("Trainer", "callbacks.EarlyStopping", "NoSuchClass")}
         {...'EarlyStopping'...}
     """
-    return _classes(paths, tuple(package in sys.modules for package in PACKAGES))
+    return _classes(paths, tuple(map(sys.modules.__contains__, PACKAGES)))
 
 
 def lacks_forward(module: Any) -> bool:

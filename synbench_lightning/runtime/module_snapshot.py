@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules import module as torch_module
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
@@ -46,6 +47,7 @@ from synbench_lightning.runtime.run_state import (
     named_attributes,
     packages_of_run,
 )
+from synbench_lightning.runtime.sharding import has_shards
 
 MOST = 200_000  # mutants: memory and time alone
 """Maximum number of objects that are followed; exceeding it triggers a warning. Each takes a few microseconds."""
@@ -100,6 +102,7 @@ class ModuleSnapshot:
         self._done: dict[Any, int] = {}
         self._copies = IteratorCopies()
         self._in_run = False
+        self._sharded = module is not None and has_shards(module)
         self._left: str | None = None
         try:
             self._note_all(module, also)
@@ -170,6 +173,8 @@ class ModuleSnapshot:
         """Record how to restore one object; yields the names and values that it contains."""
         if hasattr(type(value), "__next__") and not isinstance(value, io.IOBase) and value not in self._copies:
             self.iterators.append(path)
+        if self._sharded and isinstance(value, (nn.Parameter, DTensor)):
+            return  # FSDP gathers and frees these itself
         if self._in_run and isinstance(value, (Tensor, np.ndarray)) and value.nbytes > COPY_BYTES:
             self._opaque.append((path, value, fingerprint(value)))
         elif isinstance(value, Tensor):
@@ -277,7 +282,9 @@ class ModuleSnapshot:
     def _note_attributes(self, path: str, value: Any) -> Iterator[tuple[str, Any]]:
         attributes = getattr(value, "__dict__", {})
         kept = dict(attributes)
-        self._restores.append((path, partial(restore_attributes, attributes, kept)))
+        self._restores.append((path, partial(restore_attributes, attributes, kept.copy())))
+        if self._sharded and isinstance(value, nn.Module):
+            del kept["_parameters"]
         self._lend(kept.items(), attributes.__setitem__)
         yield from ((f".{name}", inner) for name, inner in kept.items())
         if type(value) not in self._classes:

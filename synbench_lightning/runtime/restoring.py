@@ -18,11 +18,11 @@ from torch import Tensor
 
 from synbench_lightning.runtime.named_in_code import MISSING
 
-NotedTensor = tuple[Tensor, Tensor | None, Tensor | None, bool, Tensor | None]
+NotedTensor = tuple[Tensor, tuple[Tensor, Tensor] | None, bool, Tensor | None]
 
 
 def noted_tensor(value: Tensor) -> NotedTensor:
-    """The tensor, its present memory and values, ``requires_grad``, and its gradient, which is detached from it.
+    """The tensor, its memory and a copy of it, ``requires_grad``, and its gradient, which is detached from it.
 
     A forward that runs its own backward pass then accumulates into another gradient.
     """
@@ -31,10 +31,10 @@ def noted_tensor(value: Tensor) -> NotedTensor:
         memory = value.data  # another name for the same memory; writing to it bumps no version counter
         values = _copy(memory)
     except Exception:  # a kind of tensor that has no such thing is put back by reference alone
-        return value, None, None, wanted, gradient
+        return value, None, wanted, gradient
     if gradient is not None:
         value.grad = None
-    return value, memory, values, wanted, gradient
+    return value, (memory, values), wanted, gradient
 
 
 def _copy(memory: Tensor) -> Tensor:
@@ -44,20 +44,19 @@ def _copy(memory: Tensor) -> Tensor:
         return memory.cpu()
 
 
-def restore_tensor(
-    value: Tensor, memory: Tensor | None, kept: Tensor | None, wanted: bool, gradient: Tensor | None
-) -> None:
+def restore_tensor(value: Tensor, noted: tuple[Tensor, Tensor] | None, wanted: bool, gradient: Tensor | None) -> None:
     """Restore what :func:`noted_tensor` returned."""
-    if memory is None or kept is None:
+    if noted is None:
         return
+    memory, kept = noted
     if memory.layout != torch.strided or memory.is_nested:
         value.copy_(kept)  # such a tensor has no one place that another name would share
     else:
         if _place(value) != _place(memory):
             value.data = memory
-        for dim, (size, stride) in enumerate(zip(memory.shape, memory.stride(), strict=True)):
-            if size > 1 and stride == 0:  # an expanded dimension is one element
-                memory, kept = memory.narrow(dim, 0, 1), kept.narrow(dim, 0, 1)
+        if not all(memory.stride()):  # an expanded dimension is one element
+            places = tuple(slice(None) if stride else slice(1) for stride in memory.stride())
+            memory, kept = memory[places], kept[places]
         if not memory.is_meta and not _unchanged(memory, kept):
             memory.copy_(kept)
     if value.is_leaf:

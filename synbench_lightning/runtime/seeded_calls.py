@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from synbench_lightning.runtime.devices import seed_accelerator
-from synbench_lightning.runtime.isolation import isolated, state_kept
+from synbench_lightning.runtime.isolation import isolated, seed_generators, state_kept
 from synbench_lightning.runtime.lightning_packages import lightning_classes
+from synbench_lightning.runtime.restoring import generator_state
 
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
@@ -43,7 +43,6 @@ def seeded(seed: int, *functions: Callable[..., Any]) -> Iterator[None]:
     """
     with state_kept(None, functions), seeding(*functions) as seed_all:
         seed_all(seed)
-        seed_accelerator(seed)
         yield
 
 
@@ -66,19 +65,18 @@ def seeding(*values: Any) -> Iterator[Callable[[int], None]]:
         >>> torch.equal(generator.get_state(), torch.Generator().manual_seed(3).get_state())
         True
     """
-    states = [(value, _state(value)) for value in reached(*values) if isinstance(value, GENERATORS)]
+    generators = [value for value in reached(*values) if isinstance(value, GENERATORS)]
+    restores = [restore for generator in generators if (restore := generator_state(generator)) is not None]
     with isolated(None):
         try:
-            yield partial(_seed_all, [generator for generator, _ in states])
+            yield partial(_seed_all, generators)
         finally:
-            for generator, state in states:
-                _set_state(generator, state)
+            for restore in restores:
+                restore()
 
 
 def _seed_all(generators: list[Any], seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
+    seed_generators(seed)
     for generator in generators:
         _seed(generator, seed)
 
@@ -141,23 +139,6 @@ def _names(code: CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names(constant)
-
-
-def _state(generator: Any) -> Any:
-    if isinstance(generator, np.random.Generator):
-        return generator.bit_generator.state
-    if isinstance(generator, np.random.RandomState):
-        return generator.get_state()
-    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
-
-
-def _set_state(generator: Any, state: Any) -> None:
-    if isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = state
-    elif isinstance(generator, random.Random):
-        generator.setstate(state)
-    else:
-        generator.set_state(state)
 
 
 def _seed(generator: Any, seed: int) -> None:

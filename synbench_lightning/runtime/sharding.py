@@ -27,16 +27,21 @@ def has_shards(module: nn.Module) -> bool:
     return any(isinstance(part, (FSDPModule, FullyShardedDataParallel)) for part in module.modules())
 
 
+def has_flat_shards(module: nn.Module) -> bool:
+    """Whether weights are sharded by the first version of FSDP, which keeps views of them in attributes of modules."""
+    return any(isinstance(part, FullyShardedDataParallel) for part in module.modules())
+
+
 def reachable_forward(encoder: Encoder, strategy: Strategy, pl_module: LightningModule) -> Callable[[Tensor], Any]:
     """The encoder's forward, entered through the sharded modules that it is part of, from the outermost one on.
 
     Each gathers its own weights. An encoder that is called directly would become the FSDP root, and the next training
     step would fail.
     """
+    model: Any = strategy.model
     entries: list[tuple[nn.Module, nn.Module]] = []
     if _wraps_the_root(strategy):
-        assert strategy.model is not None
-        entries.append((strategy.model, pl_module))
+        entries.append((model, pl_module))
     for owner in encoder.owners:
         if isinstance(owner, FullyShardedDataParallel):
             entries.append((owner, owner.module))

@@ -97,8 +97,7 @@ def file_positions_kept() -> Iterator[None]:
     finally:
         for descriptor, position in kept.items():
             with suppress(OSError):
-                if os.lseek(descriptor, 0, os.SEEK_CUR) != position:
-                    os.lseek(descriptor, position, os.SEEK_SET)
+                os.lseek(descriptor, position, os.SEEK_SET)
 
 
 def files_are_open() -> bool:
@@ -127,9 +126,11 @@ def _open_files() -> Iterator[tuple[int, int]]:
 
 
 def _is_open_file(value: io.IOBase) -> bool:
-    with suppress(Exception):
-        return not value.closed and value.fileno() >= 0
-    return False
+    try:
+        value.fileno()
+    except Exception:  # closed, or in memory
+        return False
+    return True
 
 
 def _writes_through(value: Any) -> bool:

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from synbench_lightning.runtime.call_hooks import around_module, nothing
-from synbench_lightning.runtime.devices import seed_accelerator
 from synbench_lightning.runtime.encoder import walk
 from synbench_lightning.runtime.encoder_call import EncoderCall
 from synbench_lightning.runtime.input_shape import inputs_of_shape
@@ -110,7 +109,6 @@ class StepReplay:
             NotReachedError: if the encoder is called less often, or the step fails before.
         """
         self._seed(seed)
-        seed_accelerator(seed)
         try:
             batch = batch if transferred else self._on_device(batch)
             if self.call is None:

@@ -134,28 +134,25 @@ def joined(structures: Sequence[Any]) -> Any:
     if isinstance(first, Arguments) and first.whole:
         return None
     found = [list(leaves(structure, within_objects=False)) for structure in structures]
-    if len({tuple(path for path, _ in own) for own in found}) > 1 or _kinds(structures) > 1:
+    kinds = [repr(mapped(structure, lambda _: "")) for structure in structures]  # everything but tensors
+    if len({(kind, *(path for path, _ in own)) for kind, own in zip(kinds, found, strict=True)}) > 1:
         return None
     whole = first
     for parts in zip(*found, strict=True):
-        path, tensors = parts[0][0], [leaf for _, leaf in parts]
-        if len({(leaf.shape[1:], leaf.dtype, leaf.ndim) for leaf in tensors}) > 1 or not tensors[0].ndim:
+        paths, tensors = zip(*parts, strict=True)
+        if len({(leaf.shape[1:], leaf.dtype) for leaf in tensors}) > 1 or not all(leaf.ndim for leaf in tensors):
             first_leaf = tensors[0]  # mutants: all must be equal, so any of them
             if not all(leaf.shape == first_leaf.shape and torch.equal(leaf, first_leaf) for leaf in tensors):
                 return None
             continue
+        (path,) = set(paths)
         whole = replaced(whole, path, torch.cat(tensors))
     return whole
 
 
-def _kinds(structures: Sequence[Any]) -> int:
-    """Number of distinct structures, compared by everything in them but tensors."""
-    return len({repr(mapped(structure, lambda _: "")) for structure in structures})
-
-
 def is_ragged(value: Any) -> bool:
     """Whether a list or tuple holds one tensor per example, without a batch dimension, as detectors take them."""
-    if type(value) not in (list, tuple) or len(value) < 2 or not all(isinstance(one, Tensor) for one in value):
+    if type(value) not in (list, tuple) or not all(isinstance(one, Tensor) for one in value):
         return False
     return len({one.shape for one in value}) > 1 and len({one.shape[:1] for one in value}) == 1
 

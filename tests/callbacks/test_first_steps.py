@@ -80,6 +80,7 @@ def test_integers_are_pictures_where_an_example_has_two_axes(shape, noise):
     assert (own.inputs is not None) == noise
 
 
+@pytest.mark.filterwarnings("ignore:`Looking.on_train_batch_start` reads", "ignore:`Looking.training_step` reads")
 def test_a_resumed_run_starts_with_the_values_of_its_last_probe():
     first = probing()
     run = trainer(first, max_steps=10)

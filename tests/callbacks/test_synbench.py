@@ -103,6 +103,7 @@ def test_a_resumed_run_goes_on_with_the_same_curve():
         assert steps(resumed) == steps(whole) == list(range(0, 41, 5))
 
 
+@pytest.mark.filterwarnings("ignore:`Looking.on_train_batch_start` reads", "ignore:`Looking.training_step` reads")
 def test_a_resumed_run_has_the_last_value_to_monitor_before_its_first_probe():
     seen = []
 

@@ -189,6 +189,19 @@ def test_layers_of_sharded_modules_are_read_on_every_process_and_training_is_und
 
 @needs_fsdp
 @pytest.mark.slow
+@pytest.mark.parametrize("parts", ["all", "children", "root"])
+def test_state_beside_sharded_weights_is_as_without_probes(tmp_path, parts):
+    plain, probed = tmp_path / "plain", tmp_path / "probed"
+    plain.mkdir()
+    probed.mkdir()
+    found, _ = run(probed, sharded=parts, counting=True)
+    assert [result["step"] for result in found[0]["history"]] == [0, 5, 10, 15]
+    for one, other in zip(run(plain, sharded=parts, counting=True, probes=False)[0], found, strict=True):
+        assert one["weights"] == other["weights"]
+
+
+@needs_fsdp
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", ["all", "fsdp1, layers"])
 def test_a_layer_within_several_sharded_modules_is_probed_and_training_is_undisturbed(tmp_path, parts):
     plain, probed = tmp_path / "plain", tmp_path / "probed"

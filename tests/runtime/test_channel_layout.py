@@ -42,6 +42,18 @@ IMAGE = (3, 224, 224)
         ((8, 16, 64, 7, 7), (16, 3, 56, 56), (64,), 2, 1),  # frames, each by itself
         ((8, 64, 8, 7, 7), (3, 16, 56, 56), (64,), 1, None),  # videos
         ((8, 8, 7, 7, 64), (3, 16, 56, 56), (64,), 4, 1),
+        ((8, 64, 8, 7, 9), (3, 16, 56, 72), (), 1, None),  # frames need not be square
+        ((8, 32, 20, 10), (1, 160, 80), (), 1, None),  # upright images
+        ((8, 32, 20, 10), (1, 220, 100), (), 1, None),  # strides differ by a tenth
+        ((8, 64, 10, 8), (16, 20, 16), (), 1, None),  # as many channels as columns
+        ((8, 1024, 2048), (3, 32, 32), (), 2, None),  # each pixel is a token
+        ((8, 2, 512), (3, 32, 32), (), 2, None),  # the image is one, with a class token
+        ((8, 96, 64), (3, 96), (), 2, None),  # each step of a series is a token
+        ((8, 3, 64), (), (), 2, 1),  # nothing to compare with
+        ((8, 3, 10, 64), (3, 100), (64, 3), 1, 3),  # as many features as channels of the input
+        ((8, 32, 10, 64), (), (32, 64, 8), 3, 1),
+        ((8, 64, 64), (), (), 2, 1),
+        ((8, 40, 64, 40), (), (), 1, 3),  # of the same size
     ],
 )
 def test_channels_are_found(shape, input_shape, layers, axis, other):

@@ -282,7 +282,7 @@ def test_examples_that_cannot_be_read_are_reported(how, monkeypatch):
                 raise KeyError(f"no example {index}")
             if how == "dies":
                 os._exit(3)
-            time.sleep(1000)
+            time.sleep(20)
 
     monkeypatch.setattr(example_reading, "PATIENCE_SECONDS", 2.0)
     reason = {"raises": "KeyError: .*no example", "dies": "exited unexpectedly", "hangs": "timed out"}[how]

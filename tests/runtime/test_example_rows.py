@@ -36,6 +36,7 @@ def test_a_third_of_the_examples_are_exchanged_among_each_other(examples):
     assert int(moved.sum()) == examples // 3 + 1
     assert batch["image"][:, 0].sort().values.tolist() == x[:, 0].tolist()
     assert ((batch["image"] != x).any(1) == moved).all()
+    assert torch.equal(exchanged(x / 100, examples).examples, moved)  # whatever the size of values
     assert (batch["label"] + 1 == batch["image"][:, 0]).all()
 
 
@@ -88,6 +89,8 @@ def test_of_several_crops_the_largest_that_differs_is_chosen():
     assert rows.choose(crops, given([small + 1, large]), N)
     assert torch.equal(rows.of(crops, N).args[0][0], small)
     assert len(rows.of(crops, N).args[0]) == 1
+    assert rows.choose(crops, given([small + 1, large + 1]), N)
+    assert torch.equal(rows.of(crops, N).args[0][0], large)
     assert not rows.choose(crops, crops, N)
 
 
@@ -100,6 +103,10 @@ def test_several_rows_for_each_example_in_an_unknown_order_are_named():
     assert not rows.unknown(given([torch.rand(12, 3, 4, 4)] * 2), N)
     assert not rows.unknown(given(torch.arange(N)), N)
     assert not traced(blocks).unknown(blocks(X), N)
+
+
+def test_the_first_view_is_read_until_another_is_chosen():
+    assert torch.equal(traced(blocks).of(blocks(X), N).args[0], X)
 
 
 def test_without_a_layout_the_input_is_taken_as_it_is():
@@ -121,7 +128,9 @@ def test_without_a_layout_the_input_is_taken_as_it_is():
     [
         (torch.ones(N, 4), torch.ones(N, 4), False),
         (torch.ones(N, 4), torch.full((N, 4), 1.0005), False),  # rounding
-        (torch.ones(N, 4), torch.full((N, 4), 1.0015), True),
+        (torch.ones(N, 4), torch.full((N, 4), 1.0011), True),
+        (torch.full((N, 4), 100.0), torch.full((N, 4), 100.05), False),
+        (torch.zeros(N, 4), torch.zeros(N, 4), False),
         (torch.ones(N, 4), torch.ones(N, 5), True),
         (torch.ones(N, 4, dtype=torch.long), torch.full((N, 4), 2), True),
         (torch.full((N, 4), 10**6), torch.full((N, 4), 10**6 + 1), True),  # no rounding of integers

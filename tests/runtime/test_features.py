@@ -49,6 +49,8 @@ def told(caplog):
         ((MAPS, None),),
         Hidden(VECTORS, None),
         [torch.zeros(4, 3, 16, 16), torch.zeros(4, 4, 8, 8), MAPS],
+        [torch.zeros(4, 2, 4, 4), MAPS],
+        (torch.zeros(4), VECTORS),
         OrderedDict(deep=MAPS, shallow=torch.zeros(4, 3, 8, 8)),
         SimpleNamespace(feature_maps=(torch.zeros(4, 3, 8, 8), MAPS)),
         OrderedDict(out=MAPS, aux=torch.zeros(4, 5, 2, 2)),
@@ -76,6 +78,13 @@ def test_a_complex_feature_is_two_features():
     assert found.shape == (4, 10)
     torch.testing.assert_close(found[:, ::2], mean.real)
     torch.testing.assert_close(found[:, 1::2], mean.imag)
+    for same in (mean, mean[:, None].expand(4, 7, 5)):  # vectors, tokens
+        torch.testing.assert_close(read(same), found)
+
+
+def test_the_deepest_map_is_found_for_one_example():
+    found = read([torch.zeros(1, 3, 8, 8), MAPS[:1]], batch_size=1)
+    torch.testing.assert_close(found, VECTORS[:1])
 
 
 def swin_block():
@@ -178,7 +187,10 @@ def test_one_or_two_features_of_a_wide_encoder_are_warned_of():
     wide = nn.Sequential(nn.Conv2d(3, 64, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 2))
     with pytest.warns(UserWarning, match="layers of up to 64 channels, but its output .* is read as 2 features: does"):
         read(wide(torch.ones(4, 3, 8, 8)), module=wide)
-    read(torch.ones(4, 2), module=nn.Linear(3, 2))  # has never had more
+    with pytest.warns(UserWarning, match="is read as 1 feature:"):
+        read(torch.ones(4, 1), module=nn.Sequential(nn.Linear(3, 16), nn.Linear(16, 1)))
+    read(torch.ones(4, 3), module=wide)
+    read(torch.ones(4, 2), module=nn.Sequential(nn.Linear(3, 15), nn.Linear(15, 2)))  # has never had many more
 
 
 def test_the_module_is_found_behind_a_method_and_behind_a_first_argument():
@@ -242,6 +254,8 @@ def test_half_precision_becomes_float32_and_double_stays():
         (VECTORS[:, :0], ValueError, r"shape \(4, 0\)"),
         (VECTORS[:, :, None, None, None, None], ValueError, r"shape \(4, 5, 1, 1, 1, 1\)"),
         (VECTORS.argmax(1, keepdim=True), ValueError, "a tensor of torch.int64"),
+        (VECTORS.to_sparse(), ValueError, "a tensor of layout torch.sparse_coo: make it dense"),
+        (torch.nested.nested_tensor([*TOKENS], layout=torch.jagged), ValueError, "a nested tensor: pad it"),
     ],
 )
 def test_any_other_output_is_refused_with_its_shape_and_the_way_out(output, error, message):

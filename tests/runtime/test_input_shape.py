@@ -1,11 +1,12 @@
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
-from synbench_lightning.runtime.input_shape import example_shape, views_of_shape
+from synbench_lightning.runtime.input_shape import agreed_shape, example_shape, views_of_shape
 
 IMAGES, LABELS = torch.rand(4, 3, 8, 8), torch.arange(4)
 
@@ -60,6 +61,19 @@ def test_inputs_are_not_only_images(shape):
 def test_a_batch_without_floating_point_inputs_says_how_to_probe_in_embedding_space(batch, found):
     with pytest.raises(ValueError, match=rf"could not be inferred from the batch.*found {found}.*inputs_embeds"):
         example_shape(batch, "the batch")
+
+
+def test_all_processes_have_the_shape_or_the_error_of_the_first():
+    example, batch = torch.rand(2, 5), (IMAGES, LABELS)
+    alone = SimpleNamespace(broadcast=lambda value: value)
+    assert agreed_shape(alone, None, batch) == (3, 8, 8)
+    assert agreed_shape(alone, example, batch) == (5,)
+    for given, source in ((None, "the first training batch"), (LABELS, "`example_input_array`")):
+        with pytest.raises(ValueError, match=f"could not be inferred from {source}"):
+            agreed_shape(alone, given, LABELS)
+    assert agreed_shape(SimpleNamespace(broadcast=lambda _: (7,)), example, batch) == (7,)
+    with pytest.raises(ValueError, match=r"^of the first$"):
+        agreed_shape(SimpleNamespace(broadcast=lambda _: "of the first"), example, batch)
 
 
 TWO = [torch.rand(4, 3, 8, 8), torch.rand(4, 3, 8, 8)]

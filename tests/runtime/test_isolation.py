@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from synbench_lightning.runtime.isolation import isolated
+from synbench_lightning.runtime.isolation import isolated, seed_generators
 
 
 class Counter(nn.Module):
@@ -53,6 +53,20 @@ def test_encoders_that_draw_draw_alike_in_every_probe():
         with isolated(module):
             found.append(module(torch.ones(2, 1)))
     assert torch.equal(*found)
+
+
+def test_the_seed_of_a_probe_is_the_same_in_every_version():
+    with isolated(None):
+        assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(0)))
+
+
+def test_the_global_generators_take_seeds_of_more_than_32_bits():
+    seed = 2**40 + 2**32 + 777
+    with isolated(None):
+        seed_generators(seed)
+        assert random.random() == random.Random(seed).random()
+        assert np.random.rand() == np.random.RandomState(777).rand()  # modulo 2**32
+        assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(seed)))
 
 
 def test_a_mode_that_is_switched_with_side_effects_is_not_switched():

@@ -24,6 +24,28 @@ def test_a_name_that_is_none_and_a_layer_that_is_not_called_are_refused():
         LayerEncoder(VisionTransformer(2), "blocks.0.attn.out_proj")(torch.randn(2, 3, 8, 8))
 
 
+@pytest.mark.parametrize(("encoder", "layer"), [(nn.Flatten(), ""), (nn.Flatten(), 3), (print, "a")])
+def test_other_arguments_are_refused(encoder, layer):
+    with pytest.raises(ValueError, match=r"`(layer|encoder)` must be"):
+        LayerEncoder(encoder, layer)
+
+
+def test_the_mean_is_taken_over_the_tokens_that_the_mask_of_the_call_leaves():
+    class Text(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(9, 4)
+
+        def forward(self, ids, attention_mask=None):
+            return self.embedding(ids)[:, 0]
+
+    network, ids = Text(), torch.arange(6).reshape(2, 3)
+    vectors = network.embedding(ids)
+    torch.testing.assert_close(LayerEncoder(network, "embedding")(ids), vectors.mean(1))
+    found = LayerEncoder(network, "embedding")(ids, attention_mask=torch.tensor([[1, 1, 0], [1, 0, 0]]))
+    torch.testing.assert_close(found, torch.stack([vectors[0, :2].mean(0), vectors[1, 0]]))
+
+
 def test_an_axis_that_is_chosen_is_not_announced(caplog):
     with caplog.at_level("INFO"):
         LayerEncoder(nn.Sequential(nn.Identity(), nn.Flatten()), "0")(torch.rand(4, 5, 6))

@@ -100,8 +100,98 @@ def test_of_several_outputs_of_a_layer_the_one_with_a_row_for_each_example_is_re
 
 def test_a_last_layer_that_is_the_output_is_not_read_twice():
     network = nn.Sequential(block(3, 4), block(4, 4), block(4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    reader, _ = chosen(network, "auto", torch.randn(3, 3, 8, 8))
-    assert reader.names == ("0", "1", "2")
+    assert list(features(network, "auto", torch.randn(3, 3, 8, 8), batch=3)) == ["0", "1", "2"]
+
+
+class Times(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+
+@pytest.mark.parametrize(("factor", "same"), [(1 + 0.5e-4, True), (1 + 1.5e-4, False)])
+def test_an_output_that_differs_by_rounding_is_the_same(factor, same):
+    names = list(features(nn.Sequential(nn.Linear(4, 4), Times(factor)), ("0",), 1 + torch.rand(3, 4), batch=3))
+    assert names == (["0"] if same else ["0", "output"])
+
+
+def test_a_network_without_layers_has_its_output_alone_also_for_one_example():
+    assert list(features(nn.Flatten(), "auto", torch.randn(1, 4), batch=1)) == ["output"]
+
+
+def test_layers_of_heads_come_after_those_of_the_encoder():
+    root = nn.ModuleDict({"net": nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), "head": nn.Linear(4, 3)})
+    for layers, in_heads in (("net.0", "head"), 1), (("net.0", "net.1"), 0), (("head",), 1):
+        reader, x = LayerReader(root, layers, "net", [Head("head", "", 0, "same")]), torch.randn(3, 4)
+        assert not reader.chosen
+        assert reader.in_heads == 0
+        with torch.no_grad():
+            reader.choose(lambda x=x: root["net"](x), FeatureReader(root["net"]), 3, (4,), SingleProcess())
+        assert reader.chosen
+        assert reader.in_heads == in_heads
+
+
+def test_the_channels_of_a_layer_are_those_of_its_own_weights_or_of_the_network_s_if_it_has_none(caplog):
+    network = nn.Sequential(nn.Conv1d(3, 8, 1), nn.ReLU(), nn.Flatten())
+    with caplog.at_level("INFO"):
+        found = features(network, ("0", "1"), torch.randn(3, 3, 16), batch=3)
+    assert caplog.messages == []  # though what is ambiguous of the output is announced
+    assert {name: len(values.T) for name, values in found.items()} == {"0": 8, "1": 8, "output": 128}
+    network = nn.Sequential(nn.Conv1d(3, 8, 1), nn.Linear(16, 16), nn.Flatten())
+    assert features(network, ("0",), torch.randn(3, 3, 16), batch=3)["0"].shape == (3, 8)
+
+
+def test_what_comes_after_an_inner_layer_that_is_the_encoder_is_not_among_its_layers():
+    network = nn.Sequential(*(nn.Linear(4, 4) for _ in range(5)))
+    reader, x = LayerReader(network, "auto", "3"), torch.randn(3, 4)
+
+    def forward():
+        output = network[:4](x)
+        network[4](output)
+        return output
+
+    with torch.no_grad():
+        reader.choose(forward, FeatureReader(network), 3, (4,), SingleProcess())
+    assert reader.names == ("0", "1", "2", "3")
+
+
+def test_a_layer_may_return_what_an_encoder_may():
+    class Frames(nn.Module):
+        def __init__(self, *shape):
+            super().__init__()
+            self.shape = shape
+
+        def forward(self, x):
+            return x.reshape(len(x), *self.shape)
+
+    x = torch.randn(3, 16)
+    network = nn.Sequential(Frames(8, 2, 1, 1), Frames(16))
+    torch.testing.assert_close(features(network, ("0",), x, batch=3)["0"], x.reshape(3, 8, 2).mean(2))
+    with pytest.raises(ValueError, match="returns no features"):
+        chosen(nn.Sequential(Frames(8, 2, 1, 1, 1), Frames(16)), ("0",), x)
+
+
+def test_an_error_lists_twenty_names():
+    with pytest.raises(ValueError, match=r"'18', '19'[.]$"):
+        chosen(nn.Sequential(*(nn.Linear(4, 4) for _ in range(25))), ("a",), torch.randn(3, 4))
+
+
+@torch.no_grad()
+def test_a_layer_has_to_be_called_with_the_examples_of_each_batch():
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    reader, read = chosen(network, ("0",), torch.randn(3, 4))
+    with reader.attached(read) as layered:
+        with pytest.raises(ValueError, match="The layer '0' was not called with the 5 examples of a batch"):
+            layered(network[1](torch.randn(5, 4)), 5)
+        network(torch.randn(2, 4))
+        with pytest.raises(ValueError, match="The layer '0' was not called with the 5 examples of a batch"):
+            layered(network[1](torch.randn(5, 4)), 5)
+        network(torch.randn(5, 4))
+        whole = layered(network[1](torch.randn(5, 4)), None)
+    assert [part.shape for part in layered.split(whole.expand(2, 5, 7))] == [(2, 5, 4), (2, 5, 3)]
 
 
 def test_names_come_in_the_order_of_calls_and_the_output_has_the_name_that_it_was_given():

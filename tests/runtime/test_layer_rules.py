@@ -76,3 +76,14 @@ def test_stems_and_heads_are_no_layers_unless_there_is_nothing_else():
     assert select_layers(stems) == ("n.patch", "n.mix")
     assert select_layers(tree(n_stem=("Conv", 4), n_embed=("Linear", 4), n=("N", 8))) == ("n.stem", "n.embed")
     assert select_layers(tree(n_head=("Conv", 4), n_fc=("Linear", 4), n=("N", 8))) == ("n.head", "n.fc")
+
+
+def test_a_module_whose_parts_have_no_weights_is_a_layer_unless_it_is_the_only_one():
+    inner = tree(n_x_r=("ReLU", 0), n_x=("Conv", 4))
+    assert select_layers([*tree(n_a=("Conv", 1)), *inner, *tree(n=("Net", 5))]) == ("n.a", "n.x")
+    assert select_layers([*inner, *tree(n=("Net", 4))]) == ()  # what it returns is the network's output
+
+
+def test_blocks_are_found_among_modules_of_other_kinds_and_in_a_root_without_a_name():
+    calls = tree(s=("Conv", 7), a=("Block", 4), x=("Norm", 6), b=("Block", 4), c=("Block", 6))
+    assert select_layers([*calls, CalledModule("", "Net", 27)]) == ("a", "b", "c")

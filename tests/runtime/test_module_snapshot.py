@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 
+from synbench_lightning.runtime import module_snapshot
 from synbench_lightning.runtime.isolation import isolated
 from synbench_lightning.runtime.module_snapshot import ModuleSnapshot
 
@@ -40,6 +41,19 @@ class Slotted:
 
     def shown(self):
         return self.count, self.__secret
+
+
+NAMED: list[torch.Tensor] = []
+
+
+class Naming:
+    count = 0
+
+    def __call__(self, x):
+        return self.keep(x)
+
+    def keep(self, x):
+        NAMED.append(x)
 
 
 def counter():
@@ -95,6 +109,9 @@ CHANGES = {
     "slots": (Slotted, lambda v: v.add(), lambda v: str(v.shown())),
     "namespace": (lambda: types.SimpleNamespace(a=[1]), lambda v: v.__dict__.update(b=v.a.append(2)), str),
     "closure": (counter, lambda v: v(), lambda v: v.shown()),
+    "default of a function": (lambda: lambda kept=[]: kept, lambda v: v().append(1), lambda v: list(v())),
+    "attribute of a class": (Naming, lambda v: setattr(type(v), "count", 1), lambda v: v.count),
+    "what a call names": (Naming, lambda v: v(torch.ones(1)), lambda v: list(NAMED)),
     "sparse": (adjacency, lambda v: v.mul_(2), lambda v: v.to_dense().tolist()),
     "nested": (
         lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
@@ -194,6 +211,17 @@ def test_what_cannot_be_put_back_is_named():
         warnings.simplefilter("error")
 
 
+def test_what_comes_after_a_number_of_objects_is_named(monkeypatch):
+    module = holder([[[1]]])
+    number = len(ModuleSnapshot(module)._seen)
+    monkeypatch.setattr(module_snapshot, "MOST", number)
+    assert ModuleSnapshot(module).restore() == []
+    monkeypatch.setattr(module_snapshot, "MOST", number - 1)
+    (named,) = ModuleSnapshot(module).restore()
+    assert named.startswith("Linear.")
+    assert named.endswith(f" and everything after {number - 1} objects")
+
+
 def test_every_restore_runs_whatever_another_does():
     class Broken(np.ndarray):
         def __array_function__(self, *args, **kwargs):
@@ -233,8 +261,27 @@ def test_the_trainer_and_the_data_are_not_looked_into():
     module = holder([Data(), torch.optim.SGD(nn.Linear(1, 1).parameters())])
     state = ModuleSnapshot(module)
     module.value[0].reads += 1
+    module.value[1].param_groups[0]["lr"] = 3.0
     assert state.restore() == []
     assert module.value[0].reads == 1
+    assert module.value[1].param_groups[0]["lr"] == 3.0
+
+
+def test_iterators_that_have_no_copy_are_listed(tmp_path):
+    (tmp_path / "file").touch()
+    with (tmp_path / "file").open() as file:
+        module = holder({"a": (n for n in range(3)), "b": iter([1, 2]), "c": [1, 2], "d": file})
+        assert ModuleSnapshot(module).iterators == ["Linear.value['a']"]
+
+
+def test_iterators_are_lent_in_lists_and_dicts():
+    module = holder([iter([1, 2]), {"a": iter("ab")}, OrderedDict(a=iter((3, 4)))])
+    before = [module.value[0], module.value[1]["a"], module.value[2]["a"]]
+    with isolated(module):
+        assert [next(module.value[0]), next(module.value[1]["a"]), next(module.value[2]["a"])] == [1, "a", 3]
+    after = [module.value[0], module.value[1]["a"], module.value[2]["a"]]
+    assert all(one is other for one, other in zip(before, after, strict=True))
+    assert [next(one) for one in after] == [1, "a", 3]
 
 
 def test_what_a_container_loads_when_it_is_read_is_not_loaded():

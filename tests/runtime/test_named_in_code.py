@@ -82,18 +82,37 @@ def test_the_attributes_of_the_user_s_classes_of_an_object_are_found():
     }
 
 
+def test_a_file_or_class_that_is_imported_within_a_function_is_found_too(monkeypatch):
+    from tests import results as imported
+
+    monkeypatch.setattr(imported, "COUNTED", [2], raising=False)
+    inner = Kept
+
+    def takes():
+        return imported.COUNTED, inner
+
+    found = dict(CODE.named_namespaces(takes))
+    assert found == {Kept: {"steps": 3, "of_another_kind": (1, 2)}, results: {"COUNTED": [2]}}
+
+
+def test_names_are_variables_attributes_and_texts_also_of_functions_within():
+    def takes(x):
+        def inner():
+            return x.second, getattr(x, "third")  # noqa: B009
+
+        return COUNTS, x.first, inner
+
+    assert {"COUNTS", "first", "second", "third", "getattr"} <= CODE.names(takes)
+    assert "x" not in CODE.names(takes)
+    assert CODE.names(json.loads) == set()
+
+
 class Net(nn.Linear):
     def forward(self, x):
-        return self.prepare(x) + self.fixed() + Net.of_class()
+        return self.prepare(x) + self.fixed() + Net.of_class() + self.size
 
     def prepare(self, x):
-        return self.prepare_more(x)
-
-    def prepare_more(self, x):
-        return self.prepare(x) if x is None else x
-
-    def unused(self):
-        return 1
+        return x
 
     @staticmethod
     def fixed():
@@ -104,46 +123,42 @@ class Net(nn.Linear):
         return 1
 
     @property
-    def shown(self):
+    def size(self):
         return 1
 
 
-def test_the_functions_of_a_class_by_their_names_are_those_of_the_user_s_classes():
-    names = {"forward", "prepare", "fixed", "of_class", "shown", "weight", "extra_repr", "__init__", "none"}
-    found = dict(CODE.methods(Net, names))
-    assert set(found) == {"forward", "prepare", "fixed", "of_class", "shown"}
-    assert all(isinstance(function, types.FunctionType) for function in found.values())
-    assert {name for name, _ in CODE.methods(Further, {"method", "more", "steps"})} == {"method"}
-    assert list(CODE.methods(nn.Linear, {"forward"})) == []
+class Deeper(Net):
+    constant = 3
+
+    def forward(self, x):
+        return super().forward(x)
 
 
-def test_a_function_s_names_are_its_variables_and_attributes_and_the_texts_in_it():
-    def named(x):
-        def inner():
-            return "within"
-
-        return getattr(x, "of_a_text")[COUNTS], x.attribute, inner, 3  # noqa: B009
-
-    assert {"of_a_text", "within", "COUNTS", "attribute", "getattr"} <= CODE.names(named)
-    assert 3 not in CODE.names(named)
-    assert CODE.names(json.loads) == set()
+ALL = {"forward", "prepare", "fixed", "of_class", "size", "constant", "absent"}
 
 
-def test_a_class_that_an_enclosing_function_holds_is_found():
-    class Held:
-        value = 1
+@pytest.mark.parametrize(
+    ("kind", "names", "found"),
+    [
+        (Net, ALL, ["fixed", "forward", "of_class", "prepare", "size"]),
+        (Net, {"size"}, ["size"]),
+        (Net, set(), []),
+        (Deeper, {"forward", "prepare", "constant"}, ["forward", "forward", "prepare"]),  # its own, and what it extends
+        (nn.Linear, {"forward"}, []),
+    ],
+)
+def test_the_functions_behind_named_methods_and_properties_are_found(kind, names, found):
+    methods = list(CODE.methods(kind, names))
+    assert [name for name, _ in methods] == found
+    assert all(isinstance(function, types.FunctionType) and function.__name__ == name for name, function in methods)
 
-    def takes():
-        return Held.value
 
-    assert dict(CODE.named_namespaces(takes)) == {Held: {"value": 1}}
-
-
-def test_packages_may_count_as_the_user_s_unless_they_are_libraries_of_training():
-    code = UsersCode(["json", "torch"])
-    assert [code.owns(module) for module in ("json.decoder", "torch.nn", "pytest", None, __name__)] == [
-        True, False, False, False, True
-    ]  # fmt: skip
+def test_an_installed_package_is_the_user_s_if_it_is_said():
+    own = UsersCode(["json", "torch"])
+    assert [own.owns(module) for module in ("json.decoder", "torch.nn", "math", None)] == [True, False, False, False]
+    assert "s" not in own.names(json.loads)
+    assert "_default_decoder" in own.names(json.loads)
+    assert [CODE.owns("json.decoder"), CODE.owns(__name__)] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 from synbench_lightning.runtime.encoder import Encoder
 from synbench_lightning.runtime.sharding import _redirected, has_shards, is_sharded, reachable_forward
@@ -52,6 +53,19 @@ def test_the_forward_is_as_it_was_after_an_error_before_and_in_it():
         with pytest.raises(KeyError):
             _redirected(failing, entry, inner)(torch.rand(4, 3))
         assert "forward" not in vars(inner)
+
+
+def test_what_wraps_the_whole_module_makes_each_forward_a_collective():
+    class DeepSpeed(DeepSpeedStrategy):
+        model = None
+
+        def __init__(self):
+            """Does without the package."""
+
+    plain, wrapped = nn.Linear(3, 3), FullyShardedDataParallel.__new__(FullyShardedDataParallel)
+    assert is_sharded(SimpleNamespace(model=wrapped), plain)
+    assert is_sharded(DeepSpeed(), plain)
+    assert not is_sharded(SimpleNamespace(model=plain), plain)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What a dataset shares with others is named, so that reading it again changes nothing for them."""
 
+import ctypes
 import mmap
 import multiprocessing
 import os
@@ -88,6 +89,7 @@ def test_arrays_that_are_written_through_are_named(tmp_path):
     shared = multiprocessing.get_context("fork").RawArray("d", 4)
     assert reason(np.frombuffer(shared)) == words
     assert reason(np.frombuffer(bytearray(32))) is None
+    assert reason(np.frombuffer((ctypes.c_double * 4)())) is None  # of this process alone
 
 
 def test_tensors_are_shared_up_to_a_size_unless_workers_are_spawned(monkeypatch):
@@ -151,3 +153,13 @@ def test_a_file_that_can_be_read_is_open_and_one_that_is_written_is_not(monkeypa
     with open("log") as file:
         own = file.fileno()
         assert files_are_open()
+
+
+def test_files_may_be_open_where_they_are_not_listed(monkeypatch):
+    def refuse():
+        raise OSError("no such folder")
+
+    monkeypatch.setattr(shared_state, "_open_files", refuse)
+    assert files_are_open()
+    with file_positions_kept():
+        pass

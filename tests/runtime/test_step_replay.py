@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from synbench_lightning.runtime import module_snapshot
 from synbench_lightning.runtime.encoder_call import EncoderCall
 from synbench_lightning.runtime.input_leaf import InputLeaf
 from synbench_lightning.runtime.step_replay import NotReachedError, StepReplay
@@ -439,3 +440,8 @@ def test_an_encoder_within_another_module_is_seen():
     call = EncoderCall("model.encoder.1", input=InputLeaf(("args", 0), (64,), 8))
     found, *_ = fit(Nested, lambda *both: given(*both, call=call))
     assert torch.equal(found, BATCH[0].flatten(1))
+
+
+def test_a_datamodule_with_hooks_of_its_own_and_much_data_is_not_copied(monkeypatch):
+    monkeypatch.setattr(module_snapshot, "COPY_BYTES", 0)
+    assert torch.equal(fit(Autoencoder, datamodule=WithHooks)[0], BATCH[0] + 1)

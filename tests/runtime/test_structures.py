@@ -1,6 +1,7 @@
 """Nested arguments: tensors in tuples, lists, mappings, dataclasses and other objects."""
 
-from collections import UserDict, namedtuple
+import zlib
+from collections import OrderedDict, UserDict, namedtuple
 from dataclasses import dataclass
 
 import pytest
@@ -13,6 +14,7 @@ from synbench_lightning.runtime.structures import (
     described,
     detached,
     is_plain,
+    is_ragged,
     joined,
     leaves,
     mapped,
@@ -44,6 +46,17 @@ class Graph:
         return Graph(self.x.to(device))
 
 
+@dataclass
+class Output(OrderedDict):
+    """As those of transformers: a dataclass, and a mapping of what is set in it."""
+
+    x: torch.Tensor | None = None
+    loss: torch.Tensor | None = None
+
+    def __post_init__(self):
+        self.update(x=self.x)
+
+
 def t(*shape):
     return torch.arange(float(torch.Size(shape).numel())).view(shape)
 
@@ -56,6 +69,7 @@ KINDS = {
     "namedtuple": (Point(1, t(4, 2)), ("y",)),
     "dataclass": (Sample(t(4, 2)), ("image",)),
     "mapping": (UserDict(ids=t(4, 2), n=3), ("ids",)),
+    "output": (Output(t(4, 2)), ("x",)),
     "arguments": (Arguments((None,), {"x": [t(4, 2)]}), ("kwargs", "x", 0)),
 }
 
@@ -106,6 +120,53 @@ def test_objects_that_cannot_be_rebuilt_are_shared_and_moved_by_their_own_method
     assert detached(graph).x is graph.x
 
 
+def test_a_graph_that_is_the_same_in_all_structures_is_kept_when_they_are_joined():
+    graph = Graph(t(3, 2))
+    whole = joined([{"x": t(2, 3), "graph": graph}, {"x": t(1, 3), "graph": graph}])
+    assert whole["graph"] is graph
+    assert len(whole["x"]) == 3
+
+
+def test_one_structure_is_joined_as_it_is_and_two_of_different_keys_or_values_are_not():
+    one = {"x": t(2, 3)}
+    assert joined([one]) is one
+    assert joined([one, {"y": t(2, 3)}]) is None
+    assert joined([one, {"x": ""}]) is None
+    assert joined([[t(2, 3), "a"], [t(2, 3), "b"]]) is None
+
+
+def test_an_object_is_moved_if_it_can_be_and_searched_if_it_is_a_graph():
+    class Movable:
+        def to(self, device):
+            self.device = device
+            return self
+
+    class Described:
+        x = t(2)
+
+        def to_dict(self):
+            return {"x": self.x}
+
+    movable, described = Movable(), Described()
+    assert moved(movable, "meta").device == "meta"
+    assert detached(movable).device == "cpu"
+    assert movable.device == "meta"
+    assert moved(described, "cpu") is described
+    assert torch.equal(detached(described).x, described.x)
+    assert list(leaves([movable, described])) == []
+
+
+@pytest.mark.parametrize(
+    ("shapes", "ragged"),
+    [
+        ([(3, 4), (3, 5)], True), ([(3, 4), (3, 5), (3, 6)], True), ([(3, 4), (3, 4)], False), ([(3, 4)], False),
+        ([(3, 4), (2, 4)], False), ([(3, 4), (2, 5), (2, 6)], False), ([], False),
+    ],
+)  # fmt: skip
+def test_a_list_is_ragged_where_its_tensors_differ_but_for_their_channels(shapes, ragged):
+    assert is_ragged([t(*shape) for shape in shapes]) == ragged
+
+
 def test_a_detached_structure_shares_no_memory():
     value = {"x": t(2, 2).requires_grad_()}
     found = detached(value)
@@ -125,11 +186,18 @@ def test_a_checksum_changes_with_any_value():
     sums.add(checksum(replaced(value, ("z",), 1j * value["z"])))
     assert len(sums) == 3
     assert checksum(value) in sums
+    assert checksum([t(3), "text"]) == f"{zlib.crc32(bytes.fromhex('000000000000803f00000040')):08x}"  # 0, 1, 2
 
 
 def test_a_structure_in_a_message():
     value = Arguments((t(2, 3), None), {"mask": [torch.ones(2).bool()], "mode": "a", "graph": Graph(t(1))})
     assert described(value) == "(float32(2, 3), None, mask=[bool(2,)], mode='a', graph=Graph)"
+
+
+def test_a_message_describes_mappings_and_the_first_parts_of_long_lists():
+    assert described({"x": t(2), "mode": "a"}) == "{x: float32(2,), mode: 'a'}"
+    assert described([1] * 6) == "[1, 1, 1, 1, 1, 1]"
+    assert described([1] * 1007) == "[1, 1, 1, 1, 1, 1, ... 1,001 more]"
 
 
 def test_parts_that_have_no_rows_are_joined_if_they_are_equal():
