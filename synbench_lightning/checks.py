@@ -23,7 +23,10 @@ def shown(value: Any) -> str:
     if isinstance(shape, tuple) and len(shape):
         kind = getattr(value, "dtype", None)
         return f"a {type(value).__name__}{'' if kind is None else f' ({kind})'} of shape {tuple(shape)}"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # whatever the class does there
+        text = f"a {type(value).__name__}"
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
@@ -41,6 +44,23 @@ def check_integer(name: str, value: Any, lowest: int) -> int:
     raise ValueError(f"`{name}` must be an integer of at least {lowest}, got {shown(value)}.")
 
 
+def check_dense(name: str, values: Any) -> None:
+    """Refuse a tensor without a value for each element in memory; anything else is accepted."""
+    if not isinstance(values, Tensor):
+        return
+    if values.is_nested:
+        found = "a nested tensor, whose rows differ in shape: pad them to one"
+    elif values.layout != torch.strided:
+        found = f"a tensor of the layout {values.layout}: convert it with `.to_dense()`"
+    elif values.is_quantized:
+        found = "a quantized tensor: convert it with `.dequantize()`"
+    elif values.is_meta:
+        found = 'a tensor of the device "meta", which has no values: load them'
+    else:
+        return
+    raise ValueError(f"`{name}` must be dense, got {found}.")
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     """Return a string that is one of ``choices``."""
     if not isinstance(value, str) or value not in choices:
@@ -53,11 +73,14 @@ def check_integers(
     name: str, values: Any, *, what: str = "", length: int | None = None, below: int | None = None
 ) -> None:
     """Require a tensor of integers; with ``length``, of that many, each in ``[0, below)``. ``what`` describes them."""
+    check_dense(name, values)
     dtype = getattr(values, "dtype", None)
     real = isinstance(dtype, torch.dtype) and not (dtype.is_floating_point or dtype.is_complex)
     if not real or dtype == torch.bool or (length is not None and values.shape != (length,)):
         shape = "" if length is None else f" of shape {(length,)}"
         raise ValueError(f"`{name}` must be a tensor of integers{shape}{what and f', {what}'}, got {shown(values)}.")
+    if dtype == torch.uint8:
+        raise ValueError(f"`{name}` must not be torch.uint8, which selects as a mask: convert it with `.long()`.")
     if length and (int(values.min()) < 0 or (below is not None and int(values.max()) >= below)):
         limit = "of at least 0" if below is None else f"from 0 to {below - 1}"
         raise ValueError(
@@ -75,8 +98,9 @@ def check_floats(name: str, values: Any, what: str, shape: Sequence[Any], *, fin
         shape: sizes; ``None`` for any size of at least 1, a leading ``...`` for any further dimensions.
         finite: whether to refuse NaN and infinity.
     """
+    check_dense(name, values)
     sizes = [size for size in shape if size is not ...]
-    fits = isinstance(values, Tensor) and values.is_floating_point() and values.layout == torch.strided
+    fits = isinstance(values, Tensor) and values.is_floating_point()
     if fits:
         own = values.shape[values.ndim - len(sizes) :] if len(sizes) < len(shape) else values.shape
         fits = values.ndim >= len(sizes) == len(own) and all(
@@ -92,6 +116,7 @@ def check_floats(name: str, values: Any, what: str, shape: Sequence[Any], *, fin
 
 def check_numbers(name: str, values: Any, what: str) -> Tensor:
     """Return a number, a sequence of numbers or a tensor as a float64 tensor."""
+    check_dense(name, values)
     try:
         if isinstance(values, (str, bytes)) or (isinstance(values, Tensor) and values.is_complex()):
             raise TypeError
@@ -122,10 +147,18 @@ def check_flag(name: str, value: Any) -> bool:
 
 def check_device(device: Any) -> torch.device:
     """Return the :class:`torch.device` for a device or its name."""
+    found = None
     with suppress(RuntimeError):
-        if isinstance(device, (str, torch.device)):
-            return torch.device(device)
-    raise ValueError(f"`device` must be a torch.device or its name, such as 'cpu' or 'cuda:0', got {shown(device)}.")
+        found = torch.device(device) if isinstance(device, (str, torch.device)) else None
+    if found is None:
+        raise ValueError(
+            f"`device` must be a torch.device or its name, such as 'cpu' or 'cuda:0', got {shown(device)}."
+        )
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"`device` {str(found)!r} is not available: {error}") from error
+    return found
 
 
 def check_name(name: str, value: Any) -> str:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from synbench_lightning.checks import check_number, check_numbers, shown
+from synbench_lightning.checks import check_dense, check_number, check_numbers, shown
 from synbench_lightning.functional.gaussian.discriminant import class_moments, covariance_spectrum, robust_weights
 
 RELATIVE_FLOOR = 1e-6
@@ -70,6 +70,7 @@ class RobustLinearProbe:
         epsilon = check_number("epsilon", self.epsilon, "a number in [0, 1)", 0, np.nextafter(1, 0))
         features = _features(X)
         what = f"`y` must hold one label for each of the {len(features)} rows of `X`"
+        check_dense("y", y)
         try:
             labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
         except (TypeError, ValueError):

@@ -3,6 +3,9 @@
 import inspect
 import math
 import warnings
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import synbench_lightning as public
 from synbench_lightning.functional import minimax
@@ -186,6 +189,29 @@ def tensors(draw):
     return values.to(dtype)
 
 
+class Unshowable:
+    def __repr__(self):
+        raise RuntimeError
+
+
+def unusual():
+    """Tensors without values in memory, and objects of kinds that are mistaken for others."""
+    found = [normal(24, 4).to_sparse(), normal(24, 4).to("meta"), normal(24, 4).bfloat16(), nn.Parameter(normal(24, 4))]
+    found += [torch.ones(24, dtype=torch.uint8), torch.tensor(2), np.float32(0.5), np.array(0.5), np.datetime64("2020")]
+    found += [
+        range(3),
+        {1, 2},
+        Path("nothing.pt"),
+        Path(),
+        Decimal("0.5"),
+        Fraction(1, 2),
+        Unshowable(),
+        bytearray(b"a"),
+    ]
+    found += [TensorDataset(normal(24, 4)), DataLoader(TensorDataset(normal(24, 4))), torch.Size([4]), torch.float32]
+    return [*found, torch.device("cuda"), nn.LazyLinear(3), "a" * 500, "\0", {1: 2}, [[1, 2], [3]], ..., slice(1)]
+
+
 arrays = tensors().map(lambda tensor: tensor.numpy())
 single = st.one_of(scalars, tensors(), arrays)
 wrong = st.one_of(
@@ -201,30 +227,38 @@ def test_every_public_name_is_called():
     assert {one.__name__ for one in PUBLIC} - called - RECORDS == {"harness_task"}
 
 
-@pytest.mark.parametrize(
-    ("call", "name"),
-    [pytest.param(call, name, id=f"{call.__qualname__}-{name}") for call, right in CALLS.items() for name in right],
-)
-def test_a_wrong_argument_is_accepted_or_named(call, name):
-    right = CALLS[call]
+EACH = [pytest.param(call, name, id=f"{call.__qualname__}-{name}") for call, right in CALLS.items() for name in right]
 
+
+def assert_accepted_or_named(call, name, value):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            call(**{**CALLS[call], name: value})
+        except (ValueError, TypeError) as error:
+            named = f"`{name}" in str(error) or str(error).startswith("a ProbeResult ")
+            failed_when_called = callable(value)
+            if not (named or failed_when_called):
+                raise AssertionError(f"{type(value).__name__}: {type(error).__name__}: {error}") from error
+        except RuntimeError as error:
+            if not (name == "encoder" and str(error).startswith("The encoder failed on a batch")):
+                raise
+
+
+@pytest.mark.parametrize(("call", "name"), EACH)
+def test_a_wrong_argument_is_accepted_or_named(call, name):
     @settings(derandomize=True, max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(value=wrong)
     def once(value):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                call(**{**right, name: value})
-            except (ValueError, TypeError) as error:
-                named = f"`{name}" in str(error) or str(error).startswith("a ProbeResult ")
-                failed_when_called = callable(value)
-                if not (named or failed_when_called):
-                    raise AssertionError(f"{value!r}: {type(error).__name__}: {error}") from error
-            except RuntimeError as error:
-                if not (name == "encoder" and str(error).startswith("The encoder failed on a batch")):
-                    raise
+        assert_accepted_or_named(call, name, value)
 
     once()
+
+
+@pytest.mark.parametrize(("call", "name"), EACH)
+def test_an_unusual_argument_is_accepted_or_named(call, name):
+    for value in unusual():
+        assert_accepted_or_named(call, name, value)
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__qualname__)

@@ -39,7 +39,7 @@ class Benchmark:
 
     def __init__(self, tasks: Tasks, *, support: int, batch_size: int, seed: int) -> None:
         if not isinstance(tasks, Mapping) or not tasks:
-            raise ValueError(f"`tasks` must be a non-empty mapping of names to datasets, got {tasks!r}.")
+            raise ValueError(f"`tasks` must be a non-empty mapping of names to datasets, got {shown(tasks)}.")
         self.names = tuple(check_name("tasks", name) for name in tasks)
         self.batch_size = check_integer("batch_size", batch_size, 1)
         self._examples, self._collate, self._support, points = [], [], [], []

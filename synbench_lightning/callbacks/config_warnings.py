@@ -14,24 +14,24 @@ from torch.optim.swa_utils import AveragedModel
 from synbench_lightning.callbacks.metric_keys import WATCHED, name_of, renamed, sections
 from synbench_lightning.callbacks.schedule import Schedule
 from synbench_lightning.callbacks.stale_reads import stale_read_warnings
-from synbench_lightning.runtime.lightning_packages import LightningModule, ModelCheckpoint, Trainer, lightning_classes
+from synbench_lightning.runtime.lightning_packages import ModelCheckpoint, Trainer, lightning_classes
 
 UNTRIED = ("strategies.DeepSpeedStrategy", "strategies.XLAStrategy", "strategies.SingleDeviceXLAStrategy")
 """Strategies that probes were never tested with."""
 
 
-def setup_warnings(trainer: Trainer, pl_module: LightningModule) -> Iterator[str]:
+def setup_warnings(trainer: Trainer) -> Iterator[str]:
     """Warnings if a probe may measure something unexpected under this trainer."""
     if isinstance(trainer.strategy, lightning_classes(*UNTRIED)):
         yield (
             f"SynBench is untested with {type(trainer.strategy).__name__}. If the first probe, before the first step, "
             "raises an error, remove the callback and use `evaluate()` on checkpoints."
         )
-    for name, probe in _averages(trainer, pl_module):
+    for name, probe in _averages(trainer):
         yield f"Probes measure the weights in training, not the averages that {name} computes. {probe}"
 
 
-def _averages(trainer: Trainer, pl_module: LightningModule) -> Iterator[tuple[str, str]]:
+def _averages(trainer: Trainer) -> Iterator[tuple[str, str]]:
     """What averages the weights in training, and how to probe the averages."""
     after = "After the fit the module has the averaged weights: probe them with `evaluate()`."
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -39,9 +39,6 @@ def _averages(trainer: Trainer, pl_module: LightningModule) -> Iterator[tuple[st
             yield type(callback).__name__, after
         elif any(isinstance(value, AveragedModel) for value in vars(callback).values()):
             yield type(callback).__name__, "To probe these, pass `encoder=` a function that calls them."
-    for path, module in pl_module.named_modules():
-        if isinstance(module, AveragedModel):
-            yield f"`{path}`", f'To probe these, name the encoder in them, `encoder="{path}.module..."`.'
     for optimizer in trainer.optimizers:
         if callable(getattr(optimizer, "eval", None)) and callable(getattr(optimizer, "train", None)):  # schedule-free
             yield (

@@ -11,7 +11,7 @@ from torch import Tensor
 from synbench_lightning.callbacks.metric_keys import DETAILS, TASKS, renamed, sections
 from synbench_lightning.callbacks.probing_callback import ProbingCallback
 from synbench_lightning.callbacks.run_state import RunStateCallback
-from synbench_lightning.checks import check_choice, check_integer, check_number
+from synbench_lightning.checks import check_choice, check_integer, check_number, shown
 from synbench_lightning.runtime.lightning_packages import EarlyStopping, LightningModule, Trainer, rank_zero_info
 
 
@@ -56,7 +56,7 @@ class SynBenchEarlyStopping(RunStateCallback, EarlyStopping):
         verbose: bool = False,
     ) -> None:
         if not isinstance(monitor, str):
-            raise ValueError(f"`monitor` must be a logged key as 'synbench/score', got {monitor!r}.")
+            raise ValueError(f"`monitor` must be a logged key as 'synbench/score', got {shown(monitor)}.")
         patience = check_integer("patience", patience, 1)
         min_delta = check_number("min_delta", min_delta, "a number of at least 0", 0)
         for name, limit in (("stopping_threshold", stopping_threshold), ("divergence_threshold", divergence_threshold)):

@@ -48,25 +48,21 @@ class LayerAdvice:
             encoder: dotted name of the encoder, ``""`` for the whole module; ``None`` where it has no name.
         """
         compared = [result for result in history if result.best_layer is not None and result.compares(history[-1])]
-        if not compared:
+        chosen = max(compared, key=_value, default=None)
+        number = 0 if chosen is None else sum(not layer.head for layer in chosen.layers)
+        if chosen is None or number == 1:
             return None
-        chosen = max(compared, key=_value)
         best = chosen.best_layer
         assert best is not None
         where = f"at step {chosen.step or 0:,}"
+        among = f"SynBench: of {number} layers at {len(compared)} probe{'s' if len(compared) > 1 else ''}"
         if best.layer is output_layer(chosen.layers):
-            return (
-                f"SynBench: of {len(chosen.layers)} layers at {len(compared)} probes, the encoder's output {where} has "
-                f"the highest {chosen.layer_key}: use it as it is."
-            )
+            return f"{among}, the encoder's output {where} has the highest {chosen.layer_key}: use it as it is."
         if best.margin_in_errors <= CLEAR:
-            return (
-                f"SynBench: of {len(chosen.layers)} layers at {len(compared)} probes, none {where} can be "
-                f"distinguished from the encoder's output by its {chosen.layer_key}."
-            )
+            return f"{among}, none {where} can be distinguished from the encoder's output by its {chosen.layer_key}."
         return (
-            f"SynBench: of {len(chosen.layers)} layers at {len(compared)} probes, `{best.layer.name}` {where} has the "
-            f"highest {chosen.layer_key}, {_margin(chosen, best)}.{_how(best.layer.name, encoder)}"
+            f"{among}, `{best.layer.name}` {where} has the highest {chosen.layer_key}, {_margin(chosen, best)}."
+            f"{_how(best.layer.name, encoder)}"
         )
 
     def _listing(self, result: ProbeResult) -> str:
@@ -77,6 +73,8 @@ class LayerAdvice:
         )
         ranked = sum(comparable_widths(layer.width, output.width) for layer in layers)
         sentence = f"SynBench compares {len(layers)} layers (width): {names}, the last of which is the output."
+        if len(layers) == 1:
+            sentence = f"SynBench evaluates one layer (width), the encoder's output: {names}."
         if heads:
             sentence += f" Heads are evaluated but not ranked: {heads}."
         if ranked == len(layers):

@@ -180,7 +180,7 @@ class ProbingCallback(HistoryCallback[R]):
             self._publish(trainer, last, self.metrics(last), position=None)
         intervals = interval_warnings(trainer, self.prefix, self.schedule, ProbeListener, type(self).__name__)
         for advice in (
-            *setup_warnings(trainer, pl_module),
+            *setup_warnings(trainer),
             *renamed_key_warnings(trainer, self.prefix, ProbeListener),
             *intervals,
         ):

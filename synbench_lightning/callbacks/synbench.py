@@ -208,8 +208,10 @@ class SynBenchCallback(ProbingCallback[ProbeResult]):
         """
         if self._information_inputs.collection.inputs is None:
             raise ValueError(
-                "No views of training examples have been read: `inputs='auto'` reads them before the first probe. For "
-                "`inputs` and `views` of your own there is `synbench_lightning.save_views(path, inputs, views)`."
+                "No views of training examples have been read in this process: `inputs='auto'` reads them before the "
+                "first probe, in the processes that train; under `ddp_fork` or `ddp_spawn` call this in `on_train_end` "
+                "of a callback. For `inputs` and `views` of your own there is `synbench_lightning.save_views(path, "
+                "inputs, views)`."
             )
         return write_views(path, self._information_inputs.collection.inputs)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from synbench_lightning.checks import check_integer, check_integers, check_number, shown
+from synbench_lightning.checks import check_dense, check_integer, check_integers, check_number, shown
 
 
 def smoothed_maximum(losses: Tensor, temperature: Tensor | float) -> Tensor:
@@ -28,6 +28,7 @@ def smoothed_maximum(losses: Tensor, temperature: Tensor | float) -> Tensor:
         >>> smoothed_maximum(torch.tensor([1.0, 2.0, 4.0]), temperature=0.5)
         tensor(4.0103)
     """
+    check_dense("losses", losses)
     if not isinstance(losses, Tensor) or losses.ndim == 0 or losses.is_complex():
         raise ValueError(f"`losses` must be a tensor (..., tasks), got {shown(losses)}.")
     if not isinstance(temperature, Tensor):
@@ -101,6 +102,7 @@ def task_means(losses: Tensor, tasks: Tensor, num_tasks: int) -> tuple[Tensor, T
     """
     check_integer("num_tasks", num_tasks, 1)
     check_integers("tasks", tasks)
+    check_dense("losses", losses)
     if not isinstance(losses, Tensor) or losses.is_complex():
         raise ValueError(f"`losses` must be a tensor of real numbers, got {shown(losses)}.")
     values = losses.to(torch.promote_types(losses.dtype, torch.float32)).flatten()

@@ -71,13 +71,14 @@ def resolve_tasks(tasks: str | Sequence[Task], input_shape: Sequence[int]) -> tu
     shape = check_input_shape(input_shape)
     if isinstance(tasks, str):
         if tasks not in FAMILIES:
-            raise ValueError(f"`tasks` must be {_names()} or a sequence of GaussianTask, got {tasks!r}.")
+            raise ValueError(f"`tasks` must be {_names()} or a sequence of GaussianTask, got {shown(tasks)}.")
         return task_family(tasks, shape)
     given = tuple(tasks) if isinstance(tasks, (list, tuple)) else ()
     known = all(isinstance(task, (GaussianTask, LabelledTask)) for task in given)
     if not known or not any(isinstance(task, GaussianTask) for task in given):
         raise ValueError(
-            f"`tasks` must be {_names()} or a sequence of GaussianTask, at least one, and LabelledTask, got {tasks!r}."
+            f"`tasks` must be {_names()} or a sequence of GaussianTask, at least one, and LabelledTask, got "
+            f"{shown(tasks)}."
         )
     for task in given:
         name, own = ("direction", task.direction) if isinstance(task, GaussianTask) else ("input", task.examples[0])

@@ -12,7 +12,7 @@ from synbench_lightning.checks import is_integer, shown
 from synbench_lightning.functional.representation.readout import few_label_readout
 from synbench_lightning.probe.batched_encoding import BatchedEncoding
 from synbench_lightning.probe.proxy_samples import Block, Examples, in_blocks
-from synbench_lightning.probe.view_sampling import check_dense, check_enough
+from synbench_lightning.probe.view_sampling import check_dense_inputs, check_enough
 from synbench_lightning.probe.views import ViewedInputs, check_inputs
 from synbench_lightning.runtime.input_leaf import num_examples
 from synbench_lightning.runtime.structures import checksum, mapped, taken
@@ -53,7 +53,7 @@ class LabelledInputs:
         else:
             self.inputs = _first_examples(name, x, number)
         self.num_inputs = min(len(y), MOST_LABELLED)
-        self.labels, self.device = y[: self.num_inputs].detach().cpu(), device
+        self.labels, self.device = y[: self.num_inputs].detach().cpu().long(), device
         counts = self.labels.unique(return_counts=True)[1]
         if len(counts) < 2 or int((counts > 1).sum()) < 2:
             raise ValueError(
@@ -137,6 +137,7 @@ def check_labels(labels: Any, inputs: Any) -> None:
     """
     pair = isinstance(labels, (tuple, list)) and len(labels) == 2
     y = labels[1] if pair else labels
+    check_dense_inputs("labels[1]" if pair else "labels", y)
     whole = isinstance(y, Tensor) and y.ndim == 1 and is_integer(y)
     if not whole:
         raise ValueError(
@@ -145,7 +146,7 @@ def check_labels(labels: Any, inputs: Any) -> None:
             "convert arrays with `torch.as_tensor`."
         )
     if pair:
-        check_dense("labels[0]", labels[0])
+        check_dense_inputs("labels[0]", labels[0])
     if not pair and (inputs is None or isinstance(inputs, str)):
         raise ValueError(
             f"`labels` of shape {tuple(y.shape)} need a tensor of `inputs` that they belong to, got inputs={inputs!r}: "

@@ -9,7 +9,7 @@ from typing import Literal
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
-from synbench_lightning.checks import check_choice, check_integer, check_number
+from synbench_lightning.checks import check_choice, check_integer, check_number, shown
 from synbench_lightning.functional.gaussian.score import official_grid
 
 OFFICIAL_SCALES = 49
@@ -82,7 +82,7 @@ class ProbePlan:
         if isinstance(plan, str) and plan in presets:
             return presets[plan]()
         if not isinstance(plan, ProbePlan):
-            raise ValueError(f"`plan` must be 'fast', 'official' or a ProbePlan, got {plan!r}.")
+            raise ValueError(f"`plan` must be 'fast', 'official' or a ProbePlan, got {shown(plan)}.")
         return plan
 
     @cached_property

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from synbench_lightning.checks import check_integer
+from synbench_lightning.checks import check_dense, check_integer, shown
 from synbench_lightning.probe.plan import ProbePlan
 from synbench_lightning.probe.tasks import NOISE_BLOCK, GaussianTask, LabelledTask, noise_block
 
@@ -141,10 +141,12 @@ class ProxySamples:
 def _affine(normalize: Normalize, shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Offset and factor, broadcastable to an input, of ``(x + 0.5 - mean) / std``."""
     try:
+        for given in normalize:
+            check_dense("normalize", given)
         mean, std = (torch.as_tensor(values, dtype=torch.float32, device=device) for values in normalize)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"`normalize` must be a pair (mean, std), each a number or one number per channel, got {normalize!r}."
+            f"`normalize` must be a pair (mean, std), each a number or one number per channel, got {shown(normalize)}."
         ) from error
     for name, values in (("mean", mean), ("std", std)):
         if values.ndim > 1 or (values.ndim == 1 and len(values) not in (1, shape[0])):

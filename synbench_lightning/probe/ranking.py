@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -188,7 +188,7 @@ def rank(results: Mapping[str, ProbeResult | Sequence[ProbeResult]], threshold: 
     if not isinstance(results, Mapping) or not results:
         raise ValueError(f"`results` must be a non-empty mapping of names to results, got {shown(results)}.")
     for name, one in results.items():
-        histories[name] = [one] if isinstance(one, ProbeResult) else list(one)
+        histories[name] = [one] if isinstance(one, ProbeResult) else list(one) if isinstance(one, Iterable) else []
         if not histories[name] or not all(isinstance(result, ProbeResult) for result in histories[name]):
             raise ValueError(f"`results[{name!r}]` must be a ProbeResult or a history of them, got {shown(one)}.")
     groups = [(key, holds, _largest_group(histories, key, holds)) for key, holds in NAMES]

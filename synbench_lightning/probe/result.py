@@ -348,7 +348,7 @@ class ProbeResult:
     def _scores(self, thresholds: Sequence[float]) -> torch.Tensor:
         accuracy, bound = (torch.tensor(table, dtype=torch.float64) for table in (self.accuracy, self.bound))
         scores = synbench_score(accuracy, bound, self.scales, thresholds, self.plan.weights, grid=self.plan.grid)
-        levels = torch.tensor(tuple(thresholds), dtype=torch.float64)
+        levels = torch.tensor([float(level) for level in thresholds], dtype=torch.float64)
         for row, task in enumerate(self.tasks):
             if task in self.labelled:  # the Bayes-optimal accuracy is unknown: 1 replaces it
                 scores[row] = (accuracy[row, :, :1] - levels).clamp_min(0) / (1 - levels)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synbench_lightning.checks import check_name, check_numbers
+from synbench_lightning.checks import check_dense, check_name, check_numbers
 
 NOISE_BLOCK = 64
 """Number of noise vectors that share a seed: the unit of generation and of distribution over processes."""
@@ -105,6 +105,8 @@ class LabelledTask:
     def __post_init__(self) -> None:
         check_name("name", self.name)
         x, y = self.examples, self.labels
+        check_dense("examples", x)
+        check_dense("labels", y)
         real = isinstance(x, Tensor) and x.is_floating_point() and x.ndim >= 2
         if not (real and x.numel() and bool(torch.isfinite(x).all())):
             found = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__

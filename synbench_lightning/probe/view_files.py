@@ -12,7 +12,7 @@ from torch import Tensor
 
 from synbench_lightning.checks import check_integer, shown
 from synbench_lightning.probe.chunked_views import ChunkedViews
-from synbench_lightning.probe.view_sampling import Views, check_dense
+from synbench_lightning.probe.view_sampling import Views, check_dense_inputs
 from synbench_lightning.probe.views import SampledViews, ViewedInputs, viewed_inputs
 from synbench_lightning.runtime.structures import Arguments, leaves
 
@@ -67,7 +67,10 @@ def write_views(path: str | PathLike[str], viewed: ViewedInputs) -> Tensor:
         found = torch.stack([torch.cat([_tensor_of(chunk) for chunk in view]) for view in viewed.views], 1)
     else:
         raise ValueError(f"These inputs have no views to save: they are encoded with {viewed.kind}.")
-    torch.save(found, path)
+    try:
+        torch.save(found, path)
+    except (OSError, RuntimeError, ValueError) as error:  # torch raises each of them for a path
+        raise ValueError(f"`path`: {path!r} could not be written: {error}") from error
     return found
 
 
@@ -123,8 +126,8 @@ def from_files(inputs: Any, views: Any) -> tuple[Any, Any]:
         inputs = load_tensor("inputs", inputs)
     if is_file_name(views):
         views = load_tensor("views", views)
-    check_dense("inputs", inputs)
-    check_dense("views", views)
+    check_dense_inputs("inputs", inputs)
+    check_dense_inputs("views", views)
     if not isinstance(views, Tensor):
         return inputs, views
     if inputs is not None and not (isinstance(inputs, str) and inputs == "auto"):

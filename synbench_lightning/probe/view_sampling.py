@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from synbench_lightning.checks import check_dense
 from synbench_lightning.probe.tasks import NOISE_BLOCK
 from synbench_lightning.runtime.seeded_calls import seeded
 from synbench_lightning.runtime.structures import described, leaves, mapped
@@ -62,22 +62,10 @@ def check_enough(name: str, number: int, fewest: int = FEWEST_INPUTS) -> None:
         raise ValueError(f"`{name}` must contain at least {fewest} examples, got {number}.")
 
 
-def check_dense(name: str, value: Any) -> None:
-    """Refuse tensors without a value for each element in memory: sparse, nested, quantized, or of the device "meta"."""
-    for _, leaf in leaves(value):
-        kind = (
-            "a nested tensor, whose examples differ in shape: pad them to one"
-            if leaf.is_nested
-            else f"a tensor of the layout {leaf.layout}: convert it with `.to_dense()`"
-            if leaf.layout != torch.strided
-            else "a quantized tensor: convert it with `.dequantize()`"
-            if leaf.is_quantized
-            else 'a tensor of the device "meta", which has no values: load them'
-            if leaf.is_meta
-            else None
-        )
-        if kind is not None:
-            raise ValueError(f"`{name}` must be of dense tensors, got {kind}.")
+def check_dense_inputs(name: str, inputs: Any) -> None:
+    """Refuse tensors in a structure of inputs that have no value for each element in memory."""
+    for _, leaf in leaves(inputs):
+        check_dense(name, leaf)
 
 
 def view_warnings(inputs: Tensor, one: Tensor, other: Tensor) -> tuple[str, ...]:

@@ -230,12 +230,6 @@ def test_averaged_weights_are_said_not_to_be_the_ones_that_are_probed():
         run.fit(Autoencoder())
 
 
-class Averaged(Autoencoder):
-    def __init__(self):
-        super().__init__()
-        self.average = AveragedModel(self.encoder)
-
-
 class ScheduleFree(torch.optim.SGD):
     """Has the weights of evaluation in its state, as optimizers without a schedule do."""
 
@@ -259,7 +253,6 @@ class OwnAverage(lightning_callbacks.Callback):
 @pytest.mark.parametrize(
     ("make", "callbacks", "message"),
     [
-        (Averaged, (), r'the averages that `average` computes.*`encoder="average.module..."`'),
         (WithoutASchedule, (), r"the averages that ScheduleFree computes. Its `eval\(\)` sets these"),
         (Autoencoder, (OwnAverage(),), "the averages that OwnAverage computes. .*pass `encoder=` a function"),
     ],
@@ -270,7 +263,7 @@ def test_averages_wherever_they_are_kept_are_said_not_to_be_probed(make, callbac
 
 
 def test_a_strategy_that_was_never_tried_is_told_before_the_first_step():
-    assert list(setup_warnings(trainer(probing(), max_steps=1), Autoencoder())) == []
+    assert list(setup_warnings(trainer(probing(), max_steps=1))) == []
     strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)  # its constructor asks for the package
-    [advice] = setup_warnings(SimpleNamespace(strategy=strategy, callbacks=[], optimizers=[]), Autoencoder())
+    [advice] = setup_warnings(SimpleNamespace(strategy=strategy, callbacks=[], optimizers=[]))
     assert "is untested with DeepSpeedStrategy" in advice

@@ -25,6 +25,20 @@ def test_layers_are_listed_once_with_their_widths():
     assert advice.probed(probed(1, 2, 3)) == []
 
 
+def test_one_layer_is_not_compared_with_anything():
+    advice, alone = LayerAdvice("synbench"), probed(2, 1, names=("encoder", "head"))
+    listed = "SynBench evaluates one layer (width), the encoder's output: `encoder` (8)."
+    assert advice.probed(alone) == [f"{listed} Heads are evaluated but not ranked: `head` (8)."]
+    assert advice.ended([alone, alone]) is None
+
+
+def test_heads_are_not_counted_among_the_layers_at_the_end():
+    found = LayerAdvice("synbench").ended([probed(0, 1, 2, 3, names=("encoder.1", "encoder.2", "encoder", "head"))])
+    assert found == (
+        "SynBench: of 3 layers at 1 probe, the encoder's output at step 10 has the highest readout: use it as it is."
+    )
+
+
 @pytest.mark.parametrize(
     ("widths", "ranked"), [((1, 2, 8), "the others are not ranked"), ((1, 33, 8), "none is ranked")]
 )

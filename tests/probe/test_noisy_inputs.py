@@ -119,11 +119,11 @@ def test_wrong_inputs_are_refused_before_anything_is_run(inputs, message):
 @pytest.mark.filterwarnings("ignore:torch.quantize", "ignore:The PyTorch API of nested tensors")
 def test_tensors_without_values_in_memory_are_refused_by_the_name_of_the_argument(change, message):
     x = change(images(64))
-    with pytest.raises(ValueError, match=f"`inputs` must be of dense tensors, got {message}"):
+    with pytest.raises(ValueError, match=f"`inputs` must be dense, got {message}"):
         evaluate(nn.Flatten(), (1, 6, 6), plan=SMALL, inputs=x)
-    with pytest.raises(ValueError, match="`inputs` must be of dense tensors"):
+    with pytest.raises(ValueError, match="`inputs` must be dense"):
         SynBenchCallback(inputs={"pixels": x}, views=lambda batch: batch)
-    with pytest.raises(ValueError, match=r"`labels\[0\]` must be of dense tensors"):
+    with pytest.raises(ValueError, match=r"`labels\[0\]` must be dense"):
         evaluate(nn.Flatten(), (1, 6, 6), plan=SMALL, labels=(x, torch.arange(64) % 2))
 
 

@@ -69,6 +69,20 @@ def test_a_call_that_does_again_what_it_did_is_the_same(net):
     assert not differs(rehearsal(net, IMAGES))
 
 
+@pytest.mark.parametrize("memory", [0.9, 0.5, 0.15, 0.05])
+def test_state_that_is_kept_from_call_to_call_is_no_difference_however_fast_it_is_forgotten(memory):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.state = 4 * torch.ones(48)
+
+        def forward(self, x):
+            self.state = memory * self.state + x.mean(0).flatten()
+            return x.flatten(1) + self.state
+
+    assert not differs(rehearsal(Recurrent(), IMAGES))
+
+
 def test_a_module_that_does_something_else_differs():
     class Switched(nn.Linear):
         calls = 0

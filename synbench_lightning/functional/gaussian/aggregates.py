@@ -50,6 +50,7 @@ def aggregate(
         {'worst': 0.2, 'cvar': 0.267, 'smoothed_worst': 0.254, 'mean': 0.467, 'gap': 0.267}
     """
     values = _checked(scores)
+    temperature = check_number("temperature", temperature, "a positive number", 0, low_in=False)
     weights = aggregate_weights(values, fraction, temperature)
     found = {name: (weight * values).sum(-1) for name, weight in weights.items()}
     shift = temperature * math.log(values.shape[-1])

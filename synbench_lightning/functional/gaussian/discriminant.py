@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from synbench_lightning.checks import check_floats, numbers, shown
+from synbench_lightning.checks import check_dense, check_floats, numbers, shown
 
 EIGENVALUE_FLOOR = 1e-6
 """Directions in which the features vary less than this carry no information (official SynBench code)."""
@@ -173,7 +173,8 @@ def check_epsilons(epsilons: Sequence[float]) -> tuple[float, ...]:
 
 def _checked(features: Tensor, labels: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Check features and labels; return features ``(n, D)`` as float64 and a mask ``(n,)`` of class 1."""
-    checked = check_floats(f"{name}_features", features, "(samples, dimensions)", (None, None))
+    checked = check_floats(f"{name}_features", features, "(samples, dimensions)", (None, None)).detach()
+    check_dense(f"{name}_labels", labels)
     if not isinstance(labels, Tensor) or labels.shape != features.shape[:1]:
         raise ValueError(
             f"`{name}_labels` must be a tensor of shape {(len(features),)}, one label for each row of "
