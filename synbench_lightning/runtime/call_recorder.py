@@ -184,7 +184,7 @@ class CallRecorder:
         return {
             key: replace(
                 call,
-                made_by=call.made_by & found.keys(),
+                made_by=frozenset(call.made_by & found.keys()),
                 consumers=frozenset(self._consumers.get(key, set()) & found.keys()),
                 trained=call.trained or key in self._trained_again,
             )

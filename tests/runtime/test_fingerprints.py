@@ -10,6 +10,7 @@ from contextlib import closing
 from queue import Queue, SimpleQueue
 
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
 from synbench_lightning.runtime.experiment_trackers import imported_trackers, is_tracker, writing_functions
@@ -45,6 +46,7 @@ class Hinting:
         (iter(range(5)), next, 5, 4),
         (Hinting(), lambda value: None, 7, 7),
         ([1, 2], lambda value: value.append(3), "[1, 2]", "[1, 2, 3]"),
+        (torch.zeros(2), lambda value: value.add_(1), 0, 1),
         (object, lambda value: None, "<class 'object'>", "<class 'object'>"),
     ],
 )

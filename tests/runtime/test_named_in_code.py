@@ -43,6 +43,7 @@ def test_the_variables_that_a_function_and_those_within_it_name_are_found():
     assert found.pop("NOT_YET") is MISSING
     assert {name: value for name, value in found.items() if value is not MISSING} == {"COUNTS": COUNTS, "OTHER": OTHER}
     assert dict(CODE.global_variables(json.loads)) == {}
+    assert dict(CODE.global_variables(lambda: "COUNTS")) == {}  # a text
 
 
 def test_a_variable_by_the_name_of_a_builtin_is_found_where_it_is_one_of_the_file(monkeypatch):

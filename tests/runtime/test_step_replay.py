@@ -129,6 +129,20 @@ def test_the_transfer_hooks_are_those_that_training_has():
     assert torch.equal(fit(Hooked, datamodule=WithHooks)[0], 3 * (BATCH[0] + 1))
 
 
+def test_what_a_datamodule_s_hook_draws_depends_on_the_seed_alone():
+    class Drawing(WithHooks):
+        def __init__(self):
+            super().__init__()
+            self.generator = torch.Generator().manual_seed(5)
+
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            return super().on_before_batch_transfer([batch[0] + torch.rand(1, generator=self.generator), batch[1]], 0)
+
+    one, again, other = fit(Autoencoder, datamodule=Drawing)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
 def test_what_the_module_does_with_a_batch_before_its_step_is_done():
     class Started(Autoencoder):
         def on_train_batch_start(self, batch, batch_idx):
