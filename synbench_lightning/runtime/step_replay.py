@@ -76,7 +76,7 @@ class StepReplay:
         with (
             isolated(self.pl_module, run, refuse_iterators=refuse),
             _optimizers_refuse(self.trainer, self.pl_module),
-            seeding(self.pl_module, *data) as self._seed,
+            seeding(self.pl_module, *data, *run) as self._seed,
         ):
             for part, flag in flags.items():
                 part.training = flag and self.step == "training_step"

@@ -90,6 +90,26 @@ def test_what_is_random_depends_on_the_seed_alone_and_training_ends_as_without()
     assert one.shape == (8, 1, 8, 8)
 
 
+OF_THE_FILE = torch.Generator()
+
+
+class DrawsFromTheFile(Autoencoder):
+    """Has its generator in a variable of the file."""
+
+    def __init__(self):
+        super().__init__()
+        OF_THE_FILE.manual_seed(7)
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step([batch[0] + torch.randn(1, generator=OF_THE_FILE)], batch_idx)
+
+
+def test_what_is_drawn_from_a_generator_of_the_file_depends_on_the_seed_alone():
+    one, again, other = fit(DrawsFromTheFile)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
 def test_the_encoder_is_given_what_comes_before_it_and_nothing_after_it_is_run():
     class Failing(Autoencoder):
         def training_step(self, batch, batch_idx):
