@@ -70,13 +70,12 @@ class StepReplay:
             ValueError: if the module holds an iterator, which a run would advance.
         """
         flags = {part: part.training for part in self.pl_module.modules()}
-        data = () if self._datamodule is None else (self._datamodule,)
         refuse = self.call is not None
         run = [self.function, self.pl_module.on_train_batch_start, *map(self._hook, HOOKS)]
         with (
             isolated(self.pl_module, run, refuse_iterators=refuse),
             _optimizers_refuse(self.trainer, self.pl_module),
-            seeding(self.pl_module, *data, *run) as self._seed,
+            seeding(self.pl_module, *run) as self._seed,
         ):
             for part, flag in flags.items():
                 part.training = flag and self.step == "training_step"
