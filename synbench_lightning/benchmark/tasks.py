@@ -15,6 +15,7 @@ from synbench_lightning.functional.representation.class_probabilities import cla
 from synbench_lightning.runtime.collectives import Processes, Progress, gather_rows
 from synbench_lightning.runtime.features import FeatureReader
 from synbench_lightning.runtime.lightning_packages import move_data_to_device
+from synbench_lightning.runtime.seeded_calls import reached
 
 READ_TWICE = 8
 """Number of examples of each task that are read twice, in the first evaluation, to detect random augmentation."""
@@ -70,6 +71,11 @@ class Benchmark:
     def settings(self) -> dict[str, int]:
         """Number of items of each task; two benchmarks with the same numbers have the same items."""
         return dict(zip(self.names, torch.bincount(self.tasks).tolist(), strict=True))
+
+    @property
+    def readers(self) -> list[Callable[[Any], Any]]:
+        """The functions of the datasets, also of those within them, that read an example."""
+        return [one.__getitem__ for one in reached(*self._examples) if isinstance(one, Dataset)]
 
     def points(self, share: float) -> int:
         """Number of items in a fraction ``share`` of the benchmark, at least two of each task."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
@@ -194,6 +194,9 @@ class BenchmarkCallback(ProbingCallback[BenchmarkResult]):
             f"{self.benchmark.points(self.climb.budget):,} of {len(self.benchmark.tasks):,} after a warm-up of "
             f"{self.climb.warmup} complete evaluations."
         )
+
+    def _also_called(self) -> Sequence[Callable[..., Any]]:
+        return [*super()._also_called(), *self.benchmark.readers]
 
     def _probe(
         self,

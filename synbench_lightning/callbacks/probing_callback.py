@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -307,7 +307,7 @@ class ProbingCallback(HistoryCallback[R]):
             with precision.val_step_context():
                 return forward(precision.convert_input(x))
 
-        kept = isolated(pl_module, modules_reached(self.encoder))
+        kept = isolated(pl_module, self._also_called())
         try:
             with self._budget.counted(), kept, probe_progress(trainer, self.title) as progress:
                 result = self._probe(trainer, pl_module, encoder, processes, progress)
@@ -330,6 +330,10 @@ class ProbingCallback(HistoryCallback[R]):
         with self._budget.counted():
             self._after_logging(trainer, result, metrics, position)
         notify_listeners(trainer, pl_module, metrics)
+
+    def _also_called(self) -> Sequence[Callable[..., Any]]:
+        """What a probe calls besides the module and its submodules, and what is restored as well."""
+        return modules_reached(self.encoder)
 
     def _skip_probe(self, trainer: Trainer, error: Exception) -> None:
         self._failures += 1

@@ -14,7 +14,7 @@ from synbench_lightning.runtime.named_in_code import MISSING
 
 OF_THE_RUN = (Dataset, DataLoader, Sampler, Optimizer, LRScheduler)
 OF_LIGHTNING = ("lightning.", "pytorch_lightning.", "lightning_fabric.")
-COPY_BYTES = 2**28  # mutants: memory and time alone
+COPY_BYTES = 2**24  # mutants: memory and time alone
 """Tensors and arrays that the run holds are copied up to this size."""
 MOST_ELEMENTS = 1_000  # mutants: memory and time alone
 """Elements of longer containers that the run holds are not followed."""

@@ -11,8 +11,9 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule, seed_everything
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Subset, TensorDataset, WeightedRandomSampler
 
+from synbench_lightning import BenchmarkCallback
 from tests.callbacks.runs import probing, steps, trainer
 from tests.integration import modules
 from tests.integration.test_training_unchanged import assert_identical
@@ -259,6 +260,44 @@ def test_a_module_outside_that_an_encoder_calls_is_left_as_it_was():
     assert len(callback.history) == 4
     assert_identical(dict(teacher.state_dict()), before)
     assert all(part.training for part in teacher.modules())
+
+
+class CountingReads(TensorDataset):
+    """Counts what is read, and has labels."""
+
+    reads = 0
+
+    def __getitem__(self, index: int) -> Any:
+        self.reads += 1
+        return super().__getitem__(index)
+
+
+class ScalesByReads(modules.Plain):
+    """Trains on a dataset whose count is part of the loss."""
+
+    def __init__(self, dataset: CountingReads) -> None:
+        super().__init__()
+        self.dataset = dataset
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(batch[0]) * (1 + 1e-3 * self.dataset.reads)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.dataset, batch_size=8, shuffle=True)
+
+
+def test_a_dataset_that_training_and_a_benchmark_share_counts_as_before():
+    def found(*probes: bool) -> Any:
+        seed_everything(0)
+        dataset = CountingReads(torch.randn(96, 12), torch.arange(96) % 2)
+        model, tasks = ScalesByReads(dataset), {"some": Subset(dataset, range(80))}
+        callbacks = [BenchmarkCallback(tasks, 0.5, support=20, every_n_train_steps=7) for _ in probes]
+        run = trainer(*callbacks, max_steps=18)
+        run.fit(model)
+        assert [[result.step for result in one.history] for one in callbacks] == [[0, 7, 14, 18] for _ in probes]
+        return model.state_dict(), run.optimizers[0].state_dict(), dataset.reads
+
+    assert_identical(found(), found(True))
 
 
 PACKAGE = """
