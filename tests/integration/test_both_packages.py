@@ -12,6 +12,7 @@ import pytest
 
 import synbench_lightning
 
+pytestmark = pytest.mark.xdist_group("runs of both packages")  # each of them is made once
 ROOT = Path(__file__).parents[2]
 WORKER = "tests.integration.runs_of_a_package"
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
