@@ -19,7 +19,6 @@ from synbench_lightning.cli.encoder_sources import Candidate, Source, candidates
 from synbench_lightning.cli.errors import CommandError, UsageError, in_one_line
 from synbench_lightning.cli.run_ranking import as_json, as_text, rankings
 from synbench_lightning.cli.tables import aligned, wrapped
-from synbench_lightning.functional.gaussian.bayes_optimal import optimal_accuracy
 from synbench_lightning.functional.gaussian.discriminant import check_epsilons
 from synbench_lightning.functional.gaussian.score import check_thresholds
 from synbench_lightning.functional.representation.information import WIDTH_RATIO, comparable_widths
@@ -167,8 +166,7 @@ def _evaluated(
     if shape is None:
         raise UsageError(f"--input-shape is needed for {name}: the shape of one example, as in --input-shape 3 224 224")
     device = torch.device(_device(given.device))
-    best = float(optimal_accuracy(plan.scales[-1]))
-    thresholds = tuple(sorted({given.threshold, *(t for t in OFFICIAL_THRESHOLDS if t < best)}))
+    thresholds = tuple(sorted({given.threshold, *OFFICIAL_THRESHOLDS}))
     settings: dict[str, Any] = {
         "tasks": given.tasks, "plan": plan, "epsilons": tuple(given.epsilons), "thresholds": thresholds,
         "normalize": normalize or loaded.normalize, "seed": given.seed,
