@@ -58,7 +58,7 @@ def evaluate_command(given: Namespace) -> int:
     plan, normalize, about = _plan(given), _normalize(given), _about(given)
     listed = [one for source in given.sources for one in candidates(source, given.weights_only == "true")]
     names = [candidate.name for candidate in listed]
-    found, failures = list[Evaluated](), 0
+    found, failed = list[Evaluated](), False
     for place, candidate in enumerate(listed):
         name = candidate.name
         if names.count(name) > 1:
@@ -73,7 +73,7 @@ def evaluate_command(given: Namespace) -> int:
                 raise
             words = in_one_line(error)
             print(f"synbench evaluate: error: {words if name in words else f'{name}: {words}'}", file=sys.stderr)
-            failures += 1
+            failed = True
     if not given.json:
         found = _with_short_names(found)
     ranked = rankings({one.name: one.result for one in found}, given.threshold)
@@ -83,7 +83,7 @@ def evaluate_command(given: Namespace) -> int:
         print(json.dumps(_as_json(found, ranked, given.threshold), indent=2))
     elif found:
         print("\n".join(_as_text(found, ranked, given.threshold)))
-    return 1 if failures else 0
+    return int(failed)
 
 
 def _plan(given: Namespace) -> ProbePlan:
