@@ -184,8 +184,12 @@ def _evaluated(
         loaded.module.eval().to(device)
     encoder = loaded.encoder
     if loaded.module is not None and loaded.attribute is not None:
-        encoder = layer_or_encoder(loaded.module, loaded.attribute, torch.zeros(2, *shape, device=device))
-    with tqdm(desc=name, unit=" examples", leave=False, disable=None, dynamic_ncols=True) as bar:
+        example = torch.zeros(2, *shape, device=device)  # mutants: any number of examples does
+        encoder = layer_or_encoder(loaded.module, loaded.attribute, example)
+    with tqdm(
+        desc=name, unit=" examples", disable=None,
+        leave=False, dynamic_ncols=True,  # mutants: how a terminal looks
+    ) as bar:  # fmt: skip
 
         def advance(done: int, total: int) -> None:
             bar.total = total
@@ -203,7 +207,7 @@ def _evaluated(
 def _device(name: str | None) -> str:
     chosen = name or default_device().type
     try:
-        torch.empty(0, device=chosen)
+        torch.tensor([], device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"argument --device: {chosen!r} is not available here, {in_one_line(error)}") from error
     return chosen
