@@ -8,7 +8,7 @@ import pytest
 from synbench_lightning.cli.report import _layers, _settings, report
 from synbench_lightning.cli.run_files import Run, runs_in
 from synbench_lightning.probe.layers import LayerResult
-from tests.cli.test_written_logs import SHORT, printed, run_of, tables, written
+from tests.cli.test_written_logs import SHORT, printed, run_of, written
 from tests.results import written_result
 
 
@@ -69,4 +69,3 @@ def test_a_run_is_as_it_was_read(tmp_path):
     (run,) = runs_in(two_logs(tmp_path)[0])
     with pytest.raises(FrozenInstanceError):
         run.points = {}
-    assert tables(report([run]))[0][1][6] == "2"
