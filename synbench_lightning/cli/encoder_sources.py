@@ -155,7 +155,7 @@ def _transformers(source: Source, checkpoint: str | None, weights_only: bool) ->
         size = getattr(processor, "crop_size", None) or processor.size
         height, width = (size.get(side) or size["shortest_edge"] for side in ("height", "width"))
         normalize = tuple(processor.image_mean), tuple(processor.image_std)
-        return Loaded(lambda x: model(pixel_values=x), model, (len(normalize[0]), height, width), normalize)
+        return Loaded(lambda x: model(pixel_values=x), model, (len(processor.image_mean), height, width), normalize)
     if inputs == "input_values":  # waveforms, which its processor scales to mean 0 and variance 1, like the examples
         return Loaded(lambda x: model(input_values=x), model, (SECOND,))
     if inputs == "input_ids":

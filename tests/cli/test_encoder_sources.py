@@ -196,7 +196,7 @@ def test_arguments_of_a_factory_without_jsonargparse_name_the_extra(capsys, monk
     ("saved", "kind"),
     [
         ({"a": torch.ones(2), "epoch": 3}, "dict with a, epoch"), ([torch.ones(2)], "list"),
-        ({}, "missing keys: 1.bias, "),
+        ({}, "missing keys: 1.bias, "), ({"a": 1, "b": 2, "c": 3, "d": 4}, "dict with a, b, c and 1 more"),
         ({"state_dict": {"a": 1}, "b": 2, "c": 3, "d": 4, "e": 5}, "dict with state_dict, b, c and 2 more"),
     ],
 )  # fmt: skip
