@@ -195,7 +195,7 @@ def imported(source: Source) -> Any:
         raise CommandError(f"{source.option}: importing {package} raised {_typed(error)}") from error
     for name in attribute.split("."):
         if not hasattr(found, name):
-            close = get_close_matches(name, [known for known in dir(found) if not known.startswith("_")], n=1)
+            close = get_close_matches(name, [known for known in dir(found) if not known.startswith("_")])
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise CommandError(f"{source.option}: {package} has no {name!r}{hint}")
         found = getattr(found, name)

@@ -205,3 +205,9 @@ def test_what_is_no_state_dict_is_named(capsys, saved, kind):
     code, _, err = run(capsys, *ENCODER, "--ckpt", "other.pt", *QUICK)
     assert code == 1
     assert kind in err
+
+
+def test_an_argument_that_a_factory_still_needs_is_named(capsys):
+    code, _, err = run(capsys, "--encoder", "torch.nn:Linear", "--encoder.out_features=3", *QUICK)
+    assert code == 2
+    assert "in_features" in err
