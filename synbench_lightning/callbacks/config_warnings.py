@@ -121,7 +121,7 @@ def unknown_key_warnings(
         if monitor not in keys and not isinstance(callback, listeners) and renamed(monitor, prefix) is None:
             same = [key for key in keys if name_of(key, prefix) == name_of(monitor, prefix)]
             watched = [key for key in keys if key.startswith(f"{prefix}/") and not key.endswith("_se")]
-            close = (same or get_close_matches(monitor, keys, n=1, cutoff=0.0))[0]
+            close = (same or get_close_matches(monitor, keys, cutoff=0.0))[0]
             effect = (
                 "the callback will do nothing"
                 if isinstance(callback, lightning_classes("Callback"))

@@ -31,9 +31,9 @@ class FigureLogger:
 
     def __init__(self, prefix: str, threshold: float) -> None:
         self.prefix, self.threshold = prefix, threshold
-        self._step = 0  # of the last probe, on the loggers' axis
+        self._step = 0  # of the last probe, on the loggers' axis; mutants: not read before the first probe
         self._drawn: int | None = None  # the same for the figures drawn last
-        self._started = self._spent = 0.0
+        self._started = self._spent = 0.0  # mutants: `open` sets both
         self._told: set[str] = set()  # failures already reported
         self._monitored: str | None = None  # the key on the first chart of the current layout
 

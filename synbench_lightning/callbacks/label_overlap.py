@@ -42,7 +42,7 @@ class LabelOverlap:
         own = max(usable, key=Tensor.numel)
         self._inputs = own.detach().cpu().flatten(1)
         self._shape, self._dtype = own.shape[1:], own.dtype  # collected inputs may be in half precision
-        self._places = torch.linspace(0, self._inputs.shape[1] - 1, VALUES).long().unique()
+        self._places = torch.linspace(0, self._inputs.shape[1] - 1, VALUES).long().unique()  # mutants: time alone
         self._rows: dict[bytes, list[int]] = {}
         for row, key in enumerate(self._keys(self._inputs)):
             self._rows.setdefault(key, []).append(row)

@@ -48,11 +48,10 @@ class LayerAdvice:
             encoder: dotted name of the encoder, ``""`` for the whole module; ``None`` where it has no name.
         """
         compared = [result for result in history if result.best_layer is not None and result.compares(history[-1])]
-        chosen = max(compared, key=_value, default=None)
-        number = 0 if chosen is None else sum(not layer.head for layer in chosen.layers)
-        if chosen is None or number == 1:
+        if not compared:
             return None
-        best = chosen.best_layer
+        chosen = max(compared, key=_value)
+        number, best = sum(not layer.head for layer in chosen.layers), chosen.best_layer
         assert best is not None
         where = f"at step {chosen.step or 0:,}"
         among = f"SynBench: of {number} layers at {len(compared)} probe{'s' if len(compared) > 1 else ''}"
@@ -97,6 +96,7 @@ def _margin(result: ProbeResult, best: BestLayer) -> str:
 
 
 def _value(result: ProbeResult) -> float:
-    best = result.best_layer
-    value = None if best is None else best.layer.value(result.layer_key)
-    return -float("inf") if value is None else value
+    assert result.best_layer is not None
+    value = result.best_layer.layer.value(result.layer_key)
+    assert value is not None
+    return value

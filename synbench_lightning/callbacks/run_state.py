@@ -31,7 +31,7 @@ class RunStateCallback(Callback):
     the callback can be copied. Lightning itself gives every callback the module's ``log`` and ``log_dict``."""
 
     _restores = True  # outside a trainer, whoever hands a state over means it
-    _resumed = _restored = False
+    _resumed = _restored = False  # mutants: `setup` sets both
     _run: tuple[weakref.ref[Trainer], weakref.ref[LightningModule]] | None = None
 
     @abstractmethod

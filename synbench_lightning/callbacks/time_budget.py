@@ -16,7 +16,7 @@ class TimeBudget:
 
     def __init__(self, limit: float | None) -> None:
         self.limit = limit
-        self._start = self._spent = 0.0
+        self.begin()
 
     def begin(self) -> None:
         """Start training."""

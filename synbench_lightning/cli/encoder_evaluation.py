@@ -19,7 +19,6 @@ from synbench_lightning.cli.encoder_sources import Candidate, Source, candidates
 from synbench_lightning.cli.errors import CommandError, UsageError, in_one_line
 from synbench_lightning.cli.run_ranking import as_json, as_text, rankings
 from synbench_lightning.cli.tables import aligned, wrapped
-from synbench_lightning.functional.gaussian.bayes_optimal import optimal_accuracy
 from synbench_lightning.functional.gaussian.discriminant import check_epsilons
 from synbench_lightning.functional.gaussian.score import check_thresholds
 from synbench_lightning.functional.representation.information import WIDTH_RATIO, comparable_widths
@@ -59,7 +58,7 @@ def evaluate_command(given: Namespace) -> int:
     plan, normalize, about = _plan(given), _normalize(given), _about(given)
     listed = [one for source in given.sources for one in candidates(source, given.weights_only == "true")]
     names = [candidate.name for candidate in listed]
-    found, failures = list[Evaluated](), 0
+    found, failed = list[Evaluated](), False
     for place, candidate in enumerate(listed):
         name = candidate.name
         if names.count(name) > 1:
@@ -74,7 +73,7 @@ def evaluate_command(given: Namespace) -> int:
                 raise
             words = in_one_line(error)
             print(f"synbench evaluate: error: {words if name in words else f'{name}: {words}'}", file=sys.stderr)
-            failures += 1
+            failed = True
     if not given.json:
         found = _with_short_names(found)
     ranked = rankings({one.name: one.result for one in found}, given.threshold)
@@ -84,7 +83,7 @@ def evaluate_command(given: Namespace) -> int:
         print(json.dumps(_as_json(found, ranked, given.threshold), indent=2))
     elif found:
         print("\n".join(_as_text(found, ranked, given.threshold)))
-    return 1 if failures else 0
+    return int(failed)
 
 
 def _plan(given: Namespace) -> ProbePlan:
@@ -167,8 +166,7 @@ def _evaluated(
     if shape is None:
         raise UsageError(f"--input-shape is needed for {name}: the shape of one example, as in --input-shape 3 224 224")
     device = torch.device(_device(given.device))
-    best = float(optimal_accuracy(plan.scales[-1]))
-    thresholds = tuple(sorted({given.threshold, *(t for t in OFFICIAL_THRESHOLDS if t < best)}))
+    thresholds = tuple(sorted({given.threshold, *OFFICIAL_THRESHOLDS}))
     settings: dict[str, Any] = {
         "tasks": given.tasks, "plan": plan, "epsilons": tuple(given.epsilons), "thresholds": thresholds,
         "normalize": normalize or loaded.normalize, "seed": given.seed,
@@ -186,8 +184,12 @@ def _evaluated(
         loaded.module.eval().to(device)
     encoder = loaded.encoder
     if loaded.module is not None and loaded.attribute is not None:
-        encoder = layer_or_encoder(loaded.module, loaded.attribute, torch.zeros(2, *shape, device=device))
-    with tqdm(desc=name, unit=" examples", leave=False, disable=None, dynamic_ncols=True) as bar:
+        example = torch.zeros(2, *shape, device=device)  # mutants: any number of examples does
+        encoder = layer_or_encoder(loaded.module, loaded.attribute, example)
+    with tqdm(
+        desc=name, unit=" examples", disable=None,
+        leave=False, dynamic_ncols=True,  # mutants: how a terminal looks
+    ) as bar:  # fmt: skip
 
         def advance(done: int, total: int) -> None:
             bar.total = total
@@ -205,7 +207,7 @@ def _evaluated(
 def _device(name: str | None) -> str:
     chosen = name or default_device().type
     try:
-        torch.empty(0, device=chosen)
+        torch.tensor([], device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"argument --device: {chosen!r} is not available here, {in_one_line(error)}") from error
     return chosen

@@ -155,7 +155,7 @@ def _transformers(source: Source, checkpoint: str | None, weights_only: bool) ->
         size = getattr(processor, "crop_size", None) or processor.size
         height, width = (size.get(side) or size["shortest_edge"] for side in ("height", "width"))
         normalize = tuple(processor.image_mean), tuple(processor.image_std)
-        return Loaded(lambda x: model(pixel_values=x), model, (len(normalize[0]), height, width), normalize)
+        return Loaded(lambda x: model(pixel_values=x), model, (len(processor.image_mean), height, width), normalize)
     if inputs == "input_values":  # waveforms, which its processor scales to mean 0 and variance 1, like the examples
         return Loaded(lambda x: model(input_values=x), model, (SECOND,))
     if inputs == "input_ids":
@@ -195,7 +195,7 @@ def imported(source: Source) -> Any:
         raise CommandError(f"{source.option}: importing {package} raised {_typed(error)}") from error
     for name in attribute.split("."):
         if not hasattr(found, name):
-            close = get_close_matches(name, [known for known in dir(found) if not known.startswith("_")], n=1)
+            close = get_close_matches(name, [known for known in dir(found) if not known.startswith("_")])
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise CommandError(f"{source.option}: {package} has no {name!r}{hint}")
         found = getattr(found, name)

@@ -41,7 +41,7 @@ def history_command(given: Namespace) -> int:
 
 def _as_text(run: Run) -> list[str]:
     keys = [run.monitored, *(key for key in ("information", "readout", "score") if key != run.monitored)]
-    keys = [key for key in keys if run.series(key)[0]]
+    keys = [key for key in keys if any(key in values for values in run.points.values())]
     first, *others = keys
     full = 1.0 if first == "score" else max(run.series(first)[1])
     rows = [["step", first, "", *others, "worst task"]]

@@ -147,7 +147,7 @@ def _run(root: Path, folder: Path, prefix: str, weights_only: bool) -> Run:
         ("a CSV log", logged),
     ]
     # A checkpoint has the whole history, but may be older than the log and does not contain the overhead.
-    source, points = max(found, key=lambda one: max(one[1], default=-1))
+    source, points = max(found, key=lambda one: sorted(one[1])[-1:])
     for _, others in found:
         points = {step: {**others.get(step, {}), **values} for step, values in points.items()}
     return Run(
@@ -169,7 +169,7 @@ def _from_checkpoints(
     probes, benchmarks = list[ProbeResult](), dict[str, list[BenchmarkResult]]()
     for path in sorted(root.rglob("*.ckpt")):
         try:
-            saved = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
+            saved = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)  # mutants: memory alone
             states, step = dict(saved.get("callbacks") or {}), check_integer("global_step", saved["global_step"], 0)
             checkpoints[step] = path
         except Exception as error:
@@ -195,8 +195,9 @@ BENCHMARK = re.compile(rf"{BenchmarkCallback.__qualname__}\{{'prefix': '(.*)'\}}
 """The key of the callback's state in a checkpoint, in Lightning's format; the group is the prefix."""
 
 
-def _reached(history: list[Any]) -> int:
-    return history[-1].step or 0 if history else -1
+def _reached(history: list[Any]) -> list[int]:
+    """The step of the last result, or nothing, which compares as less."""
+    return [result.step or 0 for result in history[-1:]]
 
 
 def _points_of(history: tuple[ProbeResult, ...]) -> Points:

@@ -115,3 +115,58 @@ def test_a_state_of_an_earlier_version_has_no_counts():
             schedule.restore({"last_step": 0, name: -1})
     with pytest.raises(ValueError, match="`owed`"):
         schedule.restore({"last_step": 0, "owed": 1})
+
+
+def test_a_schedule_begins_with_nothing_counted_and_a_state_of_before_has_no_more_than_its_last_step():
+    schedule = Schedule(1, 1, True, True)
+    nothing = {"last_step": 0, "owed": False, "uncounted": 0, "batches": 0}
+    assert schedule.state() == nothing
+    schedule.restore({"last_step": 3})
+    assert schedule.state() == {**nothing, "last_step": 3}
+    kept = {"last_step": 0, "owed": True, "uncounted": 0, "batches": 0}
+    schedule.restore(kept)
+    assert schedule.state() == kept
+    schedule.begin()
+    assert schedule.state() == nothing
+    for name, value in [("last_step", -1), ("last_step", None), ("owed", 1), ("uncounted", -1), ("batches", -1)]:
+        with pytest.raises(ValueError, match=f"`{name}` must be"):
+            schedule.restore({**nothing, name: value})
+
+
+@pytest.mark.parametrize(("steps", "epochs", "text"), [(7, None, "7 steps"), (7, 2, "2 epochs")])
+def test_a_schedule_is_told_in_steps_or_epochs(steps, epochs, text):
+    assert str(Schedule(steps, epochs, True, True)) == text
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(0, None), (1, 0)])
+def test_intervals_below_one_are_refused(steps, epochs):
+    with pytest.raises(ValueError, match="must be an integer of at least 1, got 0"):
+        Schedule(steps, epochs, True, True)
+
+
+@pytest.mark.parametrize("at_start", [True, False])
+def test_a_run_that_begins_is_probed_before_its_first_step_where_asked(at_start):
+    schedule = Schedule(10, None, at_start, True)
+    assert schedule.due_at_first_batch(trainer(global_step=25), begins=True) == at_start
+    assert schedule.last_step == 25
+
+
+@pytest.mark.parametrize(
+    ("owed", "epochs", "last_step", "due"),
+    [
+        (False, None, 20, False), (False, None, 19, True), (True, None, 20, True), (True, 2, 20, True),
+        (False, 2, 0, False), (False, 2, 20, False),
+    ],
+)  # fmt: skip
+def test_a_resumed_run_is_probed_at_once_if_the_saved_weights_missed_a_probe(owed, epochs, last_step, due):
+    schedule = Schedule(10, epochs, True, True)
+    schedule.last_step, schedule.owed = last_step, owed
+    assert schedule.due_at_first_batch(trainer(global_step=25), begins=False) == due
+
+
+@pytest.mark.parametrize(("uncounted", "expected"), [(5, (8, 0)), (0, (0, 3))])
+def test_a_batch_that_had_begun_counts_after_a_resume_where_batches_are_counted(uncounted, expected):
+    schedule = Schedule(10, None, True, True)
+    schedule.restore({"last_step": 0, "uncounted": uncounted, "batches": 3})
+    schedule.begin_fit(trainer())
+    assert (schedule.uncounted, schedule.batches) == expected

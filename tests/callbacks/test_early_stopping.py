@@ -3,6 +3,7 @@
 import math
 import re
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -224,3 +225,29 @@ def test_a_wish_to_stop_that_the_minimum_has_overruled_leaves_no_trace():
     assert run.global_step == 10
     assert (stop.stopped_epoch, stop.wait_count) == (0, 0)
     assert getattr(stop, "stopping_reason", 0) in (0, type(getattr(stop, "stopping_reason", 0))(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"best_score": torch.zeros(2)}, "`best_score` must be a tensor with one number"),
+        ({"best_score": 0.5}, "`best_score` must be a tensor with one number"),
+        ({"wait_count": -1}, "`wait_count` must be an integer of at least 0"), ({"wait_count": 0}, None),
+        ({"stopped_epoch": 0.5}, "`stopped_epoch` must be an integer of at least 0"),
+    ],
+)  # fmt: skip
+def test_a_state_that_is_none_of_early_stopping_is_not_taken_up(recwarn, change, why):
+    stop = SynBenchEarlyStopping(patience=3)
+    known = stop.state_dict()
+    stop.load_state_dict({**known, "wait_count": 2, "best_score": torch.tensor(0.5), **change})
+    assert [why in str(one.message) for one in recwarn] == ([] if why is None else [True])
+    assert (stop.wait_count, float(stop.best_score)) == (0, 0.5 if why is None else -torch.inf)
+
+
+def test_the_probes_of_another_callback_are_not_judged():
+    run = SimpleNamespace(callbacks=[], should_stop=False)
+    stop = SynBenchEarlyStopping(patience=1)
+    stop.on_probe_end(run, None, {"benchmark/value": 0.0, "benchmark_details/points": 5.0})
+    assert (stop.wait_count, run.should_stop) == (0, False)
+    with pytest.raises(ValueError, match=r"the probe does not log that key. It logs synbench/worst"):
+        stop.on_probe_end(run, None, {"synbench/worst": 0.5})

@@ -112,3 +112,17 @@ def test_inputs_that_share_the_values_that_are_compared_first_are_compared_whole
 @pytest.mark.parametrize("inputs", [[torch.ones(3, 2)], torch.arange(4), {}])
 def test_inputs_of_other_kinds_are_not_looked_for(inputs):
     assert LabelOverlap(inputs).see(torch.ones(3, 2)) is None
+
+
+@pytest.mark.parametrize(("number", "seen", "warned"), [(40, 1, False), (40, 2, True), (300, 3, False), (300, 4, True)])
+def test_one_in_a_hundred_may_be_a_duplicate_and_one_in_any_case(number, seen, warned):
+    x = torch.randn(number, 6, generator=torch.Generator().manual_seed(0))
+    assert (LabelOverlap(x).see(x[:seen].clone()) is not None) == warned
+
+
+def test_a_negative_zero_is_a_zero():
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    x[:, ::2] = 0.0
+    batch = x.clone()
+    batch[:, ::2] = -0.0
+    assert "40 of the 40 inputs" in LabelOverlap(x).see(batch)

@@ -1,5 +1,7 @@
 """`SynBenchCallback(layers=...)`: several layers of the encoder in one probe."""
 
+import copy
+
 import pytest
 import torch
 from lightning.pytorch import seed_everything
@@ -415,3 +417,13 @@ def test_heads_are_in_the_checkpoint_and_read_after_a_resume():
     trainer(first, SaveBefore(7), max_steps=10).fit(contrastive(lambda h: h, False))
     trainer(resumed, max_steps=15).fit(contrastive(lambda h: h, False), ckpt_path="saved.ckpt")
     assert [names(result) for result in resumed.history] == [["encoder.3", "encoder", "projector.0"]] * 4
+
+
+def test_before_training_has_called_a_named_encoder_its_layers_are_read():
+    model, callback = Deep(), layered(encoder="encoder", input_shape=(1, 8, 8))
+    before = copy.deepcopy(model.encoder)
+    trainer(callback, max_steps=1).fit(model)
+    offline = evaluate(before, (1, 8, 8), plan=SMALL, inputs=X, views=views, layers="auto")
+    found = callback.history[0].layers
+    assert len(found) == len(offline.layers) > 2
+    assert [layer.information for layer in found] == [layer.information for layer in offline.layers]

@@ -5,7 +5,7 @@ from synbench_lightning.callbacks.run_state import FORMAT, history_of
 
 def test_a_history_is_read_result_by_result_also_from_before_it_had_a_format():
     assert history_of({"format": FORMAT, "history": [{"a": 1}, {"a": 2}]}, dict) == [{"a": 1}, {"a": 2}]
-    assert history_of({"history": ()}, dict) == []
+    assert history_of({"history": ()}, dict) == history_of({"format": 1, "history": ()}, dict) == []
 
 
 @pytest.mark.parametrize(

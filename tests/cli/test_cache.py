@@ -45,11 +45,11 @@ def test_weights_in_bfloat16_and_empty_ones_have_keys():
 
 def test_a_result_is_kept_as_it_is(tmp_path):
     result = evaluate(encoder(), (4,), plan=ProbePlan(forwards=768))
-    keep_result(tmp_path / "new", "key", result)
-    assert cached_result(tmp_path / "new", "key") == result
-    keep_result(tmp_path / "new", "key", replace(result, seed=1))
-    assert cached_result(tmp_path / "new", "key").seed == 1
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["key.json"]
+    keep_result(tmp_path / "a" / "new", "key", result)
+    assert cached_result(tmp_path / "a" / "new", "key") == result
+    keep_result(tmp_path / "a" / "new", "key", replace(result, seed=1))
+    assert cached_result(tmp_path / "a" / "new", "key").seed == 1
+    assert [path.name for path in (tmp_path / "a" / "new").iterdir()] == ["key.json"]
     assert cached_result(tmp_path, "key") is None
 
 

@@ -135,6 +135,21 @@ def test_levels_of_loggers_are_those_of_before(monkeypatch):
     assert (levels, logger.level) == ([logging.ERROR], logging.INFO)
 
 
+@pytest.mark.parametrize("words", [["--vers"], ["history", ".", "--fig", "a.svg"], []])
+def test_options_are_written_out_and_a_command_is_named(monkeypatch, capsys, words):
+    ending(monkeypatch, None)
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert "the following arguments are required: COMMAND" in capsys.readouterr().err or "--fig" in words
+
+
+def test_the_arguments_are_those_of_the_process(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["synbench", "best", "a"])
+    monkeypatch.setattr(own, "best_command", lambda rest: rest)
+    assert main() == ["a"]
+
+
 def test_the_result_of_a_command_is_the_exit_code(monkeypatch):
     monkeypatch.setattr(own, "best_command", lambda rest: rest)
     assert main(["best", "a", "--help"]) == ["a", "--help"]  # parsed by the command itself

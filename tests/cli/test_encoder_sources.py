@@ -196,7 +196,7 @@ def test_arguments_of_a_factory_without_jsonargparse_name_the_extra(capsys, monk
     ("saved", "kind"),
     [
         ({"a": torch.ones(2), "epoch": 3}, "dict with a, epoch"), ([torch.ones(2)], "list"),
-        ({}, "missing keys: 1.bias, "),
+        ({}, "missing keys: 1.bias, "), ({"a": 1, "b": 2, "c": 3, "d": 4}, "dict with a, b, c and 1 more"),
         ({"state_dict": {"a": 1}, "b": 2, "c": 3, "d": 4, "e": 5}, "dict with state_dict, b, c and 2 more"),
     ],
 )  # fmt: skip
@@ -205,3 +205,9 @@ def test_what_is_no_state_dict_is_named(capsys, saved, kind):
     code, _, err = run(capsys, *ENCODER, "--ckpt", "other.pt", *QUICK)
     assert code == 1
     assert kind in err
+
+
+def test_an_argument_that_a_factory_still_needs_is_named(capsys):
+    code, _, err = run(capsys, "--encoder", "torch.nn:Linear", "--encoder.out_features=3", *QUICK)
+    assert code == 2
+    assert "in_features" in err

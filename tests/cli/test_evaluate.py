@@ -149,6 +149,21 @@ def test_the_same_encoder_twice_has_two_names(capsys):
     assert [model["name"] for model in found["models"]] == ["encoders:make #1", "encoders:make #2"]
 
 
+def test_names_are_short_in_a_table_and_whole_in_json(capsys, tmp_path):
+    own = importlib.import_module("encoders")
+    paths = [tmp_path / "one.pt", tmp_path / "two.pt"]
+    for path in paths:
+        torch.save(own.make().state_dict(), path)
+    arguments = [*ENCODER, "--ckpt", *map(str, paths), *QUICK]
+    _, text, _ = run(capsys, *arguments, "--json")
+    found = json.loads(text)
+    assert text == json.dumps(found, indent=2) + "\n"
+    assert [model["name"] for model in found["models"]] == [f"encoders:make {path}" for path in paths]
+    table = run(capsys, *arguments)[1]
+    assert "two.pt" in table
+    assert "encoders:make" not in table
+
+
 def test_nothing_is_computed_twice(capsys):
     def cached(*arguments):
         return [model["cached"] for model in scores(capsys, "--encoder", "encoders:make", *QUICK, *arguments)["models"]]

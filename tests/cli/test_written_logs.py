@@ -71,7 +71,9 @@ def test_history_without_positive_values_has_no_bars(tmp_path, capsys):
 
 def test_history_as_json_has_all_values_by_step(tmp_path, capsys):
     one, two = written(tmp_path / "one"), written(tmp_path / "two", ["5,,0.25,,,,,,,,"])
-    found = json.loads(printed(capsys, "history", one, two, one, "--json"))
+    text = printed(capsys, "history", one, two, one, "--json")
+    found = json.loads(text)
+    assert text == json.dumps(found, indent=2) + "\n"
     assert found["runs"][1] == {"run": str(two), "source": "a CSV log", "points": {"5": {"score": 0.25}}}
     assert found["runs"][0]["points"]["1000"] == {
         "score": 0.75, "score_se": 0.02, "information": 2.5, "overhead": 0.002, "task/dc": 0.0, "effective_rank": 7.75
@@ -83,6 +85,7 @@ def test_history_as_json_has_all_values_by_step(tmp_path, capsys):
 def test_several_runs_are_printed_one_after_the_other_and_those_without_a_history_are_not_ranked(tmp_path, capsys):
     text = printed(capsys, "history", written(tmp_path / "one"), written(tmp_path / "two"))
     assert "\n\n\n" not in text
+    assert text.endswith("probes).\n")
     assert text.count("from a CSV log\n\n") == 2
     assert " ".join(text[text.rindex("Not ranked") :].split()) == (
         f"Not ranked: {tmp_path.name}/one, {tmp_path.name}/two (none of their checkpoints contains the callback's "
@@ -130,9 +133,9 @@ def tables(page):
 def test_the_report_of_a_log_has_its_numbers(tmp_path, capsys):
     folder = written(tmp_path / "runs" / "one")
     (folder / "hparams.yaml").write_text("lr: 0.1\nnet: {width: 8, kind: {deep: true}}\n")
-    out = printed(capsys, "report", folder, "--output", tmp_path / "new" / "page.html")
-    page = (tmp_path / "new" / "page.html").read_text()
-    assert out == f"{tmp_path}/new/page.html: 1 run, {len(page) / 1024:,.0f} KiB\n"
+    out = printed(capsys, "report", folder, "--output", tmp_path / "a" / "new" / "page.html")
+    page = (tmp_path / "a" / "new" / "page.html").read_text()
+    assert out == f"{tmp_path}/a/new/page.html: 1 run, {len(page) / 1024:,.0f} KiB\n"
     assert "<p class=first><b>information 2.500</b> at its best, after 1,000 steps, now 2.000 ± 0.250</p>" in page
     summary, settings, values = tables(page)
     assert summary == [
@@ -270,7 +273,7 @@ def evaluation(**more):
     ],
 )  # fmt: skip
 def test_the_last_evaluation_of_a_benchmark_is_a_table(more, rows):
-    benchmarks = {"skills": (evaluation(step=500, value=0.0), evaluation(**more)), "none": ()}
+    benchmarks = {"skills": (*[evaluation(step=500, value=0.0)] * 2, evaluation(**more)), "none": ()}
     run = Run("a/b", {0: {"score": 0.5}}, (), benchmarks, {}, {}, "event files", ())
     page = report([run])
     assert re.findall("<h3>(.*?)</h3>", page) == ["skills: the last evaluation, at step 1,000"]
