@@ -75,7 +75,7 @@ def test_packages_are_those_of_the_module_its_datamodule_and_its_callbacks():
     assert packages_of_run(module) == {"lightning", "somebodys", "another"}
 
 
-@pytest.mark.parametrize(("longest", "followed"), [(3, True), (2, False)])
+@pytest.mark.parametrize(("longest", "followed"), [(4, True), (3, False)])
 def test_lists_that_the_run_holds_are_followed_up_to_a_length(longest, followed, monkeypatch):
     monkeypatch.setattr(module_snapshot, "MOST_ELEMENTS", longest)
     module = Reading()
@@ -115,3 +115,18 @@ def test_datasets_of_a_class_are_left_as_they_are_where_no_code_names_what_they_
     with isolated(module):
         module.data.tensors[0].add_(1)
     assert module.data.tensors[0].tolist() == [1, 1]
+
+
+def test_an_optimizer_is_reached_behind_a_trainer_whose_code_names_both():
+    class Stepping(LightningModule):
+        def forward(self):
+            self.trainer.optimizers[0].kept.append(1)
+
+    module = Stepping()
+    module.trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
+    optimizer.kept = []
+    module.trainer.strategy.optimizers = [optimizer]
+    with isolated(module):
+        module()
+    assert optimizer.kept == []
