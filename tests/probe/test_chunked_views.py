@@ -284,6 +284,12 @@ def test_views_may_change_the_width_of_their_input_and_hold_single_numbers():
         drawn_chunks(given, lambda batch: {**masked(batch), "temperature": torch.tensor([0.5])}, seed=0)
 
 
+def test_one_batch_without_rows_is_not_a_list_of_them():
+    for inputs in (graphs(1)[0], []):
+        with pytest.raises(ValueError, match=r"`inputs` must be a tensor .* or a list of batches, got"):
+            evaluate(lambda batch: batch["nodes"][None], None, plan=SMALL, inputs=inputs, views=dropped)
+
+
 @pytest.mark.parametrize("number", [1, 2])
 def test_batches_without_rows_may_be_few(number):
     assert drawn_chunks(graphs(number), dropped, seed=0).num_inputs == number
