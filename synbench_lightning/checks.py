@@ -155,7 +155,7 @@ def check_device(device: Any) -> torch.device:
             f"`device` must be a torch.device or its name, such as 'cpu' or 'cuda:0', got {shown(device)}."
         )
     try:
-        torch.empty(0, device=found)
+        torch.empty((), device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"`device` {str(found)!r} is not available: {error}") from error
     return found

@@ -85,6 +85,7 @@ def test_tensors_of_integers_have_a_length_and_a_range():
         ((3, 4), (3, 4), True),
         ((3, 4), (4, None), False),
         ((3, 4), (None,), False),
+        ((3, 1), (None, None), True),
         ((3, 0), (None, None), False),
         ((3, 0), (None, 0), True),
         ((), (), True),
@@ -234,6 +235,7 @@ class Outer:
     h: Inner
     i: tuple[tuple[int, ...], ...] = ()
     j: int = field(default_factory=int)
+    k: tuple[str] = ("",)
 
 
 RIGHT = {"a": 1, "b": 1, "c": None, "d": [1, 2], "e": (1.5, "s"), "f": "x", "g": True, "h": {"x": 1}, "i": [[1], []]}
@@ -241,7 +243,7 @@ RIGHT = {"a": 1, "b": 1, "c": None, "d": [1, 2], "e": (1.5, "s"), "f": "x", "g":
 
 def test_fields_of_their_type_are_right():
     checks.check_fields(Outer, RIGHT)
-    checks.check_fields(Outer, {**RIGHT, "c": "s", "b": 1.5, "d": (), "i": (), "j": 3})
+    checks.check_fields(Outer, {**RIGHT, "c": "s", "b": 1.5, "d": (), "i": (), "j": 3, "k": ["s"]})
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,7 @@ def test_fields_of_their_type_are_right():
         ({"a": 1.5}, "a"), ({"a": True}, "a"), ({"b": "1"}, "b"), ({"b": False}, "b"), ({"c": 3}, "c"),
         ({"d": [1, "s"]}, "d"), ({"d": 3}, "d"), ({"d": "12"}, "d"), ({"e": (1.5,)}, "e"), ({"e": ("s", 1.5)}, "e"),
         ({"e": (1.5, "s", 2)}, "e"), ({"f": "z"}, "f"), ({"g": 1}, "g"), ({"h": 3}, "h"), ({"i": [[1], ["s"]]}, "i"),
-        ({"j": None}, "j"), ({"a": None, "g": "s"}, "a, g"),
+        ({"j": None}, "j"), ({"k": [1]}, "k"), ({"a": None, "g": "s"}, "a, g"),
     ],
 )  # fmt: skip
 def test_fields_of_another_type_are_named(change, names):

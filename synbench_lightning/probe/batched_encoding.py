@@ -74,7 +74,7 @@ class BatchedEncoding:
     ) -> None:
         self.fixed_size = fixed_size
         self.encoder, self.read = encoder, read
-        self.input_shape, self.device, self.batch_size = input_shape, device, batch_size
+        self.input_shape, self.device, self.batch_size = input_shape, device, fixed_size or batch_size
         self.processes, self.progress = processes, progress
         self.done, self.total = 0, total // processes.size
 
@@ -184,7 +184,7 @@ class BatchedEncoding:
         """Pad this process to as many forwards as the busiest one if a forward is a collective; outputs are dropped."""
         if self.processes.lockstep:
             for _ in range(math.ceil(largest / self.batch_size) - made):
-                self.encoder(given(torch.zeros(1, *self.input_shape, device=self.device)))
+                self.encoder(given(torch.zeros(self.fixed_size or 1, *self.input_shape, device=self.device)))
 
     def _batches(self, blocks: Sequence[Block], examples: Examples) -> Iterator[Tensor]:
         """Yield the examples of the blocks in batches; the last one may be smaller."""
@@ -214,7 +214,7 @@ class BatchedEncoding:
         """Encode a batch, in smaller parts if memory runs out."""
         rows = num_examples(x) or 1
         if self.fixed_size is not None:
-            return torch.cat([self._padded(part, given) for part in _split(x, rows, self.fixed_size)])
+            return self._padded(x, given)
         while True:
             try:
                 parts = _split(x, rows, self.batch_size)

@@ -41,9 +41,10 @@ class ChunkedViews:
     def __init__(self, kind: Kind, views: Sequence[Sequence[Any]], source: str = "") -> None:
         self.kind, self.views, self.draws = kind, views, len(views)
         self._device = torch.device("cpu")
-        counts = [num_examples(chunk) for chunk in views[0]]
+        one, other, *_ = views
+        counts = [num_examples(chunk) for chunk in one]
         self.num_inputs = sum(1 if count is None else count for count in counts)
-        self.warnings = _warnings(views)
+        self.warnings = _warnings(one, other)
         self.identity = f"{source}{self.num_inputs} in {self.draws} views ({checksum(list(map(list, views)))})"
 
     def features(self, encoding: BatchedEncoding) -> Tensor:
@@ -70,9 +71,9 @@ class ChunkedViews:
             self.views = mapped(views, pinned)
 
 
-def _warnings(views: Sequence[Sequence[Any]]) -> tuple[str, ...]:
+def _warnings(of_one: Sequence[Any], of_other: Sequence[Any]) -> tuple[str, ...]:
     """Warnings from the first chunk of two views."""
-    one, other = views[0][0], views[1][0]
+    one, other = of_one[0], of_other[0]
     leaf, again = input_leaf(one), input_leaf(other)
     if leaf is None or again is None or leaf.listed or leaf.shape != again.shape or leaf.rows != again.rows:
         return ()
@@ -86,7 +87,7 @@ def _warnings(views: Sequence[Sequence[Any]]) -> tuple[str, ...]:
 def given_chunks(inputs: Tensor) -> ChunkedViews:
     """Wrap precomputed integer views ``(N, V, ...)``."""
     draws = inputs.shape[1]
-    kept = inputs[: max(1, INPUT_FORWARDS // draws)].detach().cpu()
+    kept = inputs[: INPUT_FORWARDS // draws].detach().cpu()
     check_enough("inputs", len(kept))
     if all(torch.equal(kept[:, 0], kept[:, view]) for view in range(1, draws)):
         raise ValueError("`inputs` (N, V, *input_shape) must contain different views of each input, got equal ones.")
@@ -96,7 +97,7 @@ def given_chunks(inputs: Tensor) -> ChunkedViews:
 def drawn_chunks(inputs: Any, views: Views | None, seed: int) -> ChunkedViews:
     """Sample random views of inputs of any kind; without ``views``, integer images get noise."""
     rows = num_examples(inputs)
-    if rows is None and not (isinstance(inputs, (list, tuple)) and len(inputs) > 0):
+    if rows is None and not (isinstance(inputs, (list, tuple)) and inputs):
         raise ValueError(
             f"`inputs` must be a tensor (N, ...), a structure of tensors with one row per example, or a list of "
             f"batches, got {shown(inputs)}: `torch.as_tensor` makes a tensor of an array; of a dataset or a loader, "
@@ -124,7 +125,7 @@ def drawn_chunks(inputs: Any, views: Views | None, seed: int) -> ChunkedViews:
     for view in found:
         for one, chunk in zip(view, chunks, strict=True):
             _check_structure(one, chunk)
-    if all(checksum(view) == checksum(found[0]) for view in found[1:]):
+    if len({checksum(view) for view in found}) == 1:
         raise ValueError(
             f"`views` returned the same view {draws} times: it must return a new random view in each call (is the "
             "transform disabled, or does it set its own seed?)."
@@ -141,8 +142,8 @@ def _rounded_noise(inputs: Tensor) -> Tensor:
 
 
 def _check_structure(view: Any, inputs: Any) -> None:
-    kinds = [(path, leaf.dtype, len(leaf) if leaf.ndim else 0) for path, leaf in leaves(inputs)]
-    found = [(path, leaf.dtype, len(leaf) if leaf.ndim else 0) for path, leaf in leaves(view)]
+    kinds = [(path, leaf.dtype, leaf.shape[:1]) for path, leaf in leaves(inputs)]
+    found = [(path, leaf.dtype, leaf.shape[:1]) for path, leaf in leaves(view)]
     same = kinds == found if num_examples(inputs) is not None else [k[:2] for k in kinds] == [k[:2] for k in found]
     if not same:
         raise ValueError(

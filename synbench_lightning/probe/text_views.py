@@ -98,12 +98,8 @@ class _Tokens:
         assert leaf is not None
         self.batch, self.ids = batch, at(batch, leaf.path)
         self.aligned = [(path, one) for path, one in leaves(batch, within_objects=False) if one.shape == self.ids.shape]
-        self.masks = {
-            path: mask
-            for path, one in self.aligned
-            if path and (mask := token_mask(Arguments(kwargs={path[-1]: one}))) is not None
-        }
-        self.counting = next(iter(self.masks.values()), _not_padding(self.ids))
+        named = (token_mask(Arguments(kwargs={path[-1]: one})) for path, one in self.aligned if path)
+        self.counting = next((mask for mask in named if mask is not None), _not_padding(self.ids))
 
     def only(self, kept: Tensor) -> Any:
         """Keep the tokens in a mask ``(N, T)`` and pad rows to the longest."""
@@ -118,8 +114,6 @@ class _Tokens:
             view, padding = one.gather(1, order), one[~self.counting]
             if len(padding):
                 view = torch.where(filled, view, padding[0])
-            elif path in self.masks:
-                view = torch.where(filled, view, (one[0, 0] == 0).to(one.dtype))
             batch = replaced(batch, path, view)
         return batch
 

@@ -45,8 +45,8 @@ def random_view(views: Views, inputs: Any, seed: int, draw: int, chunk: int = 0)
     Raises:
         ValueError: if the function fails.
     """
-    state = np.random.SeedSequence([seed, draw, *([chunk] if chunk else [])]).generate_state(1, np.uint64)
-    with seeded(int(state[0]) >> 1, views):
+    state = np.random.SeedSequence([seed, draw, *([chunk] if chunk else [])]).generate_state(1, np.uint64).item()
+    with seeded(state >> 1, views):
         try:
             return views(mapped(inputs, Tensor.clone))
         except Exception as error:

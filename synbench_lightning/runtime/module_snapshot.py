@@ -154,8 +154,9 @@ class ModuleSnapshot:
                 self._left = path
                 break
             self._seen[id(value)] = value
-            inner = list(islice(self._note(path, value), MOST_ELEMENTS + 1 if self._in_run else None))
-            if not (self._in_run and len(inner) > MOST_ELEMENTS):
+            limit = MOST_ELEMENTS if self._in_run else None
+            inner = list(islice(self._note(path, value), limit))
+            if len(inner) != limit:
                 waiting.extend((f"{path}{name}", one) for name, one in inner)
 
     def restore(self) -> list[str]:

@@ -17,7 +17,7 @@ OF_LIGHTNING = ("lightning.", "pytorch_lightning.", "lightning_fabric.")
 COPY_BYTES = 2**24  # mutants: memory and time alone
 """Tensors and arrays that the run holds are copied up to this size."""
 MOST_ELEMENTS = 1_000  # mutants: memory and time alone
-"""Elements of longer containers that the run holds are not followed."""
+"""Elements of containers with this many or more that the run holds are not followed."""
 PROPERTIES = {"datamodule", "train_dataloader", "val_dataloaders", "strategy", "optimizers"}
 """Properties of a trainer that can be read without an effect."""
 

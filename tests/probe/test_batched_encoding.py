@@ -98,6 +98,25 @@ def test_processes_find_the_features_of_one_and_make_as_many_forwards_where_thes
         assert sum(forwards for *_, forwards, _ in found) == 4
 
 
+@pytest.mark.parametrize("fixed_size", [None, 16])
+def test_where_forwards_are_collective_those_beyond_the_own_examples_are_the_smallest_possible(fixed_size):
+    examples, expected = numbered()
+
+    def work(processes):
+        seen = []
+        own = encoding(lambda x: seen.append(len(x)) or x, 32, processes, fixed_size=fixed_size)
+        assert torch.equal(own.features(examples), expected)
+        return seen
+
+    plain, lockstep = (on_processes(3, work, collective) for collective in (False, True))
+    assert len({len(seen) for seen in plain}) > 1
+    assert len({len(seen) for seen in lockstep}) == 1
+    for own, seen in zip(plain, lockstep, strict=True):
+        assert seen == own + [fixed_size or 1] * (len(seen) - len(own))
+    if fixed_size:
+        assert {size for seen in lockstep for size in seen} == {fixed_size}
+
+
 def test_an_error_on_one_process_reaches_all_of_them():
     examples, _ = numbered()
 
@@ -229,6 +248,12 @@ def test_features_whose_squares_leave_the_range_of_float32_are_refused(largest):
 def test_other_features_are_taken(largest):
     examples, _ = numbered()
     assert (encoding(lambda x: torch.full_like(x, largest)).features(examples) == largest).all()
+
+
+@pytest.mark.parametrize("largest", [1e15, 1e-15])
+def test_the_limits_of_features_are_taken(largest):
+    found = encoding(lambda x: torch.full_like(x, largest, dtype=torch.float64)).features_of([torch.ones(2, 1)])
+    assert float(found[0, 0]) == largest
 
 
 def test_examples_without_finite_features_are_counted():

@@ -1,12 +1,14 @@
 """Views of token ids, integer pictures, structures and batches of another kind."""
 
+import numpy as np
 import pytest
 import torch
 
 from synbench_lightning import evaluate
 from synbench_lightning.functional.representation.information import instance_information
-from synbench_lightning.probe.chunked_views import drawn_chunks, given_chunks
-from synbench_lightning.probe.view_sampling import check_enough, num_draws, view_warnings
+from synbench_lightning.probe import chunked_views
+from synbench_lightning.probe.chunked_views import ChunkedViews, drawn_chunks, given_chunks
+from synbench_lightning.probe.view_sampling import check_enough, num_draws, random_view, view_warnings
 from synbench_lightning.probe.views import GivenViews, viewed_inputs
 from tests.probe.test_noisy_inputs import SMALL
 
@@ -28,6 +30,14 @@ def masked(batch):
 )
 def test_as_many_views_are_drawn_as_2048_forwards_allow_in_powers_of_two(inputs, draws):
     assert num_draws(inputs) == draws
+
+
+@pytest.mark.parametrize(("chunk", "entropy"), [(0, [5, 3]), (2, [5, 3, 2])])
+def test_the_views_of_a_seed_are_the_same_in_every_version(chunk, entropy):
+    state = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+    x, generator = torch.ones(2, 3), torch.Generator().manual_seed(state // 2)
+    found = random_view(lambda batch: batch + torch.randn(2, 3), x, seed=5, draw=3, chunk=chunk)
+    assert torch.equal(found, x + torch.randn(2, 3, generator=generator))
 
 
 def test_the_first_128_examples_of_a_structure_are_viewed_each_time_with_another_seed():
@@ -75,6 +85,19 @@ def test_integer_pictures_get_rounded_noise_of_seven_tenths_of_their_deviation()
     assert abs(noise.mean().item()) < 0.05
 
 
+def test_integer_pictures_of_one_channel_without_an_axis_for_it_get_noise_too():
+    pictures = torch.arange(40 * 8 * 8).view(40, 8, 8) % 251
+    assert drawn_chunks(pictures, None, seed=0).kind == "noise"
+
+
+def test_the_noise_of_a_seed_is_the_same_in_every_version():
+    pictures = torch.arange(40 * 8 * 8).view(40, 8, 8) % 251
+    found = random_view(chunked_views._rounded_noise, pictures, seed=5, draw=3)
+    state = int(np.random.SeedSequence([5, 3]).generate_state(1, np.uint64)[0])
+    noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(state // 2))
+    assert torch.equal(found, (pictures + 0.7 * pictures.double().std() * noise).round().long())
+
+
 def test_noise_stays_within_the_range_of_the_integers():
     pictures = torch.tensor([0, 255], dtype=torch.uint8).repeat(32 * 32).view(32, 1, 8, 8)
     values = torch.stack([view[0] for view in drawn_chunks(pictures, None, seed=0).views]).double()
@@ -96,6 +119,7 @@ def test_views_of_integers_that_are_there_are_as_many_as_2048_forwards_allow():
         given_chunks(views[:31])
     with pytest.raises(ValueError, match="must contain different views of each input, got equal ones"):
         given_chunks(views[:, :1].repeat(1, 3, 1))
+    assert given_chunks(torch.arange(2100).view(700, 3, 1)).num_inputs == 682
     third = views[:, :1].repeat(1, 3, 1)
     third[0, 2, 0] += 1
     assert given_chunks(third).draws == 3
@@ -206,3 +230,66 @@ def test_an_encoder_is_shown_all_views_of_a_structure():
     features = torch.stack([table[view].flatten(1) for view in views], 1)
     assert found.information == pytest.approx(instance_information(features).item(), rel=1e-5)
     assert found.num_forwards == 2048
+
+
+class Device:
+    """An encoding on another device, which records what it is given."""
+
+    def __init__(self, name):
+        self.device, self.given = torch.device(name), []
+
+    def features_of(self, chunks):
+        self.given.append(chunks)
+        return torch.zeros(sum(map(len, chunks)), 2)
+
+
+def test_views_are_brought_to_a_device_once_and_stay_there(monkeypatch):
+    asked = []
+    monkeypatch.setattr(chunked_views, "free_bytes", lambda device: asked.append(device) or 10**12)
+    views = given_chunks(ids(40, 6)[:, None] + torch.arange(3)[:, None])
+    host, other = Device("cpu"), Device("meta")
+    for encoding in (host, host, other, other):
+        assert views.features(encoding).shape == (40, 3, 2)
+    assert asked == [other.device]
+    for encoding in (host, other):
+        assert {chunk.device for chunk in encoding.given[0]} == {encoding.device}
+        assert all(one is again for one, again in zip(*encoding.given, strict=True))
+
+
+def test_few_inputs_are_those_of_the_first_view_and_the_first_chunk():
+    class Few:
+        def few_of(self, chunk, number):
+            return chunk[:number]
+
+    chunks = torch.arange(24).view(2, 3, 4)[..., None]
+    views = ChunkedViews("views", [list(view) for view in chunks])
+    assert (views.num_inputs, views.draws) == (12, 2)
+    assert torch.equal(views.few(Few(), 3), chunks[0, 0, :3])
+
+
+@pytest.mark.parametrize(
+    ("rows", "dtype", "warned"),
+    [(1, torch.float32, False), (2, torch.float32, True), (2, torch.complex64, False), (2, torch.int64, True)],
+)
+def test_views_of_one_example_or_of_complex_values_are_not_judged(rows, dtype, warned):
+    x = torch.arange(10.0 * rows).view(rows, 10).to(dtype)
+    assert bool(ChunkedViews("views", [[x], [x]]).warnings) == warned
+
+
+def test_views_may_change_the_width_of_their_input_and_hold_single_numbers():
+    given = {"ids": ids(40, 9), "temperature": torch.tensor(0.5)}
+    views = drawn_chunks(given, lambda batch: {**batch, "ids": masked(batch)["ids"][:, 2:]}, seed=0).views
+    assert {view[0]["ids"].shape for view in views} == {(40, 7)}
+    with pytest.raises(ValueError, match="`views` must keep structure"):
+        drawn_chunks(given, lambda batch: {**masked(batch), "temperature": torch.tensor([0.5])}, seed=0)
+
+
+def test_one_batch_without_rows_is_not_a_list_of_them():
+    for inputs in (graphs(1)[0], []):
+        with pytest.raises(ValueError, match=r"`inputs` must be a tensor .* or a list of batches, got"):
+            evaluate(lambda batch: batch["nodes"][None], None, plan=SMALL, inputs=inputs, views=dropped)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_batches_without_rows_may_be_few(number):
+    assert drawn_chunks(graphs(number), dropped, seed=0).num_inputs == number

@@ -1,5 +1,7 @@
 """A few labeled inputs: which are encoded, in which order, and what is refused."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -133,3 +135,54 @@ def test_noise_and_other_examples_are_not_compared_with_the_labels():
 
 def test_the_chance_is_the_largest_class():
     assert "(chance: 75%)" in told(0.0, (torch.arange(120) % 4 == 0).long())
+
+
+def warned(labels, wrong):
+    """The warning where a readout of one feature is right on inputs, and on views but for as many as are ``wrong``."""
+    x = (6.0 * labels - 3)[:, None]
+    views = torch.stack([torch.where(torch.arange(len(labels)) < number, -x[:, 0], x[:, 0]) for number in wrong], 1)
+    for number, view in zip(wrong, views.unbind(1), strict=True):
+        assert int((few_label_readout(view[:, None], labels).right == 0).sum()) == number
+    shown = SimpleNamespace(kind="views", draws=len(wrong), num_inputs=len(labels))
+    return LabelledInputs(labels, x, (1,), CPU).lost_under_views(x, shown, views[..., None])
+
+
+@pytest.mark.parametrize(
+    ("number", "wrong", "expected"),
+    [
+        (40, [10] * 4, False),  # half of the accuracy above chance, 3.6 standard errors
+        (40, [11] * 4, True),
+        (40, [10] * 4 + [14], False),  # four views are enough
+        (32, [9] * 4, True),  # 3.5 standard errors
+        (20, [6] * 4, False),  # 2.9 standard errors
+    ],
+)
+def test_half_of_the_accuracy_and_three_standard_errors_are_the_limits(number, wrong, expected):
+    assert (warned(torch.arange(number) % 2, wrong) is not None) == expected
+
+
+def test_the_shape_of_labeled_inputs_is_their_own_where_none_is_given():
+    assert torch.equal(LabelledInputs((X[:40], Y[:40]), None, None, CPU).inputs, X[:40])
+
+
+def test_few_inputs_are_the_first_in_the_form_of_their_kind():
+    class Encoding:
+        def few(self, examples, number):
+            return "real", examples.rows, number
+
+        def few_of(self, chunk, number):
+            return chunk, number
+
+    ids, graphs = torch.arange(80).view(40, 2), [{"nodes": torch.randn(place + 3)} for place in range(40)]
+    assert LabelledInputs((X[:40], Y[:40]), None, (1, 4, 4), CPU).few(Encoding(), 3) == ("real", 40, 3)
+    found, number = LabelledInputs((ids, Y[:40]), None, None, CPU).few(Encoding(), 3)
+    assert (found.tolist(), number) == (ids.tolist(), 3)
+    found, number = LabelledInputs((graphs, Y[:40]), None, None, CPU).few(Encoding(), 3)
+    assert (len(found["nodes"]), number) == (3, 3)
+
+
+def test_labels_without_a_value_for_each_element_are_refused_by_their_name():
+    with pytest.raises(ValueError, match="`labels` must be dense"):
+        LabelledInputs(Y[:40].to_sparse(), X[:40], (1, 4, 4), CPU)
+    with pytest.raises(ValueError, match=r"`labels\[1\]` must be dense"):
+        LabelledInputs((X[:40], Y[:40].to_sparse()), None, (1, 4, 4), CPU)

@@ -71,6 +71,16 @@ def test_wrong_labelled_tasks_are_refused(examples, labels, message):
         LabelledTask("a", examples, labels)
 
 
+def test_a_task_is_equal_to_itself_alone():
+    for make in (
+        lambda: LabelledTask("a", torch.ones(8, 2), torch.arange(8) % 2),
+        lambda: GaussianTask("a", torch.ones(2), mean=torch.ones(2)),
+    ):
+        one, other = make(), make()
+        assert one in {one}
+        assert one != other
+
+
 def test_classes_of_a_labelled_task_count_alike_in_both_folds():
     task = LabelledTask("a", torch.randn(100, 3), torch.arange(100) < 21)
     assert task.num_examples == 42

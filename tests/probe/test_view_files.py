@@ -84,17 +84,27 @@ def test_a_run_writes_the_views_that_it_has_read_for_the_others():
         ({"inputs": "weights.pt"}, "`inputs`: weights.pt must contain a tensor, got a dict"),
         ({"views": torch.zeros(40, 8)}, r"`views` must be a tensor \(N, V, \*input_shape\) with at least two views"),
         ({"views": torch.zeros(40, 1, 8)}, r"`views` must be a tensor \(N, V, \*input_shape\) with at least two views"),
+        ({"views": "object.pt"}, "`views`: object.pt could not be read: UnpicklingError"),
         ({"views": torch.zeros(40, 2, 8), "inputs": torch.zeros(40, 8)}, "omit `inputs`, or pass a function"),
         ({"views": "augment"}, "`views` must be a function .* a .pt or .npy file of one, or None, got 'augment'"),
     ],
 )
 def test_files_and_tensors_that_are_no_views_are_refused(arguments, message):
     torch.save({}, "weights.pt")
+    torch.save(nn.Flatten(), "object.pt")
     with pytest.raises(ValueError, match=message):
         SynBenchCallback(**arguments)
 
 
+def test_vectors_and_two_views_of_each_are_enough():
+    views = save_views("views.pt", images()[:, 0, 0], lambda batch: batch + torch.randn_like(batch))
+    assert views.shape == (40, 32, 8)
+    assert torch.equal(SynBenchCallback(views=views[:, :2]).inputs, views[:, :2])
+
+
 def test_what_has_no_views_is_not_written():
+    with pytest.raises(ValueError, match=r"`inputs` must be a tensor \(N, \*input_shape\), got a Tensor"):
+        save_views("views.pt", torch.zeros(40), shifted)
     with pytest.raises(ValueError, match="`views` must be a function"):
         save_views("views.pt", images(), None)
     with pytest.raises(ValueError, match="These inputs have no views to save: they are encoded with noise"):

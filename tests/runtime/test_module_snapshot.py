@@ -1,6 +1,7 @@
 """Whatever a forward changes that its module reaches is afterwards as it was."""
 
 import array
+import logging
 import random
 import sqlite3
 import threading
@@ -348,3 +349,19 @@ def test_what_has_no_copy_is_named_where_it_has_changed(kind):
         warnings.simplefilter("error")
     with pytest.warns(UserWarning, match=r"cannot be restored: Linear\.value"), isolated(module):
         change(module.value)
+
+
+def test_loggers_belong_to_the_process_and_are_not_named_where_a_forward_changes_them():
+    module = holder(logging.getLogger("tests.kept"))
+    state = ModuleSnapshot(module)
+    module.value.setLevel(logging.ERROR)
+    assert state.restore() == []
+    assert module.value.level == logging.ERROR
+
+
+def test_functions_are_followed_without_a_module():
+    kept = []
+    state = ModuleSnapshot(None, [lambda: kept])
+    kept.append(1)
+    assert state.restore() == []
+    assert kept == []

@@ -55,3 +55,12 @@ def test_settings_outside_their_range_are_refused():
         aggregate(SCORES, fraction=0)
     with pytest.raises(ValueError, match="`temperature` must be a positive number, got 0"):
         aggregate(SCORES, temperature=0)
+
+
+@pytest.mark.parametrize("scores", [0.5, [], np.ones((3, 0))])
+def test_there_is_at_least_one_score(scores):
+    for function in (aggregate, aggregate_weights):
+        with pytest.raises(ValueError, match=r"`scores` must be numbers \(\.\.\., tasks\), at least one, got"):
+            function(scores)
+    assert aggregate([0.5])["worst"].item() == aggregate(np.full((3, 1), 0.5))["mean"][2].item() == 0.5
+    assert aggregate(np.ones((0, 2)))["worst"].shape == (0,)
