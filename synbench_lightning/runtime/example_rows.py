@@ -34,6 +34,8 @@ def exchanged(batch: Any, examples: int) -> Exchanged | None:
     other = taken(batch, order, examples)
     changed = torch.zeros(examples, dtype=torch.bool)
     for one, two in zip(tensors_in(batch), tensors_in(other), strict=True):
+        if one.shape != two.shape:  # a list of as many crops as examples, which was permuted
+            return None
         if one.ndim > 1 and len(one) == examples:
             changed |= row_changes(one, two).bool()
     return Exchanged(other, changed) if changed.any() else None

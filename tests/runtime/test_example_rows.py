@@ -45,6 +45,8 @@ def test_what_cannot_be_exchanged_is_nothing():
     assert exchanged(torch.ones(N, 4), N) is None  # all alike
     assert exchanged(torch.arange(N), N) is None  # no examples, only numbers
     assert exchanged([X[:2], torch.ones(N)], N) is None
+    crops = [torch.rand(N, 3, size, size) for size in (8, 8, *[4] * (N - 2))]  # as many as there are examples
+    assert exchanged(crops, N) is None
 
 
 def test_rows_that_differ_in_one_of_two_tensors_have_changed():
