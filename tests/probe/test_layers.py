@@ -14,7 +14,7 @@ from synbench_lightning.functional.representation.information import (
     replicates_error,
 )
 from synbench_lightning.functional.representation.readout import few_label_readout
-from synbench_lightning.probe.layers import LayerResult, best_layer
+from synbench_lightning.probe.layers import LayerResult, _difference_error, best_layer
 
 SMALL = ProbePlan(forwards=768)
 X = torch.randn(48, 6, generator=torch.Generator().manual_seed(0))
@@ -117,6 +117,12 @@ def test_errors_that_two_layers_share_do_not_count_in_their_difference():
     shared = ((0.5, -0.5, 1.0, -1.0),)
     best = best_layer([layer("a", 8, 5.0, shared), layer("b", 8, 4.0, shared)], "information")
     assert best.error == pytest.approx(0, abs=1e-12)
+
+
+def test_a_readout_without_a_standard_error_adds_none_to_a_difference():
+    without, known = LayerResult("a", 8, readout=0.5), LayerResult("b", 8, readout=0.7, readout_error=0.4)
+    assert [_difference_error(*pair, "readout") for pair in ((without, known), (known, without))] == [0.4, 0.4]
+    assert _difference_error(without, without, "readout") == 0
 
 
 def test_where_the_output_is_the_best_the_margin_is_above_the_second():

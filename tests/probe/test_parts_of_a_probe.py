@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 import warnings
 
 import pytest
@@ -13,8 +14,9 @@ from synbench_lightning.functional.gaussian.asymptotic import estimate_limit
 from synbench_lightning.functional.gaussian.score import synbench_score
 from synbench_lightning.functional.jackknife import jackknife_error
 from synbench_lightning.functional.representation.spectrum import alpha_req, effective_rank, feature_std
+from synbench_lightning.probe.evaluate import _first_batch
 from synbench_lightning.probe.families import StationaryColour
-from synbench_lightning.probe.probe import Probe
+from synbench_lightning.probe.probe import UNCLEAR, Probe, _without_tasks
 from synbench_lightning.probe.proxy_samples import ProxySamples
 from tests.probe.test_noisy_inputs import CPU, SMALL
 from tests.threaded_processes import on_processes
@@ -247,3 +249,31 @@ def test_a_single_layer_is_not_compared_with_itself():
     found = evaluate(nn.Sequential(nn.Linear(6, 6)), (6,), plan=SMALL, inputs=X, layers="auto")
     assert found.layers == ()
     assert math.isfinite(found.information)
+
+
+def test_without_tasks_the_eigenvalues_are_those_of_the_covariance_of_the_features():
+    features = torch.randn(50, 6, generator=G) * torch.arange(1.0, 7.0)
+    expected = torch.linalg.eigvalsh(torch.cov(features.double().T)).flip(0)
+    found = _without_tasks(features)
+    torch.testing.assert_close(found.eigenvalues, expected)
+    torch.testing.assert_close(found.variances, features.double().var(0))
+
+
+@pytest.mark.parametrize(("times", "forwards"), [(4, 4), (32, 16)])
+def test_the_forwards_that_would_be_enough_grow_with_the_error_to_two_thirds(times, forwards):
+    said = rf"off by {times * UNCLEAR:.2f}.*`plan=ProbePlan\(forwards={768 * forwards}\)`"
+    with pytest.warns(UserWarning, match=said):
+        probe(ProbePlan(forwards=768))._warn_too_few(6, [], times * UNCLEAR)
+
+
+def test_the_seconds_of_a_probe_are_those_between_its_start_and_its_end(monkeypatch):
+    monkeypatch.setattr(time, "perf_counter", lambda: 100.0)
+    assert evaluate(nn.Identity(), (6,), plan=ProbePlan(forwards=128, num_scales=2)).seconds == 0
+
+
+def test_the_first_of_several_batches_shows_how_the_encoder_takes_them():
+    one, other = object(), object()
+    assert _first_batch([one, other], 8) is one
+    assert _first_batch(one, 8) is one
+    assert _first_batch(torch.arange(50), 8).tolist() == list(range(8))
+    assert len(_first_batch(torch.arange(50), 256)) == 32
