@@ -329,7 +329,8 @@ class Probe:
         )  # mutants: which line is named
 
     def _official(self, encoding: BatchedEncoding) -> _Found:
-        labels, half, scales = (self.samples.signs > 0).long(), self.samples.vectors // 2, self.plan.scales
+        labels = (self.samples.signs > 0).long()  # mutants: signs are 1 and -1
+        half, scales = self.samples.vectors // 2, self.plan.scales
         found: list[Tensor] = []
         pooled: Tensor | None = None
         for cell in self.samples.cells:
@@ -371,7 +372,7 @@ def _without_tasks(features: Tensor | None) -> _Found:
     centred = features.double() - features.double().mean(0)
     eigenvalues = torch.linalg.svdvals(centred).square() / max(len(centred) - 1, 1)
     none = torch.empty(0, 0, 0)
-    return _Found(none, none, none, features.shape[-1], eigenvalues, centred.var(0))
+    return _Found(none, none, none, features.shape[1], eigenvalues, centred.var(0))
 
 
 class _Found(NamedTuple):

@@ -14,7 +14,7 @@ from synbench_lightning.functional.representation.information import (
     replicates_error,
 )
 from synbench_lightning.functional.representation.readout import few_label_readout
-from synbench_lightning.probe.layers import LayerResult, _difference_error, best_layer
+from synbench_lightning.probe.layers import LayerResult, _difference_error, best_layer, layer_results
 
 SMALL = ProbePlan(forwards=768)
 X = torch.randn(48, 6, generator=torch.Generator().manual_seed(0))
@@ -166,3 +166,12 @@ def test_where_layers_that_nobody_has_named_cannot_be_read_the_probe_is_made_wit
         result = evaluate(touchy, (6,), plan=SMALL, inputs=X, layers="auto")
     assert result.layers == ()
     assert result.information > 0
+
+
+def test_a_layer_has_the_replicates_of_its_information_or_none():
+    told = [(float(place), 0.1, (float(place), 1.0)) for place in range(3)]
+    found = layer_results(["a", "head", "out"], [4, 5, 6], told, None, in_heads=1)
+    assert [(one.name, one.width, one.information, one.replicates, one.head) for one in found] == [
+        ("a", 4, 0.0, (0.0, 1.0), False), ("out", 6, 2.0, (2.0, 1.0), False), ("head", 5, 1.0, (1.0, 1.0), True),
+    ]  # fmt: skip
+    assert [one.replicates for one in layer_results(["a", "out"], [4, 6], None, None)] == [(), ()]

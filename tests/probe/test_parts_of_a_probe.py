@@ -11,12 +11,13 @@ from torch import nn
 
 from synbench_lightning import GaussianTask, LabelledTask, ProbePlan, evaluate, task_family
 from synbench_lightning.functional.gaussian.asymptotic import estimate_limit
+from synbench_lightning.functional.gaussian.pooled_covariance import expected_seconds
 from synbench_lightning.functional.gaussian.score import synbench_score
 from synbench_lightning.functional.jackknife import jackknife_error
 from synbench_lightning.functional.representation.spectrum import alpha_req, effective_rank, feature_std
 from synbench_lightning.probe.evaluate import _first_batch
 from synbench_lightning.probe.families import StationaryColour
-from synbench_lightning.probe.probe import UNCLEAR, Probe, _without_tasks
+from synbench_lightning.probe.probe import LONG, UNCLEAR, Probe, _without_tasks
 from synbench_lightning.probe.proxy_samples import ProxySamples
 from tests.probe.test_noisy_inputs import CPU, SMALL
 from tests.threaded_processes import on_processes
@@ -257,6 +258,7 @@ def test_without_tasks_the_eigenvalues_are_those_of_the_covariance_of_the_featur
     found = _without_tasks(features)
     torch.testing.assert_close(found.eigenvalues, expected)
     torch.testing.assert_close(found.variances, features.double().var(0))
+    assert (found.accuracy.shape, found.feature_dim) == ((0, 0, 0), 6)
 
 
 @pytest.mark.parametrize(("times", "forwards"), [(4, 4), (32, 16)])
@@ -277,3 +279,20 @@ def test_the_first_of_several_batches_shows_how_the_encoder_takes_them():
     assert _first_batch(one, 8) is one
     assert _first_batch(torch.arange(50), 8).tolist() == list(range(8))
     assert len(_first_batch(torch.arange(50), 256)) == 32
+
+
+def test_statistics_that_take_long_are_announced_with_their_time_for_all_rows_of_the_tasks():
+    plan, dim = ProbePlan(forwards=2**16), 8192
+    expected = expected_seconds(plan.num_forwards(1), dim)
+    assert expected > LONG
+    one = probe(plan)
+    with pytest.warns(UserWarning, match=f"of 8,192 features will take about {expected:.0f} s on two CPU cores"):
+        one._announce(dim)
+    one._announce(dim)  # once
+
+
+def test_two_layers_are_compared_and_one_alone_is_not():
+    x = torch.randn(64, 6)
+    two, one = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6)), nn.Sequential(nn.Linear(6, 6))
+    found = [evaluate(net, (6,), plan=SMALL, inputs=x, layers="auto").layers for net in (two, one)]
+    assert [len(layers) for layers in found] == [2, 0]

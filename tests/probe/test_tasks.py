@@ -93,3 +93,14 @@ def test_a_mean_of_another_shape_is_refused():
         ValueError, match=r"`mean` of task 'a' must be finite and of the shape of its direction, \(3,\)"
     ):
         GaussianTask("a", torch.ones(3), mean=torch.ones(4))
+
+
+def test_the_folds_of_real_examples_alternate_in_pairs_of_both_classes():
+    task = LabelledTask("one", torch.randn(12, 3), torch.arange(12) % 2)
+    assert task.fold.tolist() == [True, True, False, False] * 3
+    assert [int(task.labels[task.fold == fold].sum()) for fold in (True, False)] == [3, 3]
+
+
+def test_a_task_is_shown_by_its_name_and_not_by_its_numbers():
+    assert "tensor" not in repr(GaussianTask("one", torch.ones(4), mean=torch.zeros(4)))
+    assert "tensor" not in repr(LabelledTask("one", torch.randn(12, 3), torch.arange(12) % 2))

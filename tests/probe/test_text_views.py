@@ -7,7 +7,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from synbench_lightning import evaluate
 from synbench_lightning.functional.representation.information import instance_information
-from synbench_lightning.probe.text_views import is_text, text_parts, viewed_texts
+from synbench_lightning.probe.text_views import _not_padding, is_text, text_parts, viewed_texts
 from tests.probe.test_noisy_inputs import SMALL
 
 PAD, CLASS, END = 0, 1, 2
@@ -165,3 +165,19 @@ def test_of_many_texts_the_first_512_are_encoded_whatever_their_chunks():
         assert torch.equal(view[0], torch.cat([part["input_ids"] for part in parts]))
     with pytest.raises(ValueError, match="at least 32"):
         viewed_texts([documents(8)])
+
+
+def test_texts_of_sixteen_tokens_are_long_enough():
+    ids = torch.randint(5, 50, (40, 16))
+    assert viewed_texts([ids]).num_inputs == 40
+    with pytest.raises(ValueError, match="token ids .N, T. of at least 16 tokens"):
+        viewed_texts([ids[:, :15]])
+
+
+def test_two_texts_that_end_in_a_run_of_one_token_show_what_padding_is():
+    ids = torch.arange(5, 5 + 20 * 16).view(20, 16)
+    ids[[3, 7], -4:] = 0
+    expected = ids != 0
+    assert torch.equal(_not_padding(ids), expected)
+    ids[7] = ids[6] + 1000  # one alone does not
+    assert bool(_not_padding(ids).all())
