@@ -170,7 +170,7 @@ def test_of_many_texts_the_first_512_are_encoded_whatever_their_chunks():
 def test_texts_of_sixteen_tokens_are_long_enough():
     ids = torch.randint(5, 50, (40, 16))
     assert viewed_texts([ids]).num_inputs == 40
-    with pytest.raises(ValueError, match="token ids .N, T. of at least 16 tokens"):
+    with pytest.raises(ValueError, match=r"token ids \(N, T\) of at least 16 tokens"):
         viewed_texts([ids[:, :15]])
 
 
