@@ -296,8 +296,8 @@ def _difference_error(one: ProbeResult, other: ProbeResult, key: str, threshold:
     ]
     if replicates[0].numel() and replicates[0].shape == replicates[1].shape:
         return float(replicates_error(replicates[0] - replicates[1])), True
-    errors = [_error(result, key, threshold) for result in (one, other)]
-    return (None if None in errors else math.hypot(*(error or 0.0 for error in errors))), False
+    first, second = (_error(result, key, threshold) for result in (one, other))
+    return (None if first is None or second is None else math.hypot(first, second)), False
 
 
 def _with_error(value: float, error: float | None, digits: int) -> str:

@@ -131,3 +131,9 @@ def test_a_coloured_task_is_the_white_one_seen_through_the_colour():
 def test_gains_that_are_no_covariance_are_refused(gains, message):
     with pytest.raises(ValueError, match=f"`gains` must be .*{message}"):
         StationaryColour(gains)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 4, 4), (9, 4, 4)])
+def test_vectors_one_channel_and_many_have_no_tasks_of_channels(shape):
+    with pytest.raises(ValueError, match="'channels' has no tasks for inputs of shape"):
+        task_family("channels", shape)

@@ -6,7 +6,7 @@ from torch import nn
 
 from synbench_lightning import ProbePlan, ProbeResult, SynBenchCallback, evaluate
 from synbench_lightning.probe.probe import Probe
-from synbench_lightning.probe.views import INPUT_NOISE, NoisyViews
+from synbench_lightning.probe.views import INPUT_NOISE, NoisyViews, viewed_inputs
 
 SMALL = ProbePlan(forwards=768)
 CPU = torch.device("cpu")
@@ -132,3 +132,8 @@ def test_an_encoder_of_real_numbers_that_gets_integers_is_told_to_convert_them(d
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
     with pytest.raises(RuntimeError, match=rf"These inputs are of {dtype}: .*`inputs.float\(\) / 255`"):
         evaluate(encoder, (1, 6, 6), plan=SMALL, inputs=(100 * images(64).abs()).to(dtype))
+
+
+def test_without_the_shape_of_an_input_the_second_dimension_is_of_the_input_and_no_number_of_views():
+    found = viewed_inputs(torch.randn(40, 5, 6), None, None, 0, CPU)
+    assert (found.kind, found.num_inputs) == ("noise", 40)

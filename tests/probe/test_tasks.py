@@ -104,3 +104,7 @@ def test_the_folds_of_real_examples_alternate_in_pairs_of_both_classes():
 def test_a_task_is_shown_by_its_name_and_not_by_its_numbers():
     assert "tensor" not in repr(GaussianTask("one", torch.ones(4), mean=torch.zeros(4)))
     assert "tensor" not in repr(LabelledTask("one", torch.randn(12, 3), torch.arange(12) % 2))
+
+
+def test_a_color_may_be_as_small_as_it_likes():
+    assert GaussianTask("one", torch.ones(4), colour=lambda x: 1e-3 * x).coloured(torch.ones(1, 4)).sum() > 0
