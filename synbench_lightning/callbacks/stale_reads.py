@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from synbench_lightning.callbacks.schedule import Schedule
 from synbench_lightning.runtime.lightning_packages import Trainer
+from synbench_lightning.runtime.named_in_code import LIBRARIES
 
 EACH_BATCH = {
     "training_step", "on_train_batch_start", "on_train_batch_end", "on_before_backward", "on_after_backward",
@@ -22,7 +23,6 @@ EACH_EPOCH = {
     "on_validation_epoch_end", "on_validation_end", "on_validation_batch_end", "validation_step",
 }  # fmt: skip
 """Hooks that run at the end of epochs or validations, or then for the first time after a probe."""
-NOT_THE_USERS = ("lightning.", "pytorch_lightning.", "synbench_lightning.", "torch.", "builtins.")
 
 
 def stale_read_warnings(
@@ -73,7 +73,7 @@ def stale_read_warnings(
 def _own_code(owner: Any) -> Iterator[tuple[str, CodeType]]:
     """Name and code of the methods that the user's classes of an object define."""
     for kind in type(owner).__mro__:
-        if not f"{kind.__module__}.".startswith(NOT_THE_USERS):
+        if kind.__module__.partition(".")[0] not in LIBRARIES:
             for name, value in vars(kind).items():
                 if isinstance(value, FunctionType):
                     yield name, value.__code__

@@ -157,64 +157,55 @@ def test_a_step_that_only_some_processes_reach_hangs_nobody(tmp_path):
     assert [result["step"] for result in found[0]["history"]] == [0, 5, 10, 15]
 
 
+def run_and_compare_weights(tmp_path, **arguments):
+    """What each process wrote down of a run with probes, whose weights are those of a run without."""
+    plain, probed = tmp_path / "plain", tmp_path / "probed"
+    plain.mkdir()
+    probed.mkdir()
+    found, _ = run(probed, **arguments)
+    for one, other in zip(run(plain, probes=False, **arguments)[0], found, strict=True):
+        assert one["weights"] == other["weights"]
+    return found
+
+
 @needs_fsdp
 @pytest.mark.parametrize(
     "parts",
     ["all", *(pytest.param(one, marks=pytest.mark.slow) for one in ("children", "root", "fsdp1", "fsdp1, layers"))],
 )
 def test_fsdp_is_probed_through_its_root_and_trains_undisturbed(tmp_path, parts):
-    plain, probed = tmp_path / "plain", tmp_path / "probed"
-    plain.mkdir()
-    probed.mkdir()
-    found, _ = run(probed, sharded=parts)
+    found = run_and_compare_weights(tmp_path, sharded=parts)
     assert_same_on_every_process(found)
     assert [result["step"] for result in found[0]["history"]] == [0, 5, 10, 15]
     assert_like_one_process(found[0]["history"][0], result_of_one_process())
-    for one, other in zip(run(plain, sharded=parts, probes=False)[0], found, strict=True):
-        assert one["weights"] == other["weights"]
 
 
 @needs_fsdp
 @pytest.mark.parametrize("parts", ["all", pytest.param("fsdp1, layers", marks=pytest.mark.slow)])
 def test_layers_of_sharded_modules_are_read_on_every_process_and_training_is_undisturbed(tmp_path, parts):
-    plain, probed = tmp_path / "plain", tmp_path / "probed"
-    plain.mkdir()
-    probed.mkdir()
-    found, _ = run(probed, sharded=parts, inputs=True)
+    found = run_and_compare_weights(tmp_path, sharded=parts, inputs=True)
     assert_same_on_every_process(found)
     assert all(result["layers"] for result in found[0]["history"])
-    for one, other in zip(run(plain, sharded=parts, inputs=True, probes=False)[0], found, strict=True):
-        assert one["weights"] == other["weights"]
 
 
 @needs_fsdp
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", ["all", "children", "root"])
 def test_state_beside_sharded_weights_is_as_without_probes(tmp_path, parts):
-    plain, probed = tmp_path / "plain", tmp_path / "probed"
-    plain.mkdir()
-    probed.mkdir()
-    found, _ = run(probed, sharded=parts, counting=True)
+    found = run_and_compare_weights(tmp_path, sharded=parts, counting=True)
     assert [result["step"] for result in found[0]["history"]] == [0, 5, 10, 15]
-    for one, other in zip(run(plain, sharded=parts, counting=True, probes=False)[0], found, strict=True):
-        assert one["weights"] == other["weights"]
 
 
 @needs_fsdp
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", ["all", "fsdp1, layers"])
 def test_a_layer_within_several_sharded_modules_is_probed_and_training_is_undisturbed(tmp_path, parts):
-    plain, probed = tmp_path / "plain", tmp_path / "probed"
-    plain.mkdir()
-    probed.mkdir()
-    found, _ = run(probed, sharded=parts, inner=True)
+    found = run_and_compare_weights(tmp_path, sharded=parts, inner=True)
     assert_same_on_every_process(found)
     seed_everything(0)
     assert_like_one_process(
         found[0]["history"][0], evaluate(Autoencoder().encoder[1], (64,), tasks="default", plan=SMALL)
     )
-    for one, other in zip(run(plain, sharded=parts, probes=False)[0], found, strict=True):
-        assert one["weights"] == other["weights"]
 
 
 @needs_fsdp

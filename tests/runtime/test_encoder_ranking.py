@@ -18,7 +18,7 @@ def net(inputs=8, outputs=4, width=16):
 class Of(nn.Module):
     """Parts by name, and a forward over them."""
 
-    def __init__(self, forward, **parts):
+    def __init__(self, forward=None, **parts):
         super().__init__()
         self.over = forward
         for name, part in parts.items():
@@ -39,17 +39,8 @@ class Weights(nn.Module):
         return (x * (1 + self.weight.sum()))[:, : self.outputs]
 
 
-class Forward(LightningModule):
+class Forward(Of, LightningModule):
     """A LightningModule over parts by name, with a forward over them."""
-
-    def __init__(self, forward=None, **parts):
-        super().__init__()
-        self.over = forward
-        for name, part in parts.items():
-            self.add_module(name, part)
-
-    def forward(self, *args):
-        return self.over(self, *args)
 
 
 def recorded_of(root, step, x=None):
